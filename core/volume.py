@@ -1,0 +1,449 @@
+"""Volumes on the atlas grids: reading, checking, normalising and writing NIfTI.
+
+The only module that imports nibabel. Inside the product every array is float32 in
+RAS+ axis order (left→right, posterior→anterior, inferior→superior), intensities span
+[-1, 1] and the background is exactly -1.
+"""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from core.errors import InputError
+
+SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh")
+MAX_VOXELS = 640**3  # larger headers are absurd for a head at 0.4 mm and would exhaust memory
+TEMPLATE_SCALE = 0.9  # ICBM152 (145x181x155 mm) scaled to average adult size, so that it fits the grid
+PUBLISHED_SHAPE = (138, 176, 138)  # SRI24 space of the paper, before padding
+PUBLISHED_OFFSET = (3, 8, 3)
+ORIENTATION_MARGIN = 0.10  # how much better a flipped volume must match the template to be called flipped
+
+
+@dataclass(frozen=True)
+class Grid:
+    """An atlas grid: RAS+ axes, isotropic voxels.
+
+    Parameters
+    ----------
+    name : str
+        "full" or "half".
+    shape : tuple of int
+        Voxels left→right, posterior→anterior, inferior→superior.
+    spacing : float
+        Voxel edge in mm.
+    origin : tuple of float
+        World coordinates (mm) of the centre of voxel (0, 0, 0).
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    spacing: float
+    origin: tuple[float, float, float]
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """Voxel-to-world matrix (4, 4) in mm."""
+        affine = np.diag([self.spacing] * 3 + [1.0])
+        affine[:3, 3] = self.origin
+        return affine
+
+
+# The half grid's voxels are the 2x2x2 blocks of the full grid, so both cover the same field of view.
+FULL = Grid("full", (144, 192, 144), 1.0, (-71.5, -110.5, -67.0))
+HALF = Grid("half", (72, 96, 72), 2.0, (-71.0, -110.0, -66.5))
+GRIDS = {grid.name: grid for grid in (FULL, HALF)}
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A 3D image with its place in the world.
+
+    Parameters
+    ----------
+    data : ndarray, shape (x, y, z), float32
+        Intensities in RAS+ axis order.
+    affine : ndarray, shape (4, 4)
+        Voxel-to-world matrix in mm.
+    case_id : str
+        Name of the case; for files the name without suffix.
+    notes : tuple of str
+        What was changed while reading, in words.
+    """
+
+    data: NDArray[np.float32]
+    affine: NDArray[np.float64]
+    case_id: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+
+def grid_named(name: str) -> Grid:
+    """Return the grid called ``name``.
+
+    Raises
+    ------
+    InputError
+        When there is no such grid.
+    """
+    if name not in GRIDS:
+        raise InputError(f"unknown grid {name!r}.", "grid", f"Choose one of: {', '.join(GRIDS)}.")
+    return GRIDS[name]
+
+
+def case_name(path: Path | str) -> str:
+    """Return the file name without its image suffix."""
+    name = Path(path).name
+    for suffix in SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def load(path: Path | str, *, orientation: str = "") -> Volume:
+    """Read one 3D image and bring its axes to RAS+.
+
+    Parameters
+    ----------
+    path : path
+        NIfTI or MGH file.
+    orientation : str
+        Axis codes of the stored array, such as "RAS" or "LPS", when the header is known
+        to be wrong; "" trusts the header.
+
+    Returns
+    -------
+    Volume
+
+    Raises
+    ------
+    InputError
+        Missing, unreadable or truncated file; not 3D; NaN or Inf; constant image.
+    """
+    path = Path(path)
+    image = _open(path)
+    shape = _shape_3d(image, path)
+    data = _read(image, path).reshape(shape)
+    _check_values(data, path)
+    affine = np.asarray(image.affine, dtype=np.float64)
+    if orientation:
+        spacing = float(abs(np.linalg.det(affine[:3, :3])) ** (1 / 3))
+        affine = _affine_of_codes(orientation, shape, spacing, path)
+    return _to_ras(data, affine, case_name(path))
+
+
+def load_on_grid(path: Path | str, grid: Grid, *, rule: str, orientation: str = "") -> Volume:
+    """Read an atlas-space volume, check that it is one, and bring it to ``grid`` and [-1, 1].
+
+    Parameters
+    ----------
+    path : path
+        NIfTI or MGH file already in atlas space.
+    grid : Grid
+        Grid wanted.
+    rule : {"percentile", "maximum"}
+        Published intensity rule for volumes that are not yet in [-1, 1]: ``percentile``
+        for real scans, ``maximum`` for generated ones (Wu et al., MICCAI 2024).
+    orientation : str
+        See `load`.
+
+    Returns
+    -------
+    Volume
+        Shape ``grid.shape``; ``notes`` says what was changed.
+
+    Raises
+    ------
+    InputError
+        As `load`, and: identity affine, wrong shape or spacing, axes that do not match
+        the anatomy, intensities outside the known ranges.
+    """
+    path = Path(path)
+    header = _open(path)
+    if not orientation and np.array_equal(header.affine, np.eye(4)) and tuple(header.shape[:3]) in _KNOWN_SHAPES:
+        raise InputError(
+            "the affine is the identity, so left and right are unknown.",
+            str(path),
+            'If its array axes run left→right, posterior→anterior, inferior→superior, set orientation = "RAS" '
+            "for this cohort; otherwise give its true axis codes.",
+        )
+    volume = load(path, orientation=orientation)
+    volume = _fit_grid(volume, grid, path)
+    volume = _fit_intensity(volume, rule, path)
+    _check_anatomical_axes(volume, grid, path)
+    return volume
+
+
+def save(volume: Volume, path: Path | str) -> None:
+    """Write a volume as NIfTI; integer arrays keep their type, others become float32."""
+    data = volume.data
+    dtype = np.int32 if np.issubdtype(data.dtype, np.integer) else np.float32
+    image = nib.Nifti1Image(np.asarray(data, dtype=dtype), volume.affine)
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, str(path))
+
+
+def load_labels(path: Path | str) -> Volume:
+    """Read a label map as int32 in RAS+ axis order."""
+    path = Path(path)
+    image = _open(path)
+    data = _read(image, path).reshape(_shape_3d(image, path))
+    volume = _to_ras(data, np.asarray(image.affine, dtype=np.float64), case_name(path))
+    return replace(volume, data=np.rint(volume.data).astype(np.int32))
+
+
+def resample(volume: Volume, shape: Sequence[int], affine: NDArray[np.float64], *, order: int = 1) -> Volume:
+    """Interpolate a volume at the voxels of another frame; outside values are the background minimum."""
+    to_source = np.linalg.inv(volume.affine) @ affine
+    data = ndimage.affine_transform(
+        volume.data,
+        to_source[:3, :3],
+        offset=to_source[:3, 3],
+        output_shape=tuple(shape),
+        order=order,
+        cval=float(volume.data.min()),
+        prefilter=order > 1,
+    )
+    return replace(volume, data=data.astype(volume.data.dtype), affine=np.asarray(affine))
+
+
+@lru_cache(maxsize=8)
+def template(grid: Grid) -> Volume:
+    """Return the embedded atlas on a grid: ICBM152 2009a symmetric T1 scaled by 0.9, in [-1, 1].
+
+    Returns
+    -------
+    Volume
+        Shape ``grid.shape``, background exactly -1. The array is read-only: it is shared.
+
+    References
+    ----------
+    Fonov et al., NeuroImage 54 (2011), doi:10.1016/j.neuroimage.2010.07.033.
+    """
+    from nilearn import datasets
+
+    image = datasets.load_mni152_template(resolution=1)
+    scale = np.diag([TEMPLATE_SCALE] * 3 + [1.0])
+    raw = Volume(np.asarray(image.dataobj, dtype=np.float32), scale @ image.affine, "icbm152")
+    data = ndimage.gaussian_filter(raw.data, 0.5 * (grid.spacing / TEMPLATE_SCALE - 1))
+    on_grid = resample(replace(raw, data=data), grid.shape, grid.affine)
+    scaled = normalise_percentile(on_grid.data)
+    scaled.setflags(write=False)
+    return replace(on_grid, data=scaled)
+
+
+def normalise_percentile(data: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Map a skull-stripped scan to [-1, 1] by the published rule for real scans.
+
+    Values above the 95 % quantile of the whole volume are clipped to it, values at or below the
+    5 % quantile become 0, then v / q95 * 2 - 1 (Wu et al., MICCAI 2024, code).
+
+    Parameters
+    ----------
+    data : ndarray, shape (x, y, z)
+        Non-negative intensities, background 0.
+
+    Returns
+    -------
+    ndarray, float32
+        In [-1, 1], background exactly -1.
+
+    Raises
+    ------
+    InputError
+        When fewer than 5 % of the voxels are above the background.
+    """
+    low, high = np.quantile(data, [0.05, 0.95])
+    if not high > 0:
+        raise InputError(
+            "fewer than 5 % of the voxels are brighter than the background.", "", "Check that it is a brain."
+        )
+    clipped = np.where(data <= low, 0.0, np.minimum(data, high))
+    return (clipped / high * 2 - 1).astype(np.float32)
+
+
+def normalise_maximum(data: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Map a generated volume to [-1, 1] by the published rule: v / max * 2 - 1 when min ≥ 0."""
+    return (data / data.max() * 2 - 1).astype(np.float32)
+
+
+_RULES = {"percentile": normalise_percentile, "maximum": normalise_maximum}
+_KNOWN_SHAPES = (FULL.shape, HALF.shape, PUBLISHED_SHAPE)
+
+
+def _open(path: Path) -> nib.spatialimages.SpatialImage:
+    if not path.is_file():
+        raise InputError("there is no such file.", str(path), "Check the path.")
+    if path.stat().st_size == 0:
+        raise InputError("the file is empty.", str(path), "Copy or export it again.")
+    try:
+        image = nib.load(str(path))
+    except Exception as error:  # nibabel raises many types on malformed headers
+        raise InputError(
+            f"not a readable NIfTI or MGH image ({_short(error)}).", str(path), "Convert it to .nii.gz, or remove it."
+        ) from error
+    if not isinstance(image, nib.spatialimages.SpatialImage) or image.affine is None:
+        raise InputError("not a volume image.", str(path), "Convert it to .nii.gz.")
+    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
+        raise InputError("the affine is singular or not finite.", str(path), "Repair the header.")
+    return image
+
+
+def _shape_3d(image: nib.spatialimages.SpatialImage, path: Path) -> tuple[int, int, int]:
+    full = tuple(int(n) for n in image.shape)
+    shape = full[:3]
+    if len(full) < 3 or any(n > 1 for n in full[3:]):
+        raise InputError(f"expected a 3D volume, found shape {full}.", str(path), "Save one volume per file.")
+    if min(shape) < 1 or np.prod([float(n) for n in shape]) > MAX_VOXELS:
+        raise InputError(f"the header gives the absurd shape {shape}.", str(path), "Repair or remove the file.")
+    return shape[0], shape[1], shape[2]
+
+
+def _read(image: nib.spatialimages.SpatialImage, path: Path) -> NDArray[np.float32]:
+    try:
+        return np.asarray(image.dataobj, dtype=np.float32)
+    except (OSError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, TypeError) as error:
+        raise InputError(
+            f"the data cannot be read to the end ({_short(error)}).", str(path), "The file is truncated: copy it again."
+        ) from error
+
+
+def _check_values(data: NDArray[np.float32], path: Path) -> None:
+    bad = int(data.size - np.isfinite(data).sum())
+    if bad:
+        raise InputError(f"{bad} voxels are NaN or Inf.", str(path), "Repair the generator or set them to background.")
+    if data.min() == data.max():
+        what = "all voxels are zero." if data.flat[0] == 0 else f"all voxels equal {data.flat[0]:g}."
+        raise InputError(what, str(path), "Remove the file or generate it again.")
+
+
+def _to_ras(data: NDArray[np.float32], affine: NDArray[np.float64], case_id: str) -> Volume:
+    image = nib.as_closest_canonical(nib.Nifti1Image(data, affine))
+    codes = "".join(nib.aff2axcodes(affine))
+    notes = () if codes == "RAS" else (f"axes reordered from {codes} to RAS",)
+    return Volume(np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine), case_id, notes)
+
+
+def _affine_of_codes(codes: str, shape: Sequence[int], spacing: float, path: Path) -> NDArray[np.float64]:
+    try:
+        ornt = axcodes2ornt(tuple(codes.upper()))
+        valid = len(codes) == 3 and len(set(ornt[:, 0])) == 3
+    except (ValueError, KeyError):
+        valid = False
+    if not valid:
+        raise InputError(f"orientation {codes!r} is not three axis codes.", str(path), 'Write for example "RAS".')
+    flips = ornt_transform(ornt, io_orientation(np.eye(4)))
+    affine: NDArray[np.float64] = nib.orientations.inv_ornt_aff(flips, tuple(shape))
+    return np.asarray(np.linalg.inv(affine) @ np.diag([spacing] * 3 + [1.0]))
+
+
+def _fit_grid(volume: Volume, grid: Grid, path: Path) -> Volume:
+    spacing = np.sqrt((volume.affine[:3, :3] ** 2).sum(axis=0))
+    shape, notes = volume.data.shape, list(volume.notes)
+    source = FULL if shape == PUBLISHED_SHAPE else next((g for g in GRIDS.values() if g.shape == shape), None)
+    if source is None or not np.allclose(spacing, source.spacing, rtol=0.02):
+        raise InputError(
+            f"shape {shape} at {'×'.join(f'{s:.3g}' for s in spacing)} mm is not an atlas grid; expected "
+            f"{FULL.shape} at 1 mm, {HALF.shape} at 2 mm, or {PUBLISHED_SHAPE} at 1 mm.",
+            str(path),
+            "For a raw scan run `python -m core preprocess`, or set raw = true for this cohort.",
+        )
+    data = volume.data
+    if shape == PUBLISHED_SHAPE:
+        pads = [(o, n - s - o) for o, n, s in zip(PUBLISHED_OFFSET, FULL.shape, shape, strict=True)]
+        data = np.pad(data, pads, constant_values=float(data.min()))
+        notes.append(f"padded from {shape} to {FULL.shape}")
+    if source is HALF and grid is FULL:
+        raise InputError(
+            f"half-grid volume {shape} in a study on the full grid.", str(path), 'Set grid = "half" in study.toml.'
+        )
+    if source is FULL and grid is HALF:
+        data = block_mean(data)
+        notes.append("averaged from the full to the half grid")
+    return replace(volume, data=data, affine=grid.affine, notes=tuple(notes))
+
+
+def block_mean(data: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Average 2x2x2 blocks: (2x, 2y, 2z) to (x, y, z)."""
+    x, y, z = (n // 2 for n in data.shape)
+    return data.reshape(x, 2, y, 2, z, 2).mean(axis=(1, 3, 5), dtype=np.float32)
+
+
+def _fit_intensity(volume: Volume, rule: str, path: Path) -> Volume:
+    low, high = float(volume.data.min()), float(volume.data.max())
+    if low < 0:
+        if low < -1.001 or high > 1.001:
+            raise InputError(
+                f"intensities span [{low:.4g}, {high:.4g}]; expected [-1, 1], or values from 0 up.",
+                str(path),
+                "Rescale the volume so that background is -1 and the brightest tissue 1.",
+            )
+        return replace(volume, data=np.clip(volume.data, -1, 1))
+    if rule not in _RULES:
+        raise InputError(f"unknown intensity rule {rule!r}.", str(path), f"Choose one of: {', '.join(_RULES)}.")
+    try:
+        data = _RULES[rule](volume.data)
+    except InputError as error:
+        raise InputError(error.what, str(path), error.remedy) from error
+    note = f"intensity [{low:.4g}, {high:.4g}] mapped to [-1, 1] by the {rule} rule"
+    return replace(volume, data=data, notes=(*volume.notes, note))
+
+
+def _check_anatomical_axes(volume: Volume, grid: Grid, path: Path) -> None:
+    """Refuse a volume that matches the template clearly better when flipped or with axes swapped.
+
+    A left-right flip cannot be seen this way (the template is symmetric).
+    """
+    image, target = _coarse(volume.data), _coarse(template(grid).data)
+    scores = {}
+    for order, *flips in itertools.product(((0, 1, 2), (2, 1, 0)), (1,), (1, -1), (1, -1)):
+        moved = image.transpose(order)[:: flips[0], :: flips[1], :: flips[2]]
+        scores[order, flips[1], flips[2]] = float(np.corrcoef(moved.ravel(), target.ravel())[0, 1])
+    best = max(scores, key=lambda key: scores[key])
+    as_is = scores[(0, 1, 2), 1, 1]
+    if scores[best] - as_is <= ORIENTATION_MARGIN:
+        return
+    found = [
+        text
+        for text, wrong in (
+            ("left-right and inferior-superior axes swapped", best[0] != (0, 1, 2)),
+            ("posterior-anterior flipped", best[1] < 0),
+            ("inferior-superior flipped", best[2] < 0),
+        )
+        if wrong
+    ]
+    raise InputError(
+        f"the anatomy does not follow the header: {', '.join(found)} "
+        f"(match with the atlas {as_is:.2f}, after the change {scores[best]:.2f}).",
+        str(path),
+        f'Repair the header, or set orientation = "{_codes_for(*best)}" for this cohort.',
+    )
+
+
+def _coarse(data: NDArray[np.float32]) -> NDArray[np.float32]:
+    step = max(1, round(data.shape[0] / 36))
+    smooth = ndimage.uniform_filter(data, step)
+    return np.asarray(smooth[step // 2 :: step, step // 2 :: step, step // 2 :: step])
+
+
+def _codes_for(order: tuple[int, int, int], posterior: int, inferior: int) -> str:
+    """Axis codes of an array which, once transposed by ``order`` and flipped, is RAS."""
+    wanted = ("R", "A" if posterior > 0 else "P", "S" if inferior > 0 else "I")
+    codes = [""] * 3
+    for axis, source in enumerate(order):
+        codes[source] = wanted[axis]
+    return "".join(codes)
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
