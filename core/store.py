@@ -1,0 +1,273 @@
+"""The workspace: content-addressed artefacts, written atomically, shared by processes and hosts.
+
+An artefact's name is the hash of what it was made from, so work done once is never done again,
+changed inputs never meet old results, and a finished file is always a whole file.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import socket
+import time
+import uuid
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+
+from core import __version__
+from core.errors import CacheCorrupt, JobFailed
+from core.volume import Volume, load, load_labels, save
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one kind of artefact is written and read."""
+
+    suffix: str
+    write: Callable[[Any, Path], None]
+    read: Callable[[Path], Any]
+
+
+def _write_json(value: Any, path: Path) -> None:
+    path.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False), encoding="utf-8")
+
+
+def _write_npz(value: Mapping[str, np.ndarray], path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez(file, **{name: np.asarray(array) for name, array in value.items()})  # type: ignore[arg-type]
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _write_table(value: pd.DataFrame, path: Path) -> None:
+    value.to_parquet(path, write_page_checksum=True)
+
+
+KINDS = {
+    "json": Kind(".json", _write_json, lambda path: json.loads(path.read_text(encoding="utf-8"))),
+    "npz": Kind(".npz", _write_npz, _read_npz),
+    "table": Kind(".parquet", _write_table, lambda path: pd.read_parquet(path, page_checksum_verification=True)),
+    "volume": Kind(".nii.gz", save, load),
+    "labels": Kind(".nii.gz", save, load_labels),
+}
+
+
+def content_key(operation: str, version: int, inputs: Sequence[str], parameters: Mapping[str, object]) -> str:
+    """Hash what an artefact is made from.
+
+    Parameters
+    ----------
+    operation : str
+        Name of the computation.
+    version : int
+        Bumped when the computation's numbers change.
+    inputs : sequence of str
+        Content hashes or keys of the inputs, in order.
+    parameters : mapping
+        JSON-able settings.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
+    text = json.dumps([operation, version, list(inputs), dict(parameters)], sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Store:
+    """Artefacts under one workspace folder.
+
+    Parameters
+    ----------
+    root : Path
+        Workspace; made when missing.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    def folder(self, *names: str) -> Path:
+        """Return a folder of the workspace, made when missing.
+
+        Raises
+        ------
+        JobFailed
+            When the workspace cannot be written.
+        """
+        path = self.root.joinpath(*names)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _disk_error(error, path) from error
+        return path
+
+    def path(self, kind: str, key: str) -> Path:
+        """Return where the artefact ``key`` lies or will lie."""
+        return self.root / "artefacts" / key[:2] / key[2:4] / (key + KINDS[kind].suffix)
+
+    def has(self, kind: str, key: str) -> bool:
+        """Tell whether the artefact exists."""
+        return self.path(kind, key).is_file()
+
+    def get(self, kind: str, key: str) -> Any:
+        """Read an artefact.
+
+        Raises
+        ------
+        KeyError
+            When it was never computed.
+        CacheCorrupt
+            When it cannot be read; it has been set aside and will be computed again.
+        """
+        path = self.path(kind, key)
+        if not path.is_file():
+            raise KeyError(key)
+        try:
+            return KINDS[kind].read(path)
+        except FileNotFoundError as error:
+            raise KeyError(key) from error
+        except Exception as error:  # each format has its own errors for damage
+            with suppress(OSError):
+                path.replace(path.with_name(path.name + ".corrupt"))
+            raise CacheCorrupt(
+                f"the artefact is damaged ({type(error).__name__}); it was set aside.", str(path), "Run again."
+            ) from error
+
+    def put(self, kind: str, key: str, value: Any, provenance: Mapping[str, object] | None = None) -> None:
+        """Write an artefact under a temporary name, then rename: it is whole or absent.
+
+        Raises
+        ------
+        JobFailed
+            Disk full or workspace not writable; nothing partial stays.
+        """
+        path = self.path(kind, key)
+        self.folder(*path.parent.relative_to(self.root).parts)
+        if provenance is not None:
+            record = {"code": __version__, "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **provenance}
+            write_atomically(path.with_name(key + ".provenance"), lambda p: _write_json(record, p))
+        write_atomically(path, lambda p: KINDS[kind].write(value, p), suffix=KINDS[kind].suffix)
+
+    def get_or_compute(
+        self, kind: str, key: str, compute: Callable[[], Any], provenance: Mapping[str, object] | None = None
+    ) -> Any:
+        """Return the artefact, computing it when it is missing or damaged.
+
+        Failures are not stored. A lock keeps processes of one host from computing the same thing twice;
+        correctness does not depend on it, because writing is atomic.
+        """
+        for _ in range(2):
+            with suppress(KeyError, CacheCorrupt):
+                return self.get(kind, key)
+        lock_path = self.folder("locks") / f"{key}.lock"
+        with FileLock(lock_path):
+            with suppress(KeyError, CacheCorrupt):
+                return self.get(kind, key)
+            value = compute()
+            self.put(kind, key, value, provenance)
+        with suppress(OSError):
+            lock_path.unlink()
+        return value
+
+    def file_hash(self, path: Path | str) -> str:
+        """SHA-256 of a file's content, or of all files of a folder; remembered by size and time.
+
+        Raises
+        ------
+        OSError
+            When the file cannot be read.
+        """
+        path = Path(path).resolve()
+        if path.is_dir():
+            return content_key("folder", 1, [self.file_hash(p) for p in sorted(path.iterdir()) if p.is_file()], {})
+        stat = path.stat()
+        memo = content_key("hash", 1, [], {"path": str(path), "size": stat.st_size, "time": stat.st_mtime_ns})
+        value: str = self.get_or_compute("json", memo, lambda: _sha256(path))
+        return value
+
+
+def write_atomically(path: Path, write: Callable[[Path], None], *, suffix: str = "") -> None:
+    """Call ``write`` with a temporary path, flush it to disk and rename it to ``path``.
+
+    Raises
+    ------
+    JobFailed
+        Disk full or folder not writable.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".tmp-{socket.gethostname()}-{uuid.uuid4().hex}{suffix or path.suffix}"
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise _disk_error(error, path) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write a result table: fixed precision, so that equal results are equal files."""
+    write_atomically(path, lambda p: table.to_csv(p, index=False, float_format="%.6g", lineterminator="\n"))
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Write a JSON file atomically, keys sorted."""
+    write_atomically(path, lambda p: _write_json(value, p))
+
+
+def write_volume(volume: Volume, path: Path) -> None:
+    """Write a NIfTI file atomically."""
+    write_atomically(path, lambda p: save(volume, p), suffix=".nii.gz")
+
+
+def read_features(path: Path) -> tuple[np.ndarray, list[str]]:
+    """Read a features file of the command line.
+
+    Returns
+    -------
+    features : ndarray, shape (n, d)
+    cases : list of str, length n
+
+    Raises
+    ------
+    CacheCorrupt
+        Not an npz with arrays ``features`` (n, d) and ``cases`` (n,).
+    """
+    advice = "Write it with `python -m core features`."
+    try:
+        arrays = _read_npz(path)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise CacheCorrupt(f"not a features file ({error}).", str(path), advice) from error
+    features, cases = arrays.get("features"), arrays.get("cases")
+    if features is None or cases is None or features.ndim != 2 or len(cases) != len(features):
+        found = {name: array.shape for name, array in arrays.items()}
+        raise CacheCorrupt(f"expected features (n, d) and cases (n,), found {found}.", str(path), advice)
+    return features, [str(case) for case in cases]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _disk_error(error: OSError, path: Path) -> JobFailed:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    what = "the disk is full." if full else f"cannot write ({error.strerror or error})."
+    return JobFailed(what, str(path), "Free space or choose another workspace (SYNTHSCOPE_WORKSPACE), then retry.")

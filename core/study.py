@@ -1,0 +1,412 @@
+"""Cases, cohorts and studies; study.toml in and out. Knows no results."""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from core.errors import InputError
+from core.participants import read_participants
+from core.volume import SUFFIXES, Grid, case_name, grid_named
+
+Role = Literal["real", "training", "synthetic"]
+RAW_SUFFIXES = (*SUFFIXES, ".nrrd")
+SIDECARS = (".json", ".tsv", ".csv", ".txt", ".md", ".toml", ".bval", ".bvec")
+_T1W = re.compile(r"_T1w\.(nii|nii\.gz)$")
+PROVENANCE = "provenance.json"  # written beside volumes the product itself made
+
+
+@dataclass(frozen=True)
+class Case:
+    """One volume of one person; ``path`` is a file, or a folder for a raw DICOM series."""
+
+    case_id: str
+    path: Path
+    participant: str = ""
+    session: str = ""
+    age: float | None = None
+    sex: str = ""
+    site: str = ""
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A case that cannot be used: which, why, and what to do."""
+
+    case_id: str
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Volumes judged together.
+
+    Parameters
+    ----------
+    name : str
+        Name on screen and in the CSVs.
+    role : {"real", "training", "synthetic"}
+        What the cohort is for.
+    cases : tuple of Case
+        In file-name order, the order the published quirks depend on.
+    rejected : tuple of Rejected
+        Files that were found but are no images.
+    raw : bool
+        True when the images still have to be preprocessed.
+    orientation : str
+        Axis codes that override the headers, or "".
+    volumes, qc : Path or None
+        SynthSeg's CSVs, when segmentation was done elsewhere.
+    origin : str
+        "simulated" or "control: …" for volumes this product made, else "".
+    notes : tuple of str
+        What does not match, in words (cases without participant row and the like).
+    """
+
+    name: str
+    role: Role
+    cases: tuple[Case, ...]
+    rejected: tuple[Rejected, ...] = ()
+    raw: bool = False
+    orientation: str = ""
+    volumes: Path | None = None
+    qc: Path | None = None
+    origin: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Name with its origin, so that simulated data are always named so."""
+        return f"{self.name} ({self.origin})" if self.origin else self.name
+
+
+class StudySettings(BaseModel):
+    """The ``[settings]`` table of study.toml: every choice that changes a number."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    encoders: tuple[str, ...] = ("random-r50", "deepbet")
+    segmenter: str = "atlas"
+    qc_fail_rate: float = Field(default=0.05, gt=0, lt=1)
+    qc_threshold: float | None = Field(default=None, ge=0, le=1)
+    template: str = "embedded"
+    seed: int = Field(default=0, ge=0)
+
+
+class CohortSpec(BaseModel):
+    """One cohort's table of study.toml, as written."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    images: str
+    raw: bool = False
+    orientation: str = ""
+    participants: str = ""
+    volumes: str = ""
+    qc: str = ""
+
+
+class StudySpec(BaseModel):
+    """study.toml, as written: paths are still relative to the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    grid: Literal["full", "half"] = "full"
+    real: CohortSpec
+    training: CohortSpec | None = None
+    synthetic: dict[str, CohortSpec] = Field(default_factory=dict)
+    settings: StudySettings = StudySettings()
+
+
+@dataclass(frozen=True)
+class Study:
+    """A real cohort, the synthetic cohorts judged against it, and the settings.
+
+    Parameters
+    ----------
+    name : str
+        Title on screen.
+    grid : Grid
+        Grid all volumes are brought to.
+    real : Cohort
+        Test cohort.
+    synthetic : tuple of Cohort
+        In the order of study.toml.
+    training : Cohort or None
+        What the generators saw.
+    settings : StudySettings
+        Encoders, segmenter, gate, template, seed.
+    path : Path
+        The study.toml it came from.
+    """
+
+    name: str
+    grid: Grid
+    real: Cohort
+    synthetic: tuple[Cohort, ...]
+    training: Cohort | None
+    settings: StudySettings
+    path: Path
+
+    @property
+    def cohorts(self) -> tuple[Cohort, ...]:
+        """Real, then synthetic, then training cohort."""
+        return (self.real, *self.synthetic, *((self.training,) if self.training else ()))
+
+    def cohort(self, name: str) -> Cohort:
+        """Return the cohort called ``name``.
+
+        Raises
+        ------
+        InputError
+            When there is none.
+        """
+        for cohort in self.cohorts:
+            if cohort.name == name:
+                return cohort
+        raise InputError(
+            f"no cohort {name!r}.", str(self.path), f"Choose one of: {', '.join(c.name for c in self.cohorts)}."
+        )
+
+
+def read_spec(path: Path | str) -> StudySpec:
+    """Parse study.toml without looking at the data.
+
+    Raises
+    ------
+    InputError
+        Missing file, broken TOML, or wrong keys and values; all problems at once.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "study.toml"
+    if not path.is_file():
+        raise InputError("there is no such study file.", str(path), "Give the path of a study.toml.")
+    try:
+        return StudySpec.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"not valid TOML ({error}).", str(path), "Correct the line named.") from error
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+        raise InputError(problems + ".", str(path), "Correct these entries of the study file.") from error
+
+
+def read_study(path: Path | str) -> Study:
+    """Read study.toml and find the files of its cohorts.
+
+    Parameters
+    ----------
+    path : path
+        study.toml, or the folder that holds it.
+
+    Returns
+    -------
+    Study
+        A synthetic cohort without images is kept, with the reason in its ``notes``.
+
+    Raises
+    ------
+    InputError
+        As `read_spec`; no real image; a broken participants table; reserved or equal cohort names.
+    """
+    spec = read_spec(path)
+    path = Path(path).resolve()
+    path = path / "study.toml" if path.is_dir() else path
+    reserved = {"real", "training"} & set(spec.synthetic)
+    if reserved:
+        raise InputError(
+            f"a synthetic cohort cannot be called {sorted(reserved)[0]!r}.", str(path), "Choose another name."
+        )
+    real = find_cohort("real", "real", spec.real, path.parent)
+    if not real.cases:
+        raise InputError("the real cohort has no image. " + " ".join(real.notes), str(path), "Correct real.images.")
+    return Study(
+        name=spec.name,
+        grid=grid_named(spec.grid),
+        real=real,
+        synthetic=tuple(find_cohort(n, "synthetic", c, path.parent) for n, c in spec.synthetic.items()),
+        training=find_cohort("training", "training", spec.training, path.parent) if spec.training else None,
+        settings=spec.settings,
+        path=path,
+    )
+
+
+def write_spec(spec: StudySpec, path: Path | str) -> None:
+    """Write study.toml; defaults are left out so that the file stays readable."""
+    content = spec.model_dump(exclude_defaults=True, exclude_none=True)
+    content = {"name": spec.name, "grid": spec.grid, **content}
+    text = tomli_w.dumps(content)
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def find_cohort(name: str, role: Role, spec: CohortSpec, base: Path) -> Cohort:
+    """Find the images of one cohort.
+
+    Parameters
+    ----------
+    name : str
+        Cohort name.
+    role : {"real", "training", "synthetic"}
+        What the cohort is for.
+    spec : CohortSpec
+        ``images`` is a glob, a folder, or a BIDS dataset; relative to ``base``.
+    base : Path
+        Folder of study.toml.
+
+    Returns
+    -------
+    Cohort
+
+    Raises
+    ------
+    InputError
+        When a table named in the spec is missing or broken.
+    """
+    paths, rejected = _find_images(base / spec.images, raw=spec.raw)
+    cases = tuple(Case(case_id, path, *_bids_entities(path)) for case_id, path in _unique_names(paths))
+    notes: list[str] = [] if cases else [f"No image found at {spec.images!r}."]
+    table = _participants_file(base, spec)
+    if table is not None:
+        cases, unmatched = _join_participants(cases, read_participants(table))
+        notes += unmatched
+    return Cohort(
+        name=name,
+        role=role,
+        cases=cases,
+        rejected=tuple(rejected),
+        raw=spec.raw,
+        orientation=spec.orientation,
+        volumes=_table_file(base, spec.volumes),
+        qc=_table_file(base, spec.qc),
+        origin=_origin({path.parent for path in paths}),
+        notes=tuple(notes),
+    )
+
+
+def _find_images(pattern: Path, *, raw: bool) -> tuple[list[Path], list[Rejected]]:
+    suffixes = RAW_SUFFIXES if raw else SUFFIXES
+    if not pattern.is_dir():
+        found = [Path(p) for p in sorted(glob.glob(str(pattern), recursive=True))]
+    elif _is_bids(pattern):
+        # Derivatives and other modalities of a BIDS dataset are no cases of this cohort.
+        found = [
+            p for p in _walk(pattern) if re.search(r"_T1w\.(nii|nii\.gz)$", p.name) and "derivatives" not in p.parts
+        ]
+    else:
+        found = [Path(p) for p in sorted(glob.glob(str(pattern / "*")))]
+        if not any(p.is_file() for p in found):
+            found = _walk(pattern)
+    paths, rejected = [], []
+    for path in found:
+        if path.name.lower().endswith(suffixes) or (raw and path.is_dir()):
+            paths.append(path)
+        elif path.is_file() and not path.name.lower().endswith(SIDECARS):
+            reason = f"not an image: expected {', '.join(suffixes)}. Convert or remove it."
+            rejected.append(Rejected(path.name, str(path), reason))
+    return paths, rejected
+
+
+def _walk(folder: Path) -> list[Path]:
+    return [Path(p) for p in sorted(glob.glob(str(folder / "**" / "*"), recursive=True)) if Path(p).is_file()]
+
+
+def _is_bids(folder: Path) -> bool:
+    return (folder / "dataset_description.json").is_file() or any(folder.glob("sub-*/**/anat"))
+
+
+def _unique_names(paths: Iterable[Path]) -> list[tuple[str, Path]]:
+    """Name cases after their files; where names repeat, add the folder."""
+    paths = list(paths)
+    counts = Counter(case_name(path) for path in paths)
+    names = [case_name(p) if counts[case_name(p)] == 1 else f"{p.parent.name}_{case_name(p)}" for p in paths]
+    counts = Counter(names)
+    final = [n if counts[n] == 1 else f"{n}~{index}" for index, n in enumerate(names)]
+    return list(zip(final, paths, strict=True))
+
+
+def _bids_entities(path: Path) -> tuple[str, str]:
+    subject = re.search(r"(sub-[A-Za-z0-9]+)", path.name)
+    session = re.search(r"(ses-[A-Za-z0-9]+)", path.name)
+    return (subject.group(1) if subject else "", session.group(1) if session else "")
+
+
+def _participants_file(base: Path, spec: CohortSpec) -> Path | None:
+    if spec.participants:
+        return base / spec.participants
+    bids = base / spec.images / "participants.tsv"
+    return bids if bids.is_file() else None
+
+
+def _table_file(base: Path, name: str) -> Path | None:
+    if not name:
+        return None
+    path = base / name
+    if not path.is_file():
+        raise InputError("there is no such table.", str(path), "Correct the path in study.toml.")
+    return path
+
+
+def _join_participants(cases: tuple[Case, ...], table: pd.DataFrame) -> tuple[tuple[Case, ...], list[str]]:
+    rows: dict[tuple[str, str], dict[Hashable, object]] = {}
+    for row in table.to_dict("records"):
+        name = str(row["participant_id"]).removeprefix("sub-")
+        session = str(row["session"]).removeprefix("ses-")
+        rows[name, session] = row
+        rows.setdefault((name, ""), row)
+    joined: list[Case] = []
+    missing: list[str] = []
+    for case in cases:
+        name = (case.participant or case.case_id).removeprefix("sub-")
+        session = case.session.removeprefix("ses-")
+        found = rows.get((name, session)) or rows.get((name, ""))
+        if found is None:
+            missing.append(case.case_id)
+            joined.append(case)
+            continue
+        age = float(str(found["age"]))
+        joined.append(
+            Case(
+                case.case_id,
+                case.path,
+                str(found["participant_id"]),
+                case.session or str(found["session"]),
+                None if np.isnan(age) else age,
+                str(found["sex"]),
+                str(found["site"]),
+            )
+        )
+    unused = set(table["participant_id"]) - {case.participant for case in joined}
+    notes = []
+    if missing:
+        notes.append(f"{len(missing)} images have no row in the participants table: {', '.join(missing[:5])}.")
+    if unused:
+        notes.append(f"{len(unused)} participants have no image: {', '.join(sorted(unused)[:5])}.")
+    return tuple(joined), notes
+
+
+def _origin(folders: set[Path]) -> str:
+    """Label that the product wrote beside volumes it made itself."""
+    labels = set()
+    for folder in folders:
+        try:
+            labels.add(str(json.loads((folder / PROVENANCE).read_text(encoding="utf-8")).get("label", "")))
+        except (OSError, ValueError, AttributeError):
+            labels.add("")
+    return ", ".join(sorted(labels - {""}))
