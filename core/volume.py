@@ -138,6 +138,8 @@ def load(path: Path | str, *, orientation: str = "") -> Volume:
     affine = np.asarray(image.affine, dtype=np.float64)
     if orientation:
         spacing = float(abs(np.linalg.det(affine[:3, :3])) ** (1 / 3))
+        if np.array_equal(affine, np.eye(4)) and sorted(shape) == sorted(HALF.shape):
+            spacing = HALF.spacing  # an identity affine says nothing about the spacing either
         affine = _affine_of_codes(orientation, shape, spacing, path)
     return _to_ras(data, affine, case_name(path))
 
@@ -182,6 +184,20 @@ def load_on_grid(path: Path | str, grid: Grid, *, rule: str, orientation: str = 
     volume = _fit_intensity(volume, rule, path)
     _check_anatomical_axes(volume, grid, path)
     return volume
+
+
+def grid_of(paths: Sequence[Path]) -> Grid:
+    """Return the grid of the first readable volume, the full grid when none fits."""
+    for path in paths:
+        try:
+            shape = tuple(_open(Path(path)).shape[:3])
+        except InputError:
+            continue
+        if shape == HALF.shape:
+            return HALF
+        if shape in _KNOWN_SHAPES:
+            return FULL
+    return FULL
 
 
 def save(volume: Volume, path: Path | str) -> None:

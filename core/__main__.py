@@ -1,0 +1,227 @@
+"""Command line: ``python -m core <verb>``, one verb per function of `core.workflows`.
+
+Progress on stderr, results on disk. Exit 0 when complete, 2 for bad input, 3 when some cases failed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from core import workflows
+from core.errors import InputError, SynthScopeError
+from core.pools import Context, open_pool
+from core.settings import from_environment
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+
+Json = Annotated[bool, typer.Option("--json", help="Print a machine-readable summary on stdout.")]
+Out = Annotated[Path, typer.Option("--out", help="Where the results go.")]
+Named = Annotated[list[str], typer.Option("--synthetic", help="NAME=PATH; repeat for each generator.")]
+
+
+class GridName(StrEnum):
+    """Atlas grids."""
+
+    full = "full"
+    half = "half"
+
+
+@app.command()
+def simulate(
+    out: Out,
+    n: Annotated[int, typer.Option(help="Number of volumes.")],
+    seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same volumes.")],
+    grid: GridName = GridName.full,
+    defect: Annotated[str, typer.Option(help="NAME[:STRENGTH], for example blur:2.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Make a simulated cohort, or a control cohort with one known defect."""
+    _run(lambda context: workflows.simulate_cohort(context, str(out), n, seed, grid.value, defect), as_json)
+
+
+@app.command()
+def split(
+    participants: Annotated[Path, typer.Option(help="Pooled participants.tsv.")],
+    n: Annotated[int, typer.Option(help="Subjects in the test set.")],
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")],
+    out: Out,
+    as_json: Json = False,
+) -> None:
+    """Split a pooled cohort: test.tsv uniform in age and half female, training.tsv without its subjects."""
+    _run(lambda context: workflows.split_cohort(str(participants), n, seed, str(out)), as_json, parallel=False)
+
+
+@app.command()
+def preprocess(
+    paths: Annotated[list[Path], typer.Option("--in", help="Files, folders or DICOM series folders; repeat.")],
+    out: Out,
+    template: Annotated[Path | None, typer.Option(help="Template file; the embedded atlas without it.")] = None,
+    grid: GridName = GridName.full,
+    more: Annotated[list[Path] | None, typer.Argument(help="More files or folders.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Bring raw T1w scans to the atlas."""
+    scans = [str(path) for path in (*paths, *(more or []))]
+    name = str(template) if template else "embedded"
+    _run(lambda context: workflows.preprocess_scans(context, scans, str(out), name, grid.value), as_json)
+
+
+@app.command()
+def segment(
+    folder: Annotated[Path, typer.Option("--in", help="Folder of atlas-space volumes.")],
+    out: Out,
+    engine: Annotated[str, typer.Option(help="Segmentation engine.")] = "atlas",
+    as_json: Json = False,
+) -> None:
+    """Segment a folder: *_dseg.nii.gz, volumes.csv, qc.csv."""
+    _run(lambda context: workflows.segment_folder(context, str(folder), str(out), engine), as_json)
+
+
+@app.command()
+def features(
+    folder: Annotated[Path, typer.Option("--in", help="Folder of atlas-space volumes.")],
+    encoder: Annotated[str, typer.Option(help="Name of the encoder.")],
+    out: Out,
+    weights: Annotated[Path | None, typer.Option(help="Weight file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Extract features of a folder into an npz: features (n, d), cases (n,)."""
+    file = str(weights) if weights else ""
+    _run(lambda context: workflows.features_folder(context, str(folder), encoder, str(out), file), as_json)
+
+
+@app.command()
+def metrics(
+    real: Annotated[Path, typer.Option(help="Folder of volumes, or features file.")],
+    synthetic: Named,
+    out: Out = Path("metrics.csv"),
+    encoder: Annotated[list[str] | None, typer.Option(help="Encoder; repeat.")] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="Metric; repeat. All without it.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score synthetic cohorts against real ones: metrics.csv."""
+    named = _named(synthetic)
+    _run(
+        lambda context: workflows.evaluate_folders(context, str(real), named, str(out), encoder or (), metric or ()),
+        as_json,
+    )
+
+
+@app.command()
+def quality(
+    real: Annotated[Path, typer.Option(help="SynthSeg's QC CSV of the real cohort.")],
+    synthetic: Named,
+    out: Out = Path("quality.csv"),
+    fail_rate: Annotated[float, typer.Option(help="Share of real volumes that may fail.")] = 0.05,
+    threshold: Annotated[float | None, typer.Option(help="Fixed threshold instead of the share.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Gate generators by their QC scores: quality.csv."""
+    named = _named(synthetic)
+    _run(
+        lambda context: workflows.quality_of_tables(str(real), named, fail_rate, threshold, str(out)),
+        as_json,
+        parallel=False,
+    )
+
+
+@app.command()
+def anatomy(
+    real: Annotated[Path, typer.Option(help="SynthSeg's volume CSV of the real cohort.")],
+    synthetic: Named,
+    out: Out = Path("effect_sizes.csv"),
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Compare TIV-adjusted regional volumes by Cohen's d: effect_sizes.csv."""
+    named = _named(synthetic)
+    _run(lambda context: workflows.anatomy_of_tables(str(real), named, seed, str(out)), as_json, parallel=False)
+
+
+@app.command()
+def evaluate(
+    study: Annotated[Path, typer.Argument(help="study.toml, or the folder that holds it.")],
+    out: Out,
+    scheduler: Annotated[str, typer.Option(help="Address of a Dask scheduler.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Evaluate a study: metrics.csv, quality.csv, effect_sizes.csv, provenance.json."""
+    _run(lambda context: workflows.evaluate(context, str(study), str(out)), as_json, scheduler=scheduler)
+
+
+@app.command(hidden=True)
+def demo(as_json: Json = False) -> None:
+    """Make and evaluate the demo study in the workspace."""
+    _run(workflows.demo, as_json)
+
+
+def _run(
+    verb: Callable[[Context], dict[str, Any]], as_json: bool, *, parallel: bool = True, scheduler: str = ""
+) -> None:
+    try:
+        settings = from_environment()
+        if scheduler:
+            settings = replace(settings, scheduler=scheduler)
+        if not parallel:
+            settings = replace(settings, scheduler="", workers=0)
+        with open_pool(settings) as pool:
+            result = verb(Context(settings, pool, _Progress().report))
+    except SynthScopeError as error:
+        typer.echo(f"\nerror: {error}", err=True)
+        raise typer.Exit(2) from error
+    if as_json:
+        typer.echo(json.dumps(result, sort_keys=True))
+    failed = int(result.get("failed", 0))
+    typer.echo(f"\n{_summary(result)}", err=True)
+    for failure in result.get("failures", []):
+        typer.echo(f"  {failure['case']}: {failure['error']}", err=True)
+    raise typer.Exit(3 if failed else 0)
+
+
+def _summary(result: dict[str, Any]) -> str:
+    counts = ", ".join(f"{key} {value}" for key, value in result.items() if isinstance(value, int))
+    return f"{counts} → {result['out']}" if "out" in result else counts
+
+
+class _Progress:
+    """One line on a terminal; whole lines, sparsely, in a log file."""
+
+    def __init__(self) -> None:
+        self.last = 0.0
+        self.tty = sys.stderr.isatty()
+
+    def report(self, fraction: float | None, message: str) -> None:
+        now = time.monotonic()
+        if fraction is None:
+            typer.echo(("\r\033[K" if self.tty else "") + message, err=True)
+        elif self.tty:
+            typer.echo(f"\r\033[K{fraction:4.0%} {message}", err=True, nl=False)
+        elif now - self.last > 5:
+            self.last = now
+            typer.echo(f"{fraction:4.0%} {message}", err=True)
+
+
+def _named(items: list[str]) -> dict[str, str]:
+    pairs = [item.partition("=") for item in items]
+    wrong = [item for item, (name, sign, path) in zip(items, pairs, strict=True) if not (name and sign and path)]
+    names = [name for name, _, _ in pairs]
+    if wrong or len(set(names)) < len(names):
+        what = f"expected NAME=PATH, found {wrong[0]!r}." if wrong else "two cohorts have the same name."
+        typer.echo(
+            f"error: {InputError(what, '--synthetic', 'For example --synthetic HA-GAN=samples/hagan.')}", err=True
+        )
+        raise typer.Exit(2)
+    return {name: path for name, _, path in pairs}
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m core")

@@ -1,0 +1,42 @@
+"""The verbs: the only place where science meets study and store.
+
+`tasks` works on one case and runs on the workers; `cohorts` and `evaluation` on whole cohorts;
+`verbs` are the functions of the command line; `results` is what pages, plots and reports read.
+"""
+
+from core.workflows.evaluation import evaluate
+from core.workflows.library import create_study, known_studies, remember_study
+from core.workflows.results import Results, load_case, load_case_labels, read_results
+from core.workflows.verbs import (
+    anatomy_of_tables,
+    demo,
+    demo_folder,
+    evaluate_folders,
+    features_folder,
+    preprocess_scans,
+    quality_of_tables,
+    segment_folder,
+    simulate_cohort,
+    split_cohort,
+)
+
+__all__ = [
+    "Results",
+    "anatomy_of_tables",
+    "create_study",
+    "demo",
+    "demo_folder",
+    "evaluate",
+    "evaluate_folders",
+    "features_folder",
+    "known_studies",
+    "load_case",
+    "load_case_labels",
+    "preprocess_scans",
+    "quality_of_tables",
+    "read_results",
+    "remember_study",
+    "segment_folder",
+    "simulate_cohort",
+    "split_cohort",
+]

@@ -1,0 +1,163 @@
+"""Cohorts on disk made ready: checked, preprocessed, encoded, segmented."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from core import encoders
+from core.errors import InputError
+from core.pools import Context
+from core.store import Store, content_key
+from core.study import Case, Cohort, CohortSpec, Role, Study, StudySettings, find_cohort
+from core.volume import grid_of
+from core.workflows import tasks
+from core.workflows.tasks import Source
+
+INTENSITY_RULES = {"real": "percentile", "training": "percentile", "synthetic": "maximum"}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A cohort whose volumes were checked: the usable sources, and a row for every case."""
+
+    cohort: Cohort
+    sources: tuple[Source, ...]
+    rows: tuple[dict[str, Any], ...]
+
+    @property
+    def token(self) -> str:
+        """Hash of all volumes in order."""
+        return content_key("cohort", 1, [source.token for source in self.sources], {})
+
+
+def prepare(context: Context, study: Study, cohort: Cohort) -> Prepared:
+    """Check every case of a cohort (raw ones are preprocessed first); nothing is dropped silently.
+
+    Returns
+    -------
+    Prepared
+        ``rows`` has one row per case and per rejected file; status "ok" or "rejected".
+    """
+    rule = INTENSITY_RULES[cohort.role]
+    settings, grid = context.settings, study.grid.name
+    paths = {case.case_id: str(case.path) for case in cohort.cases}
+    errors = {case.case_id: "" for case in cohort.cases}
+    if cohort.raw:
+        arguments = [(settings, path, grid, template_of(study)) for path in paths.values()]
+        outcomes = context.map(f"preprocessing {cohort.name}", tasks.preprocess_scan, arguments)
+        for case, outcome in zip(cohort.cases, outcomes, strict=True):
+            errors[case.case_id] = outcome.error
+            if not outcome.error:
+                paths[case.case_id] = outcome.value["path"]
+    orientation = "" if cohort.raw else cohort.orientation
+    good = [case for case in cohort.cases if not errors[case.case_id]]
+    arguments = [(settings, paths[case.case_id], grid, rule, orientation) for case in good]
+    outcomes = context.map(f"checking {cohort.name}", tasks.check, arguments)
+    sources: list[Source] = []
+    seen: dict[str, str] = {}
+    notes: dict[str, str] = {}
+    for case, outcome in zip(good, outcomes, strict=True):
+        if outcome.error:
+            errors[case.case_id] = outcome.error
+            continue
+        sha = outcome.value["sha"]
+        if sha in seen:
+            errors[case.case_id] = f"same content as {seen[sha]}: counted once. Remove the duplicate."
+            continue
+        seen[sha] = case.case_id
+        notes[case.case_id] = "; ".join(outcome.value["notes"])
+        sources.append(Source(case.case_id, paths[case.case_id], sha, grid, rule, orientation))
+    rows = [_case_row(cohort, case, errors[case.case_id], notes.get(case.case_id, "")) for case in cohort.cases]
+    for item in cohort.rejected:
+        row = {"case": item.case_id, "status": "rejected", "reason": item.reason, "notes": "", "path": item.path}
+        rows.append({"cohort": cohort.name, **row})
+    return Prepared(cohort, tuple(sources), tuple(rows))
+
+
+def segment_sources(
+    context: Context, engine: str, sources: Sequence[Source], title: str
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, str]]:
+    """Segment volumes with one engine.
+
+    Returns
+    -------
+    volumes, qc : DataFrame
+        SynthSeg's columns, one row per segmented case.
+    failed : dict
+        Case to reason.
+    """
+    arguments = [(context.settings, source, engine) for source in sources]
+    outcomes = context.map(f"segmenting {title}", tasks.segment, arguments)
+    failed = {s.case_id: o.error for s, o in zip(sources, outcomes, strict=True) if o.error}
+    rows = {s.case_id: o.value for s, o in zip(sources, outcomes, strict=True) if not o.error}
+    index = pd.Index(list(rows), name="subject")
+    volumes = pd.DataFrame([row["volumes"] for row in rows.values()], index=index)
+    qc = pd.DataFrame([row["qc"] for row in rows.values()], index=index)
+    if not rows and failed:
+        raise InputError(next(iter(failed.values())), title)
+    return volumes, qc, failed
+
+
+def gather_features(store: Store, keys: Sequence[str]) -> str:
+    """Stack stored features into one artefact (n, d); return its key."""
+    key = content_key("matrix", 1, keys, {})
+    store.get_or_compute("npz", key, lambda: {"features": np.stack([store.get("npz", k)["features"] for k in keys])})
+    return key
+
+
+def encoder_weights(store: Store, encoder: str) -> str:
+    """Return the weight file of an encoder, downloaded and checked when needed; "" when it has none."""
+    if encoder not in encoders.ENCODERS:
+        raise InputError(f"unknown encoder {encoder!r}.", "encoders", f"Choose of: {', '.join(encoders.ENCODERS)}.")
+    if encoders.ENCODERS[encoder].source is None:
+        return ""
+    return str(encoders.fetch(encoder, store.folder("weights")))
+
+
+def _case_row(cohort: Cohort, case: Case, error: str, notes: str) -> dict[str, Any]:
+    facts = {k: v for k, v in asdict(case).items() if k in ("participant", "age", "sex", "site")}
+    status = "rejected" if error else "ok"
+    row = {"cohort": cohort.name, "case": case.case_id, "status": status, "reason": error, "notes": notes}
+    return {**row, "path": str(case.path), **facts}
+
+
+def template_of(study: Study) -> str:
+    """Return "embedded", or the path of the template file the study names."""
+    name = study.settings.template
+    return name if name == "embedded" else str((study.path.parent / name).resolve())
+
+
+def folder_cohort(name: str, folder: str, role: Role) -> Cohort:
+    """Find the volumes of a folder, for the verbs that work without a study.
+
+    Raises
+    ------
+    InputError
+        No image in the folder.
+    """
+    cohort = find_cohort(name, role, CohortSpec(images=str(Path(folder).resolve())), Path())
+    if not cohort.cases:
+        raise InputError("no image found.", folder, "Give a folder of .nii.gz files in atlas space.")
+    return cohort
+
+
+def prepare_folder(context: Context, name: str, folder: str, role: Role) -> Prepared:
+    """Find and check the volumes of a folder.
+
+    Raises
+    ------
+    InputError
+        No image in the folder, or none that can be used.
+    """
+    cohort = folder_cohort(name, folder, role)
+    grid = grid_of([case.path for case in cohort.cases])
+    prepared = prepare(context, Study(name, grid, cohort, (), None, StudySettings(), Path(folder)), cohort)
+    if not prepared.sources:
+        raise InputError(f"no image can be used; the first reason: {prepared.rows[0]['reason']}", folder)
+    return prepared

@@ -1,0 +1,71 @@
+"""The studies a workspace knows, and making new ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from core.errors import InputError
+from core.settings import Settings
+from core.store import Store, write_json
+from core.study import StudySpec, read_spec, read_study, write_spec
+from core.workflows.verbs import demo_folder
+
+
+def known_studies(settings: Settings) -> dict[str, str]:
+    """Return path of study.toml to title, the demo first, then the newest; deleted files are left out."""
+    found = {str(demo_folder(settings) / "study.toml"): "Demo study"}
+    for path in _remembered(settings):
+        if Path(path).is_file():
+            found.setdefault(path, _title(path))
+    return found
+
+
+def remember_study(settings: Settings, path: str) -> str:
+    """Add a study to the workspace's list; return the path of its study.toml.
+
+    Raises
+    ------
+    InputError
+        See `core.study.read_study`.
+    """
+    study = str(read_study(path).path)
+    paths = [study, *(other for other in _remembered(settings) if other != study)]
+    write_json(paths, Store(settings.workspace).folder() / "studies.json")
+    return study
+
+
+def create_study(settings: Settings, folder: str, spec: StudySpec) -> str:
+    """Write study.toml into ``folder`` and remember it.
+
+    Raises
+    ------
+    InputError
+        Missing folder, a study.toml that is already there, or a study that cannot be read; then nothing is left.
+    """
+    path = Path(folder).expanduser() / "study.toml"
+    if not path.parent.is_dir():
+        raise InputError("there is no such folder.", str(path.parent), "Create it first.")
+    if path.exists():
+        raise InputError("the folder has a study.toml already.", str(path), "Open it, or choose another folder.")
+    write_spec(spec, path)
+    try:
+        return remember_study(settings, str(path))
+    except InputError:
+        path.unlink()
+        raise
+
+
+def _remembered(settings: Settings) -> list[str]:
+    try:
+        paths = json.loads((settings.workspace / "studies.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [str(path) for path in paths] if isinstance(paths, list) else []
+
+
+def _title(path: str) -> str:
+    try:
+        return read_spec(path).name
+    except InputError:
+        return f"{Path(path).parent.name} (broken study file)"

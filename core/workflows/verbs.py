@@ -1,0 +1,260 @@
+"""Verbs of the command line that work on folders and tables, and the demo study."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from core import __version__, anatomy, encoders, metrics, preprocess, quality, simulate
+from core.errors import InputError
+from core.participants import read_participants, split_participants
+from core.pools import Context
+from core.settings import Settings
+from core.store import Store, read_features, write_atomically, write_csv, write_json
+from core.study import PROVENANCE, Study, StudySettings, read_spec, write_spec
+from core.volume import Volume, grid_named, grid_of, load_labels
+from core.workflows import tasks
+from core.workflows.cohorts import encoder_weights, folder_cohort, gather_features, prepare_folder, segment_sources
+from core.workflows.evaluation import Evaluation, evaluate
+from core.workflows.results import METRIC_COLUMNS
+
+DEMO = Path(__file__).resolve().parents[2] / "data" / "demo"
+
+
+def simulate_cohort(
+    context: Context, out: str, n: int, seed: int, grid: str = "full", defect: str = ""
+) -> dict[str, Any]:
+    """Fill a folder with simulated volumes whose anatomy is known; resumes where it stopped.
+
+    Writes the volumes, ``truth/`` (label maps, one record a case), ``true_volumes.csv`` (SynthSeg's columns),
+    ``participants.tsv`` and ``provenance.json`` with the label shown on screen.
+
+    Raises
+    ------
+    InputError
+        Unknown defect or grid, n < 1, or a folder that holds another cohort.
+    """
+    if n < 1:
+        raise InputError(f"expected at least one volume, found {n}.", "--n", "Give a positive number.")
+    name, strength = simulate.parse_defect(defect) if defect else ("", 0.0)
+    folder = Path(out)
+    settings = {"operation": "simulate", "seed": seed, "grid": grid_named(grid).name, "defect": name}
+    settings |= {"strength": strength, "version": simulate.VERSION}
+    record = {**settings, "label": simulate.describe(name, strength), "code": __version__}
+    _claim_folder(folder, record, settings)
+    items = [(context.settings, str(folder), grid, seed, index, name, strength) for index in range(n)]
+    outcomes = context.map(f"simulating {folder.name}", tasks.simulate_case, items)
+    cases = [outcome.value for outcome in outcomes if not outcome.error]
+    if cases:
+        table = pd.DataFrame([c["volumes"] for c in cases], index=pd.Index([c["case_id"] for c in cases]))
+        write_atomically(folder / "true_volumes.csv", lambda p: anatomy.write_volumes(table, p))
+        people = pd.DataFrame([{"participant_id": c["case_id"], **c["participant"]} for c in cases])
+        write_atomically(folder / "participants.tsv", lambda p: people.to_csv(p, sep="\t", index=False))
+    return {"cases": n, "failed": n - len(cases), "out": str(folder)}
+
+
+def split_cohort(participants: str, n: int, seed: int, out: str) -> dict[str, Any]:
+    """Draw test and training subjects from a pooled table; writes test.tsv and training.tsv."""
+    test, training = split_participants(read_participants(participants), n, seed)
+    for name, table in (("test.tsv", test), ("training.tsv", training)):
+        target = Path(out) / name
+        write_atomically(target, lambda p, t=table: t.to_csv(p, sep="\t", index=False, na_rep="n/a"))  # type: ignore[misc]
+    return {"test": len(test), "training": len(training), "out": out}
+
+
+def preprocess_scans(
+    context: Context, paths: Sequence[str], out: str, template: str = "embedded", grid: str = "full"
+) -> dict[str, Any]:
+    """Bring raw T1w scans to the atlas: one ``<case>.nii.gz`` and ``<case>.json`` (steps, affine) each."""
+    scans = preprocess.find_scans([Path(path) for path in paths])
+    grid = grid_named(grid).name
+    items = [(context.settings, str(path), grid, template) for path in scans]
+    outcomes = context.map("preprocessing", tasks.preprocess_scan, items)
+    folder = Path(out)
+    failures = []
+    for path, outcome in zip(scans, outcomes, strict=True):
+        case = preprocess.case_id_of(path)
+        if outcome.error:
+            failures.append({"case": case, "error": outcome.error})
+            continue
+        stored = Path(outcome.value["path"])
+        write_atomically(folder / f"{case}.nii.gz", lambda p, s=stored: shutil.copyfile(s, p))  # type: ignore[misc]
+        write_json(outcome.value["provenance"], folder / f"{case}.json")
+    return {"cases": len(scans), "failed": len(failures), "failures": failures, "out": out}
+
+
+def segment_folder(context: Context, folder: str, out: str, engine: str) -> dict[str, Any]:
+    """Segment the volumes of a folder: ``<case>_dseg.nii.gz``, volumes.csv, qc.csv."""
+    prepared = prepare_folder(context, Path(folder).name, folder, "synthetic")
+    volumes, qc, failed = segment_sources(context, engine, prepared.sources, prepared.cohort.name)
+    store = Store(context.settings.workspace)
+    for source in prepared.sources:
+        if source.case_id not in failed:
+            stored = store.path("labels", tasks.segmentation_key(source, engine))
+            target = Path(out) / f"{source.case_id}_dseg.nii.gz"
+            write_atomically(target, lambda p, s=stored: shutil.copyfile(s, p))  # type: ignore[misc]
+    write_atomically(Path(out) / "volumes.csv", lambda p: anatomy.write_volumes(volumes, p))
+    write_atomically(Path(out) / "qc.csv", lambda p: quality.write_qc(qc, p))
+    failures = [{"case": row["case"], "error": row["reason"]} for row in prepared.rows if row["status"] != "ok"]
+    failures += [{"case": case, "error": error} for case, error in failed.items()]
+    return {"cases": len(prepared.rows), "failed": len(failures), "failures": failures, "out": out}
+
+
+def features_folder(context: Context, folder: str, encoder: str, out: str, weights: str = "") -> dict[str, Any]:
+    """Extract features of a folder's volumes into an npz: ``features`` (n, d), ``cases`` (n,)."""
+    store = Store(context.settings.workspace)
+    weights = weights or encoder_weights(store, encoder)
+    encoders.fingerprint(encoder, weights or None)
+    prepared = prepare_folder(context, Path(folder).name, folder, "synthetic")
+    items = [(context.settings, source, encoder, weights) for source in prepared.sources]
+    outcomes = context.map(f"{encoder} features", tasks.extract_features, items)
+    good = [(s.case_id, o.value) for s, o in zip(prepared.sources, outcomes, strict=True) if not o.error]
+    failures = [{"case": row["case"], "error": row["reason"]} for row in prepared.rows if row["status"] != "ok"]
+    failures += [
+        {"case": s.case_id, "error": o.error} for s, o in zip(prepared.sources, outcomes, strict=True) if o.error
+    ]
+    if not good:
+        raise InputError(failures[0]["error"], folder)
+    features = store.get("npz", gather_features(store, [key for _, key in good]))["features"]
+    arrays = {"features": features, "cases": np.array([case for case, _ in good])}
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+
+    write_atomically(Path(out), write)
+    return {"cases": len(prepared.rows), "failed": len(failures), "failures": failures, "out": out}
+
+
+def evaluate_folders(
+    context: Context,
+    real: str,
+    synthetic: Mapping[str, str],
+    encoder_names: Sequence[str],
+    names: Sequence[str],
+    out: str,
+) -> dict[str, Any]:
+    """Score folders, or features files, against each other; writes metrics.csv.
+
+    Raises
+    ------
+    InputError
+        Unknown metric, folders mixed with features files, different feature widths.
+    """
+    files = [Path(path).is_file() for path in (real, *synthetic.values())]
+    if any(files) and not all(files):
+        raise InputError("folders and features files are mixed.", "--real, --synthetic", "Give one kind for all.")
+    known = {metric.name for metric in metrics.METRICS.values()}
+    if unknown := set(names) - known:
+        raise InputError(
+            f"unknown metric {sorted(unknown)[0]!r}.", "--metric", f"Choose of: {', '.join(sorted(known))}."
+        )
+    if all(files):
+        table = _score_files(real, synthetic)
+        failed = 0
+    else:
+        result, table = _score_folders(context, real, synthetic, encoder_names)
+        failed = result["failed"]
+    if names:
+        table = table[table["metric"].isin(names)]
+    write_csv(table, Path(out))
+    return {"rows": len(table), "failed": failed, "out": out}
+
+
+def quality_of_tables(
+    real: str, synthetic: Mapping[str, str], fail_rate: float, threshold: float | None, out: str
+) -> dict[str, Any]:
+    """Gate generators by SynthSeg's QC CSVs; writes quality.csv."""
+    tables = {name: quality.read_qc(path) for name, path in synthetic.items()}
+    table = quality.quality_table(quality.read_qc(real), tables, fail_rate=fail_rate, threshold=threshold)
+    write_csv(table, Path(out))
+    return {"rows": len(table), "out": out}
+
+
+def anatomy_of_tables(real: str, synthetic: Mapping[str, str], seed: int, out: str) -> dict[str, Any]:
+    """Compare regional volumes from SynthSeg's CSVs; writes effect_sizes.csv."""
+    first = anatomy.read_volumes(real)
+    parts = [
+        anatomy.effect_sizes(first, anatomy.read_volumes(path), seed=seed).assign(cohort=name)
+        for name, path in synthetic.items()
+    ]
+    table = pd.concat(parts)[["cohort", *anatomy.EFFECT_COLUMNS]]
+    write_csv(table, Path(out))
+    return {"rows": len(table), "out": out}
+
+
+def demo(context: Context) -> dict[str, Any]:
+    """Make the demo study in the workspace (simulated real, three control cohorts), then evaluate it."""
+    folder = demo_folder(context.settings)
+    plan = json.loads((DEMO / "cohorts.json").read_text(encoding="utf-8"))
+    for index, item in enumerate(plan):
+        with context.stage(0.25 * index / len(plan), 0.25 * (index + 1) / len(plan)):
+            simulate_cohort(context, str(folder / item["folder"]), item["n"], item["seed"], "half", item["defect"])
+    with context.stage(0.25, 1.0):
+        return evaluate(context, str(folder / "study.toml"))
+
+
+def demo_folder(settings: Settings) -> Path:
+    """Return the folder of the demo study, with its study.toml in place."""
+    folder = Store(settings.workspace).folder("demo")
+    if not (folder / "study.toml").is_file():
+        write_spec(read_spec(DEMO / "study.toml"), folder / "study.toml")
+    return folder
+
+
+def true_labels(case: str) -> Volume | None:
+    """Return the true label map of a simulated volume, None for any other."""
+    path = Path(case)
+    truth = path.parent / "truth" / (path.name.removesuffix(".nii.gz") + "_dseg.nii.gz")
+    return load_labels(truth) if truth.is_file() else None
+
+
+def _claim_folder(folder: Path, record: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Refuse to mix two cohorts in one folder."""
+    path = folder / PROVENANCE
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        differing = [key for key in settings if found.get(key) != settings[key]]
+        if differing:
+            what = f"the folder holds another cohort: {', '.join(f'{k} = {found.get(k)!r}' for k in differing)}."
+            raise InputError(what, str(folder), "Choose another folder, or delete this one.")
+    write_json(record, path)
+
+
+def _score_files(real: str, synthetic: Mapping[str, str]) -> pd.DataFrame:
+    first, _ = read_features(Path(real))
+    rows = []
+    for name, path in synthetic.items():
+        second, _ = read_features(Path(path))
+        for metric in (m for m in metrics.METRICS.values() if m.inputs == "features" and m.evaluate):
+            score = metric.evaluate(first, second, seed=0).to_dict()  # type: ignore[misc]
+            rows.append(
+                {"cohort": name, "metric": metric.name, "encoder": "file", "variant": metric.variant}
+                | {"direction": metric.direction, "fingerprint": ""}
+                | {c: score[c] for c in ("value", "ci_low", "ci_high", "floor", "n_real", "n_synthetic")}
+            )
+    return pd.DataFrame(rows, columns=list(METRIC_COLUMNS))
+
+
+def _score_folders(
+    context: Context, real: str, synthetic: Mapping[str, str], encoder_names: Sequence[str]
+) -> tuple[pd.DataFrame, int]:
+    cohorts = [folder_cohort("real", real, "real")]
+    cohorts += [folder_cohort(name, path, "synthetic") for name, path in synthetic.items()]
+    settings = StudySettings(encoders=tuple(encoder_names)) if encoder_names else StudySettings()
+    grid = grid_of([case.path for case in cohorts[0].cases])
+    study = Study("folders", grid, cohorts[0], tuple(cohorts[1:]), None, settings, Path(real))
+    run = Evaluation(context, study, [])
+    with context.stage(0.0, 0.1):
+        run.prepare()
+    with context.stage(0.1, 0.8):
+        run.score_features()
+    with context.stage(0.8, 1.0):
+        run.score_volumes()
+    return run.metrics_table(), run.failed()

@@ -1,0 +1,394 @@
+"""Regional volumes: SynthSeg's CSV in and out, the published effect size, its inference, wrong input."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from core import anatomy
+from core.errors import InputError
+
+COLUMNS = anatomy.volume_columns(True)
+REGIONS = anatomy.regions()["region"].tolist()
+
+
+def cohort(n: int, seed: int, *, shift: float = 0.0, spread: float = 0.1) -> pd.DataFrame:
+    """A volume table whose volumes follow TIV, with relative shift and spread of the rest."""
+    rng = np.random.default_rng(seed)
+    tiv = rng.normal(1.5e6, 1.4e5, n)
+    base = np.linspace(500, 250_000, len(COLUMNS) - 1)
+    volumes = base * (0.4 + 0.6 * tiv[:, None] / 1.5e6 + rng.normal(shift, spread, (n, len(base))))
+    index = pd.Index([f"case-{seed}-{i}" for i in range(n)], name="subject")
+    return pd.DataFrame(np.c_[tiv, volumes.clip(1)], columns=COLUMNS, index=index)
+
+
+def effect(result: pd.DataFrame, region: str) -> pd.Series:
+    return result.set_index("region").loc[region]
+
+
+def with_region(table: pd.DataFrame, region: str, values: np.ndarray) -> pd.DataFrame:
+    names = anatomy.structures().query("region == @region")["name"]
+    return table.assign(**dict.fromkeys(names, values))
+
+
+# label table
+
+
+def test_label_table_has_all_structures_and_parcels_once():
+    table = anatomy.structures()
+    assert len(table) == 32 + 68
+    assert table["id"].is_monotonic_increasing and table["id"].is_unique and table["name"].is_unique
+    assert set(table["kind"]) == {"subcortical", "cortical"}
+    assert table[["r", "g", "b"]].to_numpy().min() >= 0 and table[["r", "g", "b"]].to_numpy().max() <= 255
+
+
+def test_label_table_pairs_left_with_right():
+    table = anatomy.structures().query("side != ''")
+    bare = table["name"].str.replace(r"^(left |right |ctx-[lr]h-)", "", regex=True)
+    assert table.groupby(bare)["side"].agg(set).map(lambda sides: sides == {"left", "right"}).all()
+    assert set(anatomy.structures().query("side == ''")["name"]) == {
+        "3rd ventricle",
+        "4th ventricle",
+        "brain-stem",
+        "csf",
+    }
+
+
+def test_regions_are_those_of_table_3():
+    table = anatomy.structures()
+    used = set(table["region"]) - {""}
+    assert len(REGIONS) == 49 and used == set(REGIONS)
+    left_out = set(table.loc[table["region"] == "", "name"].str.replace(r"^(left |right |ctx-[lr]h-)", "", regex=True))
+    assert left_out == {"cerebral cortex", "ventral DC", "insula"}
+    assert anatomy.regions()["group"].value_counts().to_dict() == {"cortical": 33, "subcortical": 16}
+
+
+def test_volume_columns_follow_synthseg():
+    assert COLUMNS[:4] == [
+        "total intracranial",
+        "left cerebral white matter",
+        "left cerebral cortex",
+        "left lateral ventricle",
+    ]
+    assert anatomy.volume_columns(False)[-1] == "right ventral DC" and len(anatomy.volume_columns(False)) == 33
+    assert COLUMNS[33] == "ctx-lh-bankssts" and COLUMNS[67] == "ctx-rh-bankssts" and COLUMNS[-1] == "ctx-rh-insula"
+
+
+# SynthSeg's CSV
+
+
+def test_volumes_round_trip(tmp_path: Path):
+    table = cohort(5, 0)
+    anatomy.write_volumes(table, tmp_path / "volumes.csv")
+    again = anatomy.read_volumes(tmp_path / "volumes.csv")
+    pd.testing.assert_frame_equal(again, table, atol=5e-4, rtol=0)
+    anatomy.write_volumes(again, tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "volumes.csv").read_bytes()
+
+
+def test_written_file_is_synthseg_s(tmp_path: Path):
+    table = cohort(1, 0)
+    table.iloc[0] = np.arange(len(COLUMNS)) + 0.12345
+    anatomy.write_volumes(table, tmp_path / "v.csv")
+    header, row = (tmp_path / "v.csv").read_bytes().decode().split("\r\n")[:2]
+    assert header == "subject," + ",".join(COLUMNS)
+    assert row.startswith("case-0-0,0.123,1.123,")
+
+
+def test_reading_is_tolerant_of_spaces_blank_header_and_suffix(tmp_path: Path):
+    table = cohort(2, 0).round(3)
+    lines = [", ".join(["", *COLUMNS])]
+    lines += [
+        ", ".join([f"{name}.nii.gz", *map(str, row)]) for name, row in zip(table.index, table.to_numpy(), strict=True)
+    ]
+    (tmp_path / "v.csv").write_text("\ufeff" + "\n".join(lines) + "\n\n", encoding="utf-8")
+    pd.testing.assert_frame_equal(anatomy.read_volumes(tmp_path / "v.csv"), table)
+
+
+def test_absent_parcels_are_a_labelled_gap(tmp_path: Path):
+    anatomy.write_volumes(cohort(12, 0)[anatomy.volume_columns(False)], tmp_path / "v.csv")
+    table = anatomy.read_volumes(tmp_path / "v.csv")
+    assert "parcels" in table.attrs["notes"][0]
+    result = anatomy.effect_sizes(table, cohort(12, 1))
+    cortical = result["group"] == "cortical"
+    assert result.loc[cortical, "cohens_d"].isna().all() and set(result.loc[cortical, "verdict"]) == {"undetermined"}
+    assert result.loc[~cortical, "q_value"].notna().all()
+    assert any("parcels" in note for note in result.attrs["notes"])
+
+
+def _edited(tmp_path: Path, edit) -> Path:
+    path = tmp_path / "v.csv"
+    anatomy.write_volumes(cohort(3, 0), path)
+    rows = list(csv.reader(path.open(newline="")))
+    edit(rows)
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+    return path
+
+
+def _drop_column(rows):
+    for row in rows:
+        del row[5]
+
+
+def _set(row, column, value):
+    return lambda rows: rows[row].__setitem__(column, value)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (_drop_column, "missing columns: left inferior lateral ventricle"),
+        (_set(0, 9, "left thalamuss"), "unknown columns or regions: left thalamuss"),
+        (_set(2, 0, "case-0-0.nii.gz"), "duplicate subjects: case-0-0"),
+        (_set(2, 4, "n/a"), "case-0-1 / left lateral ventricle = 'n/a'"),
+        (_set(2, 4, ""), "case-0-1 / left lateral ventricle = ''"),
+        (_set(2, 4, "inf"), "not a volume"),
+        (_set(1, 4, "-1.0"), "case-0-0 / left lateral ventricle = '-1.0'"),
+        (_set(0, 0, "name"), "expected 'subject'"),
+        (lambda rows: rows.__delitem__(slice(1, None)), "no rows"),
+        (lambda rows: rows[2].pop(), "rows without a subject or with other than 102 cells: case-0-1"),
+        (_set(0, 3, "left cerebral white matter"), "repeated columns"),
+    ],
+)
+def test_wrong_tables_are_named(tmp_path: Path, edit, message: str):
+    path = _edited(tmp_path, edit)
+    with pytest.raises(InputError) as caught:
+        anatomy.read_volumes(path)
+    assert message in caught.value.what and caught.value.where == str(path) and caught.value.remedy
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path):
+    def edit(rows):
+        _drop_column(rows)
+        rows[0][8] = "left thalamuss"
+        rows[2][0] = rows[1][0]
+
+    with pytest.raises(InputError) as caught:
+        anatomy.read_volumes(_edited(tmp_path, edit))
+    assert all(word in str(caught.value) for word in ("missing", "unknown", "duplicate"))
+
+
+def test_missing_and_binary_files(tmp_path: Path):
+    with pytest.raises(InputError, match="no such file"):
+        anatomy.read_volumes(tmp_path / "absent.csv")
+    (tmp_path / "image.csv").write_bytes(b"\x1f\x8b\xff\xfe")
+    with pytest.raises(InputError, match="not a CSV"):
+        anatomy.read_volumes(tmp_path / "image.csv")
+
+
+# regional volumes
+
+
+def test_left_and_right_are_averaged():
+    table = cohort(3, 0).assign(**{"left thalamus": 7000.0, "right thalamus": 8000.0, "brain-stem": 20000.0})
+    result = anatomy.regional_volumes(table.assign(**{"ctx-lh-cuneus": 1.0, "ctx-rh-cuneus": 2.0}))
+    assert list(result.columns) == ["total intracranial", *REGIONS]
+    assert (result[["thalamus", "brain-stem", "cuneus"]].to_numpy() == [7500, 20000, 1.5]).all()
+
+
+# the published effect size
+
+
+def test_d_by_hand():
+    # within 1, 2, 3 against 3, 4, 5: means 2 and 4, both variances 2/3
+    first, second = np.array([[1.0], [2], [3]]), np.array([[3.0], [4], [5]])
+    assert anatomy.cohens_d(first, second) == pytest.approx([-2 / np.sqrt(2 / 3)])
+
+
+def test_d_by_hand_with_tiv():
+    # TIV 1, 2, 3 | 1, 2, 3 and volumes 2, 3, 7 | 1, 5, 6: pooled slope 2.5, mean TIV 2
+    # residuals 4.5, 3, 4.5 | 3.5, 5, 3.5 : equal means, so d = 0; adding 1 to the real ones gives 1 / sqrt(1/2)
+    real, synthetic = cohort(3, 0), cohort(3, 1)
+    for table, shift, volumes in ((real, 1.0, [2.0, 3, 7]), (synthetic, 0.0, [1.0, 5, 6])):
+        table["total intracranial"] = [1.0, 2, 3]
+        table["brain-stem"] = np.array(volumes) + shift
+    assert effect(anatomy.effect_sizes(real, synthetic), "brain-stem")["cohens_d"] == pytest.approx(np.sqrt(2))
+
+
+def test_d_against_a_plain_implementation():
+    real, synthetic = cohort(30, 0), cohort(40, 1, shift=0.05, spread=0.2)
+    result = anatomy.effect_sizes(real, synthetic).set_index("region")["cohens_d"]
+    for region, left, right in (
+        ("caudate", "left caudate", "right caudate"),
+        ("lingual", "ctx-lh-lingual", "ctx-rh-lingual"),
+    ):
+        both = pd.concat([real, synthetic])
+        tiv, volume = both["total intracranial"], (both[left] + both[right]) / 2
+        slope, _ = np.polyfit(tiv, volume, 1)
+        residual = (volume - slope * (tiv - tiv.mean())).to_numpy()
+        a, b = residual[:30], residual[30:]
+        assert result[region] == pytest.approx((a.mean() - b.mean()) / np.sqrt((np.var(a) + np.var(b)) / 2), rel=1e-9)
+
+
+def test_sign_positive_when_the_synthetic_region_is_too_small():
+    real, synthetic = cohort(50, 0), cohort(50, 1)
+    synthetic[["left hippocampus", "right hippocampus"]] *= 0.7
+    assert effect(anatomy.effect_sizes(real, synthetic), "hippocampus")["cohens_d"] > 0.8
+
+
+def test_d_does_not_depend_on_units():
+    real, synthetic = cohort(20, 0), cohort(20, 1)
+    mm3, ml = anatomy.effect_sizes(real, synthetic), anatomy.effect_sizes(real / 1000, synthetic / 1000)
+    pd.testing.assert_frame_equal(mm3, ml, rtol=1e-6)
+
+
+def test_swapping_the_cohorts_changes_the_sign_only():
+    real, synthetic = cohort(20, 0), cohort(25, 1, shift=0.03)
+    one, other = anatomy.effect_sizes(real, synthetic), anatomy.effect_sizes(synthetic, real)
+    for column in ("cohens_d", "spread_ratio"):
+        np.testing.assert_allclose(one[column], -other[column], rtol=1e-9)
+    np.testing.assert_allclose(one["p_value"], other["p_value"], rtol=1e-9)
+
+
+def test_identical_cohorts_have_no_effect():
+    real = cohort(20, 0)
+    result = anatomy.effect_sizes(real, real)
+    np.testing.assert_allclose(result[["cohens_d", "spread_ratio"]], 0, atol=1e-12)
+
+
+def test_a_pure_tiv_effect_is_removed_exactly():
+    real, synthetic = cohort(20, 0), cohort(20, 1)
+    before = anatomy.effect_sizes(real, synthetic)
+    grown = [
+        table.add(0.01 * table["total intracranial"], axis=0).assign(
+            **{"total intracranial": table["total intracranial"]}
+        )
+        for table in (real, synthetic)
+    ]
+    after = anatomy.effect_sizes(*grown)
+    numbers = ["cohens_d", "ci_low", "ci_high", "spread_ratio", "p_value", "q_value"]
+    np.testing.assert_allclose(after[numbers], before[numbers], rtol=1e-6, atol=1e-9)
+
+
+def test_constant_tiv_leaves_volumes_as_they_are():
+    values = np.random.default_rng(0).normal(size=(6, 2))
+    np.testing.assert_array_equal(anatomy.adjust_for_tiv(values, np.full(6, 1.5e6)), values)
+
+
+# inference
+
+
+def test_interval_redoes_the_regression_in_each_resample():
+    real, synthetic = cohort(15, 0), cohort(15, 1, shift=0.05)
+    result = effect(anatomy.effect_sizes(real, synthetic, n_boot=4000), "putamen")
+    tables = [
+        anatomy.regional_volumes(table)[["total intracranial", "putamen"]].to_numpy() for table in (real, synthetic)
+    ]
+    rng, draws = np.random.default_rng(1), []
+    for _ in range(4000):
+        rows = [table[rng.integers(0, 15, 15)] for table in tables]
+        adjusted = anatomy.adjust_for_tiv(np.vstack(rows)[:, 1:], np.vstack(rows)[:, 0])
+        draws.append(anatomy.cohens_d(adjusted[:15], adjusted[15:])[0])
+    np.testing.assert_allclose([result["ci_low"], result["ci_high"]], np.quantile(draws, [0.025, 0.975]), atol=0.08)
+
+
+def test_interval_width_with_400_against_400():
+    # standard error of d near 0 is sqrt(2 / n): ±1.96 * 0.0707 = ±0.139
+    result = anatomy.effect_sizes(cohort(400, 0), cohort(400, 1))
+    assert (result["ci_high"] - result["ci_low"]).mean() / 2 == pytest.approx(0.139, abs=0.005)
+    assert (result["verdict"] == "equivalent").mean() > 0.5
+
+
+def test_same_seed_same_interval_and_other_seed_another():
+    real, synthetic = cohort(12, 0), cohort(12, 1)
+    one, again, other = (anatomy.effect_sizes(real, synthetic, seed=seed) for seed in (3, 3, 4))
+    pd.testing.assert_frame_equal(one, again)
+    assert not one["ci_low"].equals(other["ci_low"]) and one["cohens_d"].equals(other["cohens_d"])
+
+
+def test_p_is_welch_s_on_adjusted_volumes():
+    real, synthetic = cohort(20, 0), cohort(30, 1, shift=0.05, spread=0.2)
+    tables = pd.concat([anatomy.regional_volumes(real), anatomy.regional_volumes(synthetic)])
+    adjusted = anatomy.adjust_for_tiv(tables[["pallidum"]].to_numpy(), tables["total intracranial"].to_numpy())[:, 0]
+    a, b = adjusted[:20], adjusted[20:]
+    ratio = np.array([a.var(ddof=1) / 20, b.var(ddof=1) / 30])
+    freedom = ratio.sum() ** 2 / (ratio**2 / [19, 29]).sum()
+    expected = 2 * stats.t.sf(abs(a.mean() - b.mean()) / np.sqrt(ratio.sum()), freedom)
+    assert effect(anatomy.effect_sizes(real, synthetic), "pallidum")["p_value"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_q_is_benjamini_hochberg_s():
+    result = anatomy.effect_sizes(cohort(20, 0), cohort(20, 1, shift=0.03))
+    p = np.sort(result["p_value"].to_numpy())
+    by_hand = np.minimum.accumulate((p * 49 / np.arange(1, 50))[::-1])[::-1].clip(max=1)
+    np.testing.assert_allclose(np.sort(result["q_value"]), np.sort(by_hand), rtol=1e-12)
+
+
+def test_verdicts():
+    real = cohort(400, 0)
+    shifted = with_region(cohort(400, 1), "thalamus", np.random.default_rng(2).normal(1e3, 30, 400))
+    result = anatomy.effect_sizes(
+        with_region(real, "thalamus", np.random.default_rng(3).normal(1.1e3, 30, 400)), shifted
+    )
+    assert effect(result, "thalamus")["verdict"] == "different"
+    small = anatomy.effect_sizes(cohort(24, 0), cohort(24, 1))
+    assert "equivalent" not in set(small["verdict"])  # 24 cases cannot show |d| < 0.2
+    assert set(anatomy.effect_sizes(cohort(24, 0), cohort(24, 1), margin=3.0)["verdict"]) == {"equivalent"}
+
+
+def test_collapse_is_seen_by_the_spread_not_by_d():
+    result = anatomy.effect_sizes(cohort(200, 0, spread=0.1), cohort(200, 1, spread=0.01))
+    assert result["cohens_d"].abs().median() < 0.15
+    assert (result["spread_ratio"] < -1.5).all()
+
+
+def test_region_without_variance_is_undetermined():
+    real, synthetic = (with_region(cohort(12, seed), "amygdala", np.full(12, 1500.0)) for seed in (0, 1))
+    result = anatomy.effect_sizes(real, synthetic)
+    row = effect(result, "amygdala")
+    assert row[["cohens_d", "ci_low", "ci_high", "spread_ratio", "p_value", "q_value"]].isna().all()
+    assert row["verdict"] == "undetermined" and any("amygdala" in note for note in result.attrs["notes"])
+    assert result["q_value"].notna().sum() == 48
+
+
+def test_two_constants_that_differ_are_undetermined_too():
+    real, synthetic = (with_region(cohort(12, seed), "amygdala", np.full(12, 1500.0 + seed)) for seed in (0, 1))
+    for table in (real, synthetic):
+        table["total intracranial"] = 1.5e6
+    assert np.isnan(effect(anatomy.effect_sizes(real, synthetic), "amygdala")["cohens_d"])
+
+
+def test_collapse_to_one_brain_keeps_d():
+    synthetic = cohort(12, 1)
+    synthetic[:] = synthetic.iloc[0].to_numpy()
+    row = effect(anatomy.effect_sizes(cohort(12, 0), synthetic), "thalamus")
+    assert np.isfinite(row["cohens_d"]) and row["spread_ratio"] == -np.inf
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_too_few_subjects(n: int):
+    with pytest.raises(InputError, match="at least 3") as caught:
+        anatomy.effect_sizes(cohort(5, 0), cohort(5, 1).iloc[:n])
+    assert caught.value.where == "synthetic volumes"
+
+
+def test_small_cohorts_get_numbers_but_no_verdict():
+    result = anatomy.effect_sizes(cohort(5, 0), cohort(9, 1, shift=1.0))
+    assert result[["cohens_d", "ci_low", "q_value"]].notna().all(axis=None)
+    assert set(result["verdict"]) == {"undetermined"} and "fewer than 10" in result.attrs["notes"][-1]
+
+
+def test_columns_and_counts():
+    result = anatomy.effect_sizes(cohort(12, 0), cohort(14, 1))
+    assert tuple(result.columns) == anatomy.EFFECT_COLUMNS and result["region"].tolist() == REGIONS
+    assert set(result["n_real"]) == {12} and set(result["n_synthetic"]) == {14}
+
+
+def test_inputs_stay_as_they_are_and_subject_may_be_a_column():
+    real, synthetic = cohort(12, 0), cohort(12, 1)
+    copies = real.copy(), synthetic.copy()
+    by_column = anatomy.effect_sizes(real.reset_index(), synthetic.reset_index())
+    pd.testing.assert_frame_equal(by_column, anatomy.effect_sizes(real, synthetic))
+    pd.testing.assert_frame_equal(real, copies[0])
+    pd.testing.assert_frame_equal(synthetic, copies[1])
+
+
+def test_options_out_of_range():
+    with pytest.raises(InputError, match="too small"):
+        anatomy.effect_sizes(cohort(5, 0), cohort(5, 1), margin=0.0)
