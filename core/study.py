@@ -104,6 +104,7 @@ class StudySettings(BaseModel):
     qc_threshold: float | None = Field(default=None, ge=0, le=1)
     template: str = "embedded"
     seed: int = Field(default=0, ge=0)
+    n_boot: int = Field(default=200, ge=0, le=100_000)
 
 
 class CohortSpec(BaseModel):

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -72,8 +73,8 @@ class Volume:
 
     Parameters
     ----------
-    data : ndarray, shape (x, y, z), float32
-        Intensities in RAS+ axis order.
+    data : ndarray, shape (x, y, z)
+        Intensities (float32) or labels (int32) in RAS+ axis order.
     affine : ndarray, shape (4, 4)
         Voxel-to-world matrix in mm.
     case_id : str
@@ -82,7 +83,7 @@ class Volume:
         What was changed while reading, in words.
     """
 
-    data: NDArray[np.float32]
+    data: NDArray[Any]
     affine: NDArray[np.float64]
     case_id: str = ""
     notes: tuple[str, ...] = field(default=())

@@ -91,7 +91,14 @@ def test_environment_is_read_in_settings_and_nothing_is_unpickled(path: Path):
 
 def test_pages_do_not_compute():
     for path in ROOT.glob("pages/*.py"):
-        wrong = {m.split(".")[0] for m in imports(path)} & {"torch", "scipy", "dask", "distributed", "sklearn", "SimpleITK"}
+        wrong = {m.split(".")[0] for m in imports(path)} & {
+            "torch",
+            "scipy",
+            "dask",
+            "distributed",
+            "sklearn",
+            "SimpleITK",
+        }
         assert not wrong, f"{path.name} imports {sorted(wrong)}"
 
 

@@ -23,7 +23,9 @@ def test_glob_folder_and_bids_dataset_find_the_same_people(tmp_path: Path):
     names = [f"sub-{i:02d}_T1w.nii.gz" for i in range(3)]
     touch(*(tmp_path / "flat" / n for n in names))
     touch(*(tmp_path / "bids" / n[:6] / "anat" / n for n in names), tmp_path / "bids" / "dataset_description.json")
-    touch(tmp_path / "bids" / "derivatives" / "x" / "sub-00_T1w.nii.gz", tmp_path / "bids/sub-00/anat/sub-00_T2w.nii.gz")
+    touch(
+        tmp_path / "bids" / "derivatives" / "x" / "sub-00_T1w.nii.gz", tmp_path / "bids/sub-00/anat/sub-00_T2w.nii.gz"
+    )
     found = [
         [case.case_id for case in find_cohort("real", "real", CohortSpec(images=images), tmp_path).cases]
         for images in ("flat/*.nii.gz", "flat", "bids")
@@ -79,7 +81,9 @@ def test_a_study_file_survives_the_round_trip(tmp_path: Path):
 
 
 def test_all_problems_of_a_study_file_are_said_at_once(tmp_path: Path):
-    path = study_file(tmp_path, 'name = "x"\ngrid = "quarter"\n[real]\nimages = "r"\nimagse = "r"\n[settings]\nseed = -1\n')
+    path = study_file(
+        tmp_path, 'name = "x"\ngrid = "quarter"\n[real]\nimages = "r"\nimagse = "r"\n[settings]\nseed = -1\n'
+    )
     with pytest.raises(InputError) as caught:
         read_study(path)
     for word in ("grid", "real.imagse", "settings.seed"):

@@ -6,7 +6,7 @@
 
 from core.workflows.evaluation import evaluate
 from core.workflows.library import create_study, known_studies, remember_study
-from core.workflows.results import Results, load_case, load_case_labels, read_results
+from core.workflows.results import Results, load_case, load_case_labels, read_results, results_folder
 from core.workflows.verbs import (
     anatomy_of_tables,
     demo,
@@ -36,6 +36,7 @@ __all__ = [
     "quality_of_tables",
     "read_results",
     "remember_study",
+    "results_folder",
     "segment_folder",
     "simulate_cohort",
     "split_cohort",

@@ -49,8 +49,8 @@ def prepare(context: Context, study: Study, cohort: Cohort) -> Prepared:
     paths = {case.case_id: str(case.path) for case in cohort.cases}
     errors = {case.case_id: "" for case in cohort.cases}
     if cohort.raw:
-        arguments = [(settings, path, grid, template_of(study)) for path in paths.values()]
-        outcomes = context.map(f"preprocessing {cohort.name}", tasks.preprocess_scan, arguments)
+        scans = [(settings, path, grid, template_of(study)) for path in paths.values()]
+        outcomes = context.map(f"preprocessing {cohort.name}", tasks.preprocess_scan, scans)
         for case, outcome in zip(cohort.cases, outcomes, strict=True):
             errors[case.case_id] = outcome.error
             if not outcome.error:

@@ -145,12 +145,12 @@ class Evaluation:
 
     def _score_pair(self, prepared: Prepared, encoder: str, fingerprint: str, matrices: Mapping[str, str]) -> None:
         entries = [(key, m) for key, m in metrics.METRICS.items() if m.inputs == "features"]
-        seed = self.study.settings.seed
+        settings = self.study.settings
         keys = (matrices[self.real.cohort.name], matrices[prepared.cohort.name])
         outcomes = self.context.map(
             f"{encoder} scores of {prepared.cohort.name}",
             tasks.score_features,
-            [(self.settings, key, *keys, seed) for key, _ in entries],
+            [(self.settings, key, *keys, settings.seed, settings.n_boot) for key, _ in entries],
         )
         for (key, _), outcome in zip(entries, outcomes, strict=True):
             self._add_metric_row(prepared, key, encoder, fingerprint, outcome.value, outcome.error)
@@ -158,7 +158,7 @@ class Evaluation:
 
     def score_volumes(self) -> None:
         """Score what is measured on the volumes themselves."""
-        entries = [(key, m) for key, m in metrics.METRICS.items() if m.inputs == "volumes"]
+        entries = [(key, m) for key, m in metrics.METRICS.items() if isinstance(m, metrics.VolumeMetric)]
         cohorts = self.synthetic
         steps = [(prepared, key, metric) for prepared in cohorts for key, metric in entries]
         for index, (prepared, key, metric) in enumerate(steps):
@@ -171,20 +171,24 @@ class Evaluation:
                     self._add_metric_row(prepared, key, "", "", score, "")
             self.write_metrics()
 
-    def _score_groups(self, prepared: Prepared, key: str, metric: Any) -> dict[str, Any]:
-        seed = self.study.settings.seed
+    def _score_groups(self, prepared: Prepared, key: str, metric: metrics.VolumeMetric) -> dict[str, Any]:
+        settings = self.study.settings
         counts = {"n_real": len(self.real.sources), "n_synthetic": len(prepared.sources)}
-        groups = metric.plan(**counts, seed=seed)
+        groups = metric.plan(**counts, seed=settings.seed)
         sides = {"real": self.real.sources, "synthetic": prepared.sources}
-        arguments = [(self.settings, key, tuple(sides[side][i] for side, i in group)) for group in groups]
+        distinct = list(dict.fromkeys(groups))  # a group drawn twice counts twice and is measured once
+        arguments = [
+            (self.settings, tuple(sides[role][i] for role, i in group), key, tuple(role for role, _ in group))
+            for group in distinct
+        ]
         title = f"{metric.label} of {prepared.cohort.name}"
-        outcomes = self.context.map(title, tasks.measure, arguments)
-        values = [np.nan if outcome.value is None else outcome.value for outcome in outcomes]
-        failed = next((outcome.error for outcome in outcomes if outcome.error), "")
+        outcomes = dict(zip(distinct, self.context.map(title, tasks.measure, arguments), strict=True))
+        values = [np.nan if outcomes[g].value is None else outcomes[g].value for g in groups]
+        failed = next((outcome.error for outcome in outcomes.values() if outcome.error), "")
         if failed and not np.isfinite(values).any():
             raise InputError(failed, prepared.cohort.name)
-        score: dict[str, Any] = metric.summarise(groups, values, **counts, seed=seed).to_dict()
-        return score
+        score = metric.summarise(groups, values, **counts, seed=settings.seed, n_boot=settings.n_boot)
+        return score.to_dict()
 
     def _add_metric_row(
         self, prepared: Prepared, key: str, encoder: str, weights: str, score: dict[str, Any] | None, error: str
@@ -204,6 +208,7 @@ class Evaluation:
             "real N": numbers["n_real"],
             "synthetic N": numbers["n_synthetic"],
             "seed": self.study.settings.seed,
+            "bootstraps": self.study.settings.n_boot,
             "code": __version__,
         }
         fingerprint = content_key("fingerprint", 1, [], items)[:12]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from core import anatomy, quality
@@ -16,7 +18,7 @@ from core.errors import InputError
 from core.settings import Settings
 from core.store import Store
 from core.study import PROVENANCE, Case, Study
-from core.volume import Volume, grid_named, load_labels
+from core.volume import Volume, grid_named, load_labels, save
 from core.workflows import tasks
 from core.workflows.cohorts import INTENSITY_RULES, template_of
 
@@ -27,6 +29,11 @@ METRIC_COLUMNS = (
 CASE_COLUMNS = ("cohort", "case", "status", "reason", "notes", "path", "participant", "age", "sex", "site")
 QC_COLUMNS = ("cohort", "subject", *quality.QC_SCORES)
 VOLUME_COLUMNS = ("cohort", "subject", *anatomy.volume_columns(True))
+QUALITY_COLUMNS = ("cohort", *(field.name for field in fields(quality.GateResult)))
+TEXT_COLUMNS = (
+    "cohort", "case", "subject", "status", "reason", "notes", "path", "participant", "sex", "site", "group", "region",
+    "encoder", "metric", "variant", "direction", "fingerprint", "verdict",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ def read_results(settings: Settings, study: Path | str) -> Results:
         provenance = {}
     return Results(
         metrics=_read_csv(folder / "metrics.csv", METRIC_COLUMNS),
-        quality=_read_csv(folder / "quality.csv", quality.QUALITY_COLUMNS),
+        quality=_read_csv(folder / "quality.csv", QUALITY_COLUMNS),
         effect_sizes=_read_csv(folder / "effect_sizes.csv", ("cohort", *anatomy.EFFECT_COLUMNS)),
         cases=_read_csv(folder / "cases.csv", CASE_COLUMNS),
         qc=_read_csv(folder / "qc.csv", ("cohort", "subject", *quality.QC_SCORES)),
@@ -69,14 +76,13 @@ def results_folder(settings: Settings, study: Path) -> Path:
 
 
 def _read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    text = ("cohort", "case", "subject", "status", "reason", "notes", "path", "participant", "sex", "site", "encoder")
-    kinds = dict.fromkeys((*text, "fingerprint", "metric", "variant", "direction", "region", "verdict"), "str")
+    """Read a result table; text stays text whatever it looks like, a blank number is NaN."""
     try:
-        table = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values={"": []})  # type: ignore[arg-type]
+        table = pd.read_csv(path, dtype="str", keep_default_na=False)
     except (OSError, pd.errors.EmptyDataError):
         return pd.DataFrame(columns=list(columns))
-    numeric = [c for c in table.columns if c not in kinds and table[c].dtype == object]
-    table[numeric] = table[numeric].apply(pd.to_numeric, errors="ignore")
+    for name in table.columns.difference(list(TEXT_COLUMNS)):
+        table[name] = table[name] == "True" if name == "reliable" else pd.to_numeric(table[name], errors="coerce")
     return table
 
 
@@ -115,3 +121,135 @@ def _case(cases: Sequence[Case], case_id: str, cohort: str) -> Case:
         if case.case_id == case_id:
             return case
     raise InputError(f"there is no case {case_id!r}.", cohort, "It may have been deleted or renamed; choose another.")
+
+
+# -- tables made ready for reading -------------------------------------------------------------------------------------
+
+
+def rank_scores(results: Results) -> pd.DataFrame:
+    """Rank the cohorts of each metric, encoder and variant.
+
+    Returns
+    -------
+    DataFrame
+        metrics.csv with three more columns. ``rank`` is 1 plus the number of cohorts that are better by a whole
+        interval, so that ties share a place; NaN when the score cannot be ranked. ``tie``: the interval overlaps
+        that of another cohort. ``note``: why there is no rank; scores with different fingerprints are never
+        ranked together, and the item that differs is named.
+    """
+    table = results.metrics.assign(rank=np.nan, tie=False, note="")
+    fingerprints = results.provenance.get("fingerprints", {})
+    for _, group in table.groupby(["metric", "encoder", "variant"], sort=False, dropna=False):
+        scored = group.dropna(subset=["value", "ci_low", "ci_high"])
+        scored = scored[(scored["direction"] != "match real") | scored["floor"].notna()]
+        main = scored["fingerprint"].value_counts().index[:1].tolist()
+        intervals = {i: _badness(row) for i, row in scored[scored["fingerprint"].isin(main)].iterrows()}
+        for index, row in group.iterrows():
+            if index not in intervals:
+                table.loc[index, "note"] = _why_unranked(row, main, fingerprints)
+                continue
+            low, high = intervals[index]
+            others = [interval for other, interval in intervals.items() if other != index]
+            table.loc[index, "rank"] = 1 + sum(h < low for _, h in others)
+            table.loc[index, "tie"] = any(a <= high and h >= low for a, h in others)
+    return table
+
+
+def cohort_verdicts(results: Results, names: Sequence[str]) -> pd.DataFrame:
+    """Count for each cohort what the gate and the comparison of regions say.
+
+    Returns
+    -------
+    DataFrame
+        One row for each of ``names``: ``gated``, ``reliable``, ``n``, ``failed_volumes``, ``compared`` (regions with
+        an effect size), ``different``, ``equivalent``, ``undetermined``, ``used``, ``rejected``.
+    """
+    rows = []
+    for name in names:
+        gate = results.quality[results.quality["cohort"] == name].head(1)
+        effects = results.effect_sizes[results.effect_sizes["cohort"] == name].dropna(subset=["cohens_d"])
+        status = results.cases.loc[results.cases["cohort"] == name, "status"]
+        row: dict[str, Any] = {"cohort": name, "gated": len(gate) > 0, "compared": len(effects)}
+        row |= {"reliable": bool(gate["reliable"].all()) and len(gate) > 0}
+        row |= {column: int(gate[column].sum()) for column in ("n", "failed_volumes")}
+        row |= {kind: int((effects["verdict"] == kind).sum()) for kind in ("different", "equivalent", "undetermined")}
+        rows.append(row | {"used": int((status == "ok").sum()), "rejected": int((status == "rejected").sum())})
+    return pd.DataFrame(rows).set_index("cohort") if rows else pd.DataFrame()
+
+
+def qc_of(results: Results, cohort: str) -> pd.DataFrame:
+    """Return the QC scores of one cohort, index ``subject``; empty while they are not known."""
+    table = results.qc[results.qc["cohort"] == cohort]
+    return table.set_index("subject")[list(quality.QC_SCORES)].dropna(how="all")
+
+
+def regional_tables(results: Results, cohorts: Sequence[str], *, adjusted: bool) -> dict[str, pd.DataFrame]:
+    """Return the regional volumes (mm³) of cohorts, left and right averaged.
+
+    Parameters
+    ----------
+    results : Results
+        Of the study.
+    cohorts : sequence of str
+        Cohorts wanted; those without volumes are left out.
+    adjusted : bool
+        Remove what total intracranial volume explains over these cohorts pooled, as the effect sizes do for
+        the real and one synthetic cohort.
+    """
+    tables = {}
+    for name in cohorts:
+        volumes = results.volumes[results.volumes["cohort"] == name].drop(columns="cohort").set_index("subject")
+        if len(volumes):
+            tables[name] = anatomy.regional_volumes(volumes.dropna(axis=1, how="all"))
+    if adjusted and tables:
+        pooled = pd.concat(tables)
+        tiv = pooled[anatomy.TIV].to_numpy()
+        pooled.loc[:, :] = np.column_stack([tiv, anatomy.adjust_for_tiv(pooled.to_numpy()[:, 1:], tiv)])
+        tables = {name: pooled.loc[[name]].droplevel(0) for name in tables}
+    return tables
+
+
+def plane_image(volume: Volume, plane: str) -> np.ndarray:
+    """Return the middle plane as grey values to look at, shape (rows, columns), uint8; the left is on the left.
+
+    Parameters
+    ----------
+    volume : Volume
+        In [-1, 1].
+    plane : {"sagittal", "coronal", "axial"}
+        Sagittal: anterior on the right.
+    """
+    axis = ("sagittal", "coronal", "axial").index(plane)
+    middle = np.take(volume.data, volume.data.shape[axis] // 2, axis=axis)
+    return np.asarray(np.clip((middle.T[::-1] + 1) * 127.5, 0, 255).astype(np.uint8))
+
+
+def nifti_bytes(volume: Volume) -> bytes:
+    """Return a volume as the content of a .nii.gz file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "volume.nii.gz"
+        save(volume, path)
+        return path.read_bytes()
+
+
+def _badness(row: pd.Series) -> tuple[float, float]:
+    """Interval of how bad a score is: lower is better whatever the metric's direction."""
+    low, high = float(row["ci_low"]), float(row["ci_high"])
+    if row["direction"] == "higher":
+        return -high, -low
+    if row["direction"] == "match real" and np.isfinite(row["floor"]):
+        distances = abs(low - row["floor"]), abs(high - row["floor"])
+        return (0.0 if low <= row["floor"] <= high else min(distances)), max(distances)
+    return low, high
+
+
+def _why_unranked(row: pd.Series, main: Sequence[str], fingerprints: dict[str, dict[str, Any]]) -> str:
+    if not np.isfinite(row["value"]):
+        return "not computed"
+    if not (np.isfinite(row["ci_low"]) and np.isfinite(row["ci_high"])):
+        return "no interval: too few volumes"
+    if row["direction"] == "match real" and not np.isfinite(row["floor"]):
+        return "no real value to match"
+    own, other = fingerprints.get(row["fingerprint"], {}), fingerprints.get(main[0], {})
+    items = [f"{key} {own.get(key)} instead of {other.get(key)}" for key in own if own.get(key) != other.get(key)]
+    return "computed differently: " + ("; ".join(items) or "no record of how")

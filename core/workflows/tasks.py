@@ -158,37 +158,42 @@ def segment(settings: Settings, source: Source, engine: str) -> dict[str, Any]:
     return row
 
 
-def measure(settings: Settings, metric: str, sources: Sequence[Source]) -> float | None:
+def measure(settings: Settings, sources: Sequence[Source], metric: str, roles: Sequence[str]) -> float | None:
     """Measure one group of volumes; None where the metric is not defined for them."""
     store = Store(settings.workspace)
     entry = metrics.METRICS[metric]
-    key = content_key("measure", entry.version, [s.token for s in sources], {"metric": metric})
+    assert isinstance(entry, metrics.VolumeMetric)
+    tokens = [source.token for source in sources]
+    key = content_key("measure", entry.version, tokens, {"metric": metric, "roles": list(roles)})
 
     def compute() -> float | None:
-        assert entry.measure is not None
-        value = float(entry.measure(*(source.load().data for source in sources)))
+        value = float(entry.measure(*(source.load().data for source in sources), cohorts=roles))  # type: ignore[arg-type]
         return value if np.isfinite(value) else None
 
     result: float | None = store.get_or_compute("json", key, compute)
     return result
 
 
-def score_features(settings: Settings, metric: str, real: str, synthetic: str, seed: int) -> dict[str, Any]:
+def score_features(
+    settings: Settings, metric: str, real: str, synthetic: str, seed: int, n_boot: int
+) -> dict[str, Any]:
     """Score two cohorts' stored feature matrices; return the metric's Score as a dict."""
     store = Store(settings.workspace)
     entry = metrics.METRICS[metric]
-    key = content_key("score", entry.version, [real, synthetic], {"metric": metric, "seed": seed})
+    assert isinstance(entry, metrics.FeatureMetric)
+    key = content_key("score", entry.version, [real, synthetic], {"metric": metric, "seed": seed, "n_boot": n_boot})
 
     def compute() -> dict[str, Any]:
-        assert entry.evaluate is not None
         first, second = (store.get("npz", k)["features"] for k in (real, synthetic))
-        return entry.evaluate(first, second, seed=seed).to_dict()
+        return entry.evaluate(first, second, seed=seed, n_boot=n_boot).to_dict()
 
     score: dict[str, Any] = store.get_or_compute("json", key, compute)
     return score
 
 
-def simulate_case(settings: Settings, out: str, grid: str, seed: int, index: int, defect: str, strength: float) -> dict:
+def simulate_case(
+    settings: Settings, out: str, grid: str, seed: int, index: int, defect: str, strength: float
+) -> dict[str, Any]:
     """Make one simulated volume with its true labels in the folder ``out``, unless it is there already.
 
     Returns
@@ -205,7 +210,7 @@ def simulate_case(settings: Settings, out: str, grid: str, seed: int, index: int
         write_volume(case.volume, Path(out) / f"{case.volume.case_id}.nii.gz")
         facts = {"case_id": case.volume.case_id, "volumes": case.volumes, "participant": case.participant}
         write_json({**facts, "provenance": case.provenance()}, record)
-    result: dict = json.loads(record.read_text(encoding="utf-8"))
+    result: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
     return result
 
 

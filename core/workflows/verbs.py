@@ -136,9 +136,9 @@ def evaluate_folders(
     context: Context,
     real: str,
     synthetic: Mapping[str, str],
-    encoder_names: Sequence[str],
-    names: Sequence[str],
     out: str,
+    encoder_names: Sequence[str] = (),
+    names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Score folders, or features files, against each other; writes metrics.csv.
 
@@ -156,11 +156,9 @@ def evaluate_folders(
             f"unknown metric {sorted(unknown)[0]!r}.", "--metric", f"Choose of: {', '.join(sorted(known))}."
         )
     if all(files):
-        table = _score_files(real, synthetic)
-        failed = 0
+        table, failed = _score_files(real, synthetic), 0
     else:
-        result, table = _score_folders(context, real, synthetic, encoder_names)
-        failed = result["failed"]
+        table, failed = _score_folders(context, real, synthetic, encoder_names)
     if names:
         table = table[table["metric"].isin(names)]
     write_csv(table, Path(out))
@@ -232,8 +230,8 @@ def _score_files(real: str, synthetic: Mapping[str, str]) -> pd.DataFrame:
     rows = []
     for name, path in synthetic.items():
         second, _ = read_features(Path(path))
-        for metric in (m for m in metrics.METRICS.values() if m.inputs == "features" and m.evaluate):
-            score = metric.evaluate(first, second, seed=0).to_dict()  # type: ignore[misc]
+        for metric in (m for m in metrics.METRICS.values() if isinstance(m, metrics.FeatureMetric)):
+            score = metric.evaluate(first, second, seed=0, n_boot=StudySettings().n_boot).to_dict()
             rows.append(
                 {"cohort": name, "metric": metric.name, "encoder": "file", "variant": metric.variant}
                 | {"direction": metric.direction, "fingerprint": ""}

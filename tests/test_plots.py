@@ -1,0 +1,231 @@
+"""Figures: everything passed is drawn, colours are stable, inputs stay as they are, nothing crashes on nothing."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+from PIL import Image
+
+from core import plots
+
+COHORTS = ["real", "HA-GAN", "cDPM"]
+SCORES = ["general white matter", "putamen+pallidum"]
+AFFINE = np.array([[2.0, 0, 0, -10], [0, 2, 0, -20], [0, 0, 2, -30], [0, 0, 0, 1]])
+
+
+def metrics() -> pd.DataFrame:
+    rows = [
+        {"cohort": cohort, "metric": metric, "encoder": encoder, "variant": variant, "value": 1.0, "direction": "lower"}
+        for cohort in COHORTS[1:]
+        for metric, encoder in (("fid", "r50"), ("fid", "r101"), ("ms-ssim", None))
+        for variant in ("corrected", "published")
+    ]
+    return pd.DataFrame(rows).assign(ci_low=0.8, ci_high=1.3, floor=0.1, n_real=24, n_synthetic=20)
+
+
+def qc(n: int = 6) -> dict[str, pd.DataFrame]:
+    rng = np.random.default_rng(0)
+    return {
+        cohort: pd.DataFrame(rng.random((n, 2)), columns=SCORES, index=[f"{cohort}-{i}" for i in range(n)])
+        for cohort in COHORTS
+    }
+
+
+def effects() -> pd.DataFrame:
+    rows = [
+        (c, "cortical", r, d) for c in COHORTS[1:] for r, d in (("cuneus", 0.3), ("lingual", -1.5), ("insula", np.nan))
+    ]
+    table = pd.DataFrame(rows, columns=["cohort", "group", "region", "cohens_d"])
+    return table.assign(
+        ci_low=-0.1, ci_high=0.4, spread_ratio=-np.inf, q_value=0.04, verdict="different", n_real=24, n_synthetic=20
+    )
+
+
+def participants() -> dict[str, pd.DataFrame]:
+    test = pd.DataFrame({"age": [30.0, 40.0, np.nan], "sex": ["F", "M", "F"]})
+    return {"test": test, "training": pd.DataFrame({"age": [50.0, 51.0], "sex": ["", "M"]})}
+
+
+def texts(figure: go.Figure) -> str:
+    return json.dumps(json.loads(figure.to_json()), ensure_ascii=False)
+
+
+def pixels(trace: go.Image) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(trace.source.split(",")[1]))))
+
+
+# colours
+
+
+def test_colours_are_distinct_stable_and_grey_for_real():
+    names = ["real", *(f"model {i}" for i in range(20))]
+    colours = plots.cohort_colours(names)
+    assert list(colours) == names and len(set(colours.values())) == len(names)
+    assert colours == plots.cohort_colours(names) == plots.cohort_colours([*names, "real"])
+    assert plots.cohort_colours([*names, "one more"]).items() >= colours.items()
+    red, green, blue = (int(colours["real"][i : i + 2], 16) for i in (1, 3, 5))
+    assert red == green == blue and plots.cohort_colours(["model 0", "real"])["real"] == colours["real"]
+
+
+def test_figures_use_the_colours_given():
+    colours = dict(zip(COHORTS, ["#111111", "#222222", "#333333"], strict=True))
+    for figure in (plots.qc_scatter(qc(), colours=colours), plots.metric_dots(metrics(), colours=colours)):
+        assert {trace.marker.color for trace in figure.data if trace.name != "floor"} <= set(colours.values())
+
+
+# planes
+
+
+def test_triplanar_shows_the_planes_through_the_position():
+    data = np.full((6, 7, 8), -1.0, dtype=np.float32)
+    data[4, 5, 6] = 1.0  # right, anterior, superior; at (-2, -10, -18) mm
+    figure = plots.triplanar(data, AFFINE, (-2, -10, -18))
+    sagittal, coronal, axial = figure.data
+    for trace, (row, column) in ((sagittal, (6, 5)), (coronal, (6, 4)), (axial, (5, 4))):
+        image = pixels(trace)
+        assert image[row, column].tolist() == [255, 255, 255] and (image.sum(axis=2) > 0).sum() == 1
+        assert np.asarray(trace.customdata)[row, column] == 1.0
+    assert (sagittal.x0, sagittal.dx, sagittal.y0, sagittal.dy) == (-20, 2, -30, 2)
+    assert (axial.x0, axial.y0) == (-10, -20)
+
+
+def test_triplanar_is_neurological_with_letters_and_one_scale():
+    figure = plots.triplanar(np.zeros((6, 7, 8), dtype=np.float32), AFFINE, (0, 0, 0))
+    letters = [note.text for note in figure.layout.annotations if len(note.text) == 1]
+    assert letters == list("PAISLRISLRPA")
+    assert tuple(figure.layout.xaxis2.range) == (-11, 1)  # left (-) to right (+), voxel edges included
+    axes = [figure.layout[f"{axis}axis{number}"] for axis in "xy" for number in ("", "2", "3")]
+    assert [axis.scaleanchor for axis in axes] == [None, "x", "x", "x", "x", "x"]
+    assert "coronal, y = -8 mm" in texts(figure)  # the nearest voxel, position clipped to the volume
+
+
+def test_triplanar_position_outside_is_clipped():
+    data = np.random.default_rng(0).random((6, 7, 8)).astype(np.float32)
+    far, corner = plots.triplanar(data, AFFINE, (900, 900, 900)), plots.triplanar(data, AFFINE, (0, -8, -16))
+    assert [trace.source for trace in far.data] == [trace.source for trace in corner.data]
+
+
+def test_triplanar_draws_known_labels_only():
+    data, labels = np.zeros((6, 7, 8), dtype=np.float32), np.zeros((6, 7, 8), dtype=np.int32)
+    labels[:, :, 0], labels[:, :, 1] = 17, 99
+    figure = plots.triplanar(data, AFFINE, (0, 0, 0), labels=labels, label_colours={17: (220, 216, 20)}, opacity=1.0)
+    image = pixels(figure.data[1])
+    assert (image[0] == [220, 216, 20]).all() and (image[1] == image[5]).all() and (image[5] == 127).all()
+
+
+def test_triplanar_is_small_enough_for_a_page():
+    data = np.random.default_rng(0).random((144, 192, 144)).astype(np.float32)
+    assert len(plots.triplanar(data, np.eye(4), (72, 96, 72)).to_json()) < 1e6
+
+
+# tables
+
+
+def test_metric_dots_show_every_cohort_metric_encoder_and_variant():
+    figure = plots.metric_dots(metrics())
+    shown = texts(figure)
+    assert all(word in shown for word in ("HA-GAN", "cDPM", "fid · r50", "fid · r101", "ms-ssim", "lower is better"))
+    assert {trace.name for trace in figure.data} == {"corrected", "published", "floor"}
+    assert sum(trace.showlegend for trace in figure.data) == 3
+    dots = [trace for trace in figure.data if trace.name != "floor"]
+    assert len(dots) == 2 * 3 * 2 and dots[0].error_x.array[0] == pytest.approx(0.3)
+    assert dots[0].error_x.arrayminus[0] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("n", [6, 1000])
+def test_qc_scatter_shows_every_case_score_and_the_threshold(n: int):
+    figure = plots.qc_scatter(qc(n), 0.65)
+    assert [trace.name for trace in figure.data] == [f"{cohort} (N = {n})" for cohort in COHORTS]
+    for cohort, table in qc(n).items():
+        trace = next(trace for trace in figure.data if trace.name.startswith(cohort))
+        points = {tuple(custom): y for custom, y in zip(trace.customdata, trace.y, strict=True)}
+        assert points == {(case, cohort, score): table.loc[case, score] for case in table.index for score in SCORES}
+    assert figure.layout.shapes[0].y0 == 0.65 and "0.650" in texts(figure)
+
+
+def test_effect_heatmap_is_symmetric_and_labels_gaps():
+    figure = plots.effect_heatmap(effects())
+    heatmap = figure.data[0]
+    assert list(heatmap.y) == ["cuneus", "lingual", "insula"] and list(heatmap.x) == COHORTS[1:]
+    assert heatmap.zmin == -heatmap.zmax == -1.5
+    assert np.asarray(heatmap.z, dtype=float)[:2].tolist() == [[0.3, 0.3], [-1.5, -1.5]]
+    assert [note.text for note in figure.layout.annotations] == ["no value"] * 2
+    assert "different" in heatmap.customdata[0][0][2] and "-0.10, +0.40" in heatmap.customdata[0][0][2]
+
+
+def test_effect_heatmap_takes_the_paper_s_columns_alone():
+    figure = plots.effect_heatmap(effects()[["cohort", "region", "cohens_d"]])
+    assert figure.data[0].customdata[1][0][2] == "d = -1.500"
+
+
+def test_region_distribution_shows_every_cohort_and_case():
+    volumes = {name: table * 1000 for name, table in qc().items()}
+    figure = plots.region_distribution(volumes, SCORES[0])
+    assert [custom[0] for trace in figure.data for custom in trace.customdata] == [
+        c for t in volumes.values() for c in t.index
+    ]
+    assert figure.layout.yaxis.title.text == "general white matter (mm³)" and "N = 6" in figure.data[0].name
+
+
+def test_age_sex_histogram_counts_those_without_age():
+    figure = plots.age_sex_histogram(participants())
+    assert sum(len(trace.x) for trace in figure.data) == 4
+    assert {trace.name for trace in figure.data} == {"female", "male", "sex unknown"}
+    shown = texts(figure)
+    assert "test (N = 3, 1 without age)" in shown and "training (N = 2)" in shown
+
+
+# for all
+
+
+EMPTY = {
+    "triplanar": lambda: plots.triplanar(np.zeros((0, 0, 0)), np.eye(4), (0, 0, 0)),
+    "metric_dots": lambda: plots.metric_dots(metrics().iloc[:0]),
+    "metric_dots without columns": lambda: plots.metric_dots(pd.DataFrame()),
+    "qc_scatter": lambda: plots.qc_scatter({}),
+    "qc_scatter empty table": lambda: plots.qc_scatter({"real": pd.DataFrame(columns=SCORES)}, 0.6),
+    "effect_heatmap": lambda: plots.effect_heatmap(pd.DataFrame()),
+    "region_distribution": lambda: plots.region_distribution({}, "cuneus"),
+    "region_distribution gap": lambda: plots.region_distribution(
+        {"real": pd.DataFrame({"cuneus": [np.nan]})}, "cuneus"
+    ),
+    "age_sex_histogram": lambda: plots.age_sex_histogram({}),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_nothing_to_show_is_said(name: str):
+    figure = EMPTY[name]()
+    assert len(figure.data) == 0 and figure.layout.annotations[0].text.startswith("No ")
+
+
+def test_all_gaps_heatmap():
+    figure = plots.effect_heatmap(effects().assign(cohens_d=np.nan))
+    assert len(figure.layout.annotations) == 6 and figure.data[0].zmax == 0.8
+
+
+FULL = {
+    "metric_dots": (plots.metric_dots, metrics),
+    "qc_scatter": (plots.qc_scatter, qc),
+    "effect_heatmap": (plots.effect_heatmap, effects),
+    "region_distribution": (lambda tables: plots.region_distribution(tables, SCORES[0]), qc),
+    "age_sex_histogram": (plots.age_sex_histogram, participants),
+}
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_inputs_stay_and_the_theme_decides_background_and_font(name: str):
+    draw, make = FULL[name]
+    given, fresh = make(), make()
+    figure = draw(given)
+    for one, other in zip(*([t] if isinstance(t, pd.DataFrame) else t.values() for t in (given, fresh)), strict=True):
+        pd.testing.assert_frame_equal(one, other)
+    assert figure.layout.paper_bgcolor == figure.layout.plot_bgcolor == "rgba(0,0,0,0)"
+    assert figure.layout.font.color is None and figure.layout.height > 100
+    assert draw(make()).to_json() == figure.to_json()
