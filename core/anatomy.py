@@ -6,7 +6,6 @@ Effect sizes follow Wu et al., MICCAI 2024, "Evaluating the Quality of Brain MRI
 
 from __future__ import annotations
 
-import csv
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from core.errors import InputError
-from core.volume import case_name
+from core.tables import check_numbers, read_cells, write_rows
 
 VERSION = 1
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -100,18 +99,12 @@ def read_volumes(path: Path | str) -> pd.DataFrame:
         cells that are not volumes.
     """
     path = Path(path)
-    return check_volumes(_read_cells(path), str(path))
+    return check_volumes(read_cells(path), str(path))
 
 
 def write_volumes(volumes: pd.DataFrame, path: Path | str) -> None:
     """Write a volume table as SynthSeg does: its header, values rounded to 0.001 mm³, CRLF line ends."""
-    table = check_volumes(volumes, "volumes to write")
-    with Path(path).open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["subject", *table.columns])
-        writer.writerows(
-            [name, *np.around(row, 3).tolist()] for name, row in zip(table.index, table.to_numpy(), strict=True)
-        )
+    write_rows(check_volumes(volumes, "volumes to write"), path, lambda volume: round(volume, 3))
 
 
 def check_volumes(table: pd.DataFrame, where: str) -> pd.DataFrame:
@@ -129,31 +122,15 @@ def check_volumes(table: pd.DataFrame, where: str) -> pd.DataFrame:
     InputError
         See `read_volumes`.
     """
-    if "subject" in table.columns:
-        table = table.set_index("subject")
-    if table.empty:
-        raise InputError("the volume table has no rows.", where, "Run the segmentation again, or remove the file.")
     parcels = any(str(column).startswith("ctx-") for column in table.columns)
-    wanted = volume_columns(parcels)
-    problems = []
-    if missing := [name for name in wanted if name not in table.columns]:
-        problems.append(f"missing columns: {', '.join(missing)}.")
-    if unknown := [str(name) for name in table.columns if name not in wanted]:
-        problems.append(f"unknown columns or regions: {', '.join(unknown)}.")
-    if not table.columns.is_unique:
-        problems.append(f"repeated columns: {_some(table.columns[table.columns.duplicated()].tolist())}.")
-    subjects = pd.Index([case_name(str(subject)) for subject in table.index], name="subject")
-    if not subjects.is_unique:
-        problems.append(f"duplicate subjects: {_some(subjects[subjects.duplicated()].unique().tolist())}.")
-    if not problems:
-        numbers = table[wanted].apply(pd.to_numeric, errors="coerce").astype(float)
-        numbers.index = subjects
-        bad = ~(np.isfinite(numbers.to_numpy()) & (numbers.to_numpy() >= 0))
-        cells = [f"{subjects[i]} / {wanted[j]} = {table[wanted[j]].iloc[i]!r}" for i, j in np.argwhere(bad)]
-        problems += [f"not a volume in mm³ (a number ≥ 0): {_some(cells)}."] if cells else []
-    if problems:
-        advice = "Give SynthSeg's CSV as it was written (mri_synthseg --vol); the columns are listed in the guide."
-        raise InputError(" ".join(problems), where, advice)
+    numbers = check_numbers(
+        table,
+        where,
+        wanted=volume_columns(parcels),
+        highest=np.inf,
+        meaning="a volume in mm³ (a number ≥ 0)",
+        advice="Give SynthSeg's CSV as it was written (mri_synthseg --vol); the columns are listed in the guide.",
+    )
     numbers.attrs["notes"] = () if parcels else ("no cortical parcels (segmented without --parc)",)
     return numbers
 
@@ -280,34 +257,6 @@ def cohens_d(real: Floats, synthetic: Floats) -> Floats:
 @lru_cache(maxsize=1)
 def _structures() -> pd.DataFrame:
     return pd.read_csv(DATA / "label_table.csv", keep_default_na=False)
-
-
-def _read_cells(path: Path) -> pd.DataFrame:
-    """Read a SynthSeg CSV as text, subjects in the index."""
-    if not path.is_file():
-        raise InputError("there is no such file.", str(path), "Check the path.")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(stream)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"not a CSV text file ({error}).", str(path), "Export the table again.") from error
-    rows = [row for row in rows if any(row)]
-    if len(rows) < 2:
-        raise InputError("the table has no rows.", str(path), "Run the segmentation again, or remove the file.")
-    header, body = rows[0], rows[1:]
-    if header[0].lower() not in ("", "subject") or len(header) < 2:
-        what = f"the first header cell is {header[0][:40]!r}, expected 'subject'."
-        raise InputError(what, str(path), "Give SynthSeg's CSV, comma-separated.")
-    if ragged := [row[0] for row in body if len(row) != len(header) or not row[0]]:
-        what = f"rows without a subject or with other than {len(header)} cells: {_some(ragged)}."
-        raise InputError(what, str(path), "The file is truncated or edited: export it again.")
-    index = pd.Index([row[0] for row in body], name="subject")
-    return pd.DataFrame([row[1:] for row in body], index=index, columns=header[1:])
-
-
-def _some(items: list[str], most: int = 5) -> str:
-    shown = ", ".join(str(item) or "(blank)" for item in items[:most])
-    return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
 
 
 def _cohort(volumes: pd.DataFrame, where: str) -> pd.DataFrame:

@@ -6,7 +6,6 @@ volumes fail; a volume fails when any score is below it; a generator that fails 
 
 from __future__ import annotations
 
-import csv
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from core.errors import InputError
-from core.volume import case_name
+from core.tables import check_numbers, read_cells, write_rows
 
 VERSION = 1
 QC_SCORES = (
@@ -83,34 +82,12 @@ def read_qc(path: Path | str) -> pd.DataFrame:
         With all problems found: missing file, empty table, missing or unknown columns, duplicate subjects,
         cells that are not scores.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError("there is no such file.", str(path), "Check the path.")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(stream)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"not a CSV text file ({error}).", str(path), "Export the table again.") from error
-    header, *body = [row for row in rows if any(row)] or [[""]]
-    if header[0].lower() not in ("", "subject"):
-        what = f"the first header cell is {header[0][:40]!r}, expected 'subject'."
-        raise InputError(what, str(path), "Give SynthSeg's QC CSV, comma-separated.")
-    if ragged := [row[0] for row in body if len(row) != len(header) or not row[0]]:
-        what = f"rows without a subject or with other than {len(header)} cells: {_some(ragged)}."
-        raise InputError(what, str(path), "The file is truncated or edited: export it again.")
-    index = pd.Index([row[0] for row in body], name="subject")
-    return check_qc(pd.DataFrame([row[1:] for row in body], index=index, columns=header[1:]), str(path))
+    return check_qc(read_cells(path), str(path))
 
 
 def write_qc(qc: pd.DataFrame, path: Path | str) -> None:
     """Write a QC table as SynthSeg does: its header, four decimals, CRLF line ends."""
-    table = check_qc(qc, "scores to write")
-    with Path(path).open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["subject", *QC_SCORES])
-        writer.writerows(
-            [name, *(f"{s:.4f}" for s in row)] for name, row in zip(table.index, table.to_numpy(), strict=True)
-        )
+    write_rows(check_qc(qc, "scores to write"), path, lambda score: f"{score:.4f}")
 
 
 def check_qc(table: pd.DataFrame, where: str) -> pd.DataFrame:
@@ -128,30 +105,8 @@ def check_qc(table: pd.DataFrame, where: str) -> pd.DataFrame:
     InputError
         See `read_qc`.
     """
-    if "subject" in table.columns:
-        table = table.set_index("subject")
-    if table.empty:
-        raise InputError("the QC table has no rows.", where, "Run the segmentation again, or remove the file.")
-    problems = []
-    if missing := [name for name in QC_SCORES if name not in table.columns]:
-        problems.append(f"missing columns: {', '.join(missing)}.")
-    if unknown := [str(name) for name in table.columns if name not in QC_SCORES]:
-        problems.append(f"unknown columns: {', '.join(unknown)}.")
-    if not table.columns.is_unique:
-        problems.append(f"repeated columns: {_some(table.columns[table.columns.duplicated()].tolist())}.")
-    subjects = pd.Index([case_name(str(subject)) for subject in table.index], name="subject")
-    if not subjects.is_unique:
-        problems.append(f"duplicate subjects: {_some(subjects[subjects.duplicated()].unique().tolist())}.")
-    if not problems:
-        scores = table[list(QC_SCORES)].apply(pd.to_numeric, errors="coerce").astype(float)
-        scores.index = subjects
-        bad = ~((scores.to_numpy() >= 0) & (scores.to_numpy() <= 1))
-        cells = [f"{subjects[i]} / {QC_SCORES[j]} = {table[QC_SCORES[j]].iloc[i]!r}" for i, j in np.argwhere(bad)]
-        problems += [f"not a score in [0, 1]: {_some(cells)}."] if cells else []
-    if problems:
-        advice = "Give SynthSeg's QC CSV as it was written (mri_synthseg --qc)."
-        raise InputError(" ".join(problems), where, advice)
-    return scores
+    advice = "Give SynthSeg's QC CSV as it was written (mri_synthseg --qc)."
+    return check_numbers(table, where, wanted=QC_SCORES, highest=1.0, meaning="a score in [0, 1]", advice=advice)
 
 
 def threshold_from_real(qc: pd.DataFrame, fail_rate: float) -> float:
@@ -269,8 +224,3 @@ def _below(qc: pd.DataFrame, threshold: float) -> pd.DataFrame:
     if not 0 <= threshold <= 1:
         raise InputError(f"threshold {threshold} is not in [0, 1].", "qc_threshold", "The paper takes 0.65.")
     return check_qc(qc, "QC scores") < threshold
-
-
-def _some(items: list[str], most: int = 5) -> str:
-    shown = ", ".join(str(item) or "(blank)" for item in items[:most])
-    return shown if len(items) <= most else f"{shown} and {len(items) - most} more"

@@ -154,7 +154,7 @@ def _set(row, column, value):
     ("edit", "message"),
     [
         (_drop_column, "missing columns: cerebellum"),
-        (_set(0, 4, "cerebelum"), "unknown columns: cerebelum"),
+        (_set(0, 4, "cerebelum"), "unknown columns or regions: cerebelum"),
         (_set(2, 0, "case-0-0"), "duplicate subjects: case-0-0"),
         (_set(1, 4, "good"), "case-0-0 / cerebellum = 'good'"),
         (_set(1, 4, "1.01"), "not a score in [0, 1]"),
