@@ -1,0 +1,22 @@
+"""Metrics of synthetic against real cohorts; the order of `METRICS` is the order on screen.
+
+Keys are the names in metrics.csv; the published variant of a metric has "/published" after its name.
+"""
+
+from __future__ import annotations
+
+from core.metrics import features, images, published
+from core.metrics.base import CohortName, FeatureMetric, Group, Metric, Score, VolumeMetric
+
+__all__ = ["METRICS", "CohortName", "FeatureMetric", "Group", "Metric", "Score", "VolumeMetric"]
+
+METRICS: dict[str, Metric] = {
+    "fid": features.FRECHET,
+    "mmd2-rbf": features.MMD2_RBF,
+    "kid": features.KID,
+    "ms-ssim": images.MS_SSIM,
+    "fid/published": published.FID,
+    "mmd/published": published.MMD,
+    "image-mmd/published": published.IMAGE_MMD,
+    "ms-ssim/published": published.MS_SSIM,
+}
