@@ -105,7 +105,7 @@ def grid_named(name: str) -> Grid:
 def case_name(path: Path | str) -> str:
     """Return the file name without its image suffix."""
     name = Path(path).name
-    for suffix in SUFFIXES:
+    for suffix in (*SUFFIXES, ".nrrd"):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name

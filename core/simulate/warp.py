@@ -24,10 +24,11 @@ from core.volume import FULL, HALF, TEMPLATE_SCALE, Grid, Volume, load_labels, r
 Array = NDArray[np.float32]
 Labels = NDArray[np.int32]
 
-SCALES_MM = ((24.0, 2.0), (12.0, 0.9), (6.0, 0.3))  # smoothness (Gaussian sigma) and SD of a component, both in mm
+SCALES_MM = ((24.0, 2.0), (12.0, 0.8), (6.0, 0.3))  # smoothness (Gaussian sigma) and SD of a component, both in mm
 MIRRORED = 0.4  # weight of the mirrored random field: left and right of a person vary together, r = 0.7
 SQUARINGS = 5
-FLUID_SHARE = 10.0  # what regions gain is taken from csf and white matter, csf giving this many times its share
+FILLING = (2, 24, 41)  # white matter and csf give the room that other structures take
+FLUID_SHARE = 10.0  # csf gives this many times its share
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,12 @@ class Atlas:
 
 @lru_cache(maxsize=1)
 def atlas() -> Atlas:
+    """Return the template with its labels; read once."""
     from nilearn import datasets
 
-    folder = Path(__file__).parents[1] / "data"
+    folder = Path(__file__).parents[2] / "data"
     labels = load_labels(folder / "atlas_labels.nii.gz").data.astype(np.int32)
-    ids = np.unique(labels[labels > 0])
+    ids = np.unique(labels[labels > 0]).astype(np.int64)
     blocks = np.arange(np.prod(HALF.shape)).reshape(HALF.shape).repeat(2, 0).repeat(2, 1).repeat(2, 2)
     inside = labels > 0
     entries = (np.full(int(inside.sum()), 0.125), (np.searchsorted(ids, labels[inside]), blocks[inside]))
@@ -78,34 +80,44 @@ class Warp:
     jacobian: Array  # of the forward map without scale
 
 
-def make_warp(recipe: Recipe, rng: np.random.Generator) -> Warp:
-    velocity = _velocity(recipe, rng)
-    half_extent = np.array(HALF.shape, np.float32) * HALF.spacing / 2
+def make_warp(log_size: float, growth: Mapping[int, float], amount: float, rng: np.random.Generator) -> Warp:
+    """Draw a warp.
+
+    Parameters
+    ----------
+    log_size : float
+        Log of the head's volume relative to the template.
+    growth : mapping
+        Divergence inside each label, about the log change of its volume; others 0.
+    amount : float
+        Multiplies the random fields.
+    """
+    velocity = _velocity(growth, amount, rng)
+    half_extent = np.array(HALF.shape, np.float32) * np.float32(HALF.spacing / 2)
     flow = torch.from_numpy(velocity / half_extent[:, None, None, None])
     both = torch.stack([flow, -flow]) / 2**SQUARINGS
     here = points(HALF)
     for _ in range(SQUARINGS):
         both = both + torch.stack([sample(one, here + one.permute(1, 2, 3, 0)) for one in both])
-    in_voxels = both[0].numpy() * (half_extent / HALF.spacing)[:, None, None, None]
-    return Warp(float(np.exp(recipe.log_size / 3)), both[0], both[1], _determinant(in_voxels))
+    return Warp(float(np.exp(log_size / 3)), both[0], both[1], _determinant(both[0]))
 
 
-def _velocity(recipe: Recipe, rng: np.random.Generator) -> Array:
-    """Velocity in mm on the half grid, shape (3, x, y, z): random fields plus regional growth, made in Fourier space."""
+def _velocity(growth: Mapping[int, float], amount: float, rng: np.random.Generator) -> Array:
+    """Velocity in mm on the half grid, shape (3, x, y, z): random fields plus regional growth, in Fourier space."""
     wave = _wave_numbers()
     square = (wave**2).sum(axis=0)
-    spectrum = np.zeros(square.shape, np.float32)
+    power = np.zeros(square.shape, np.float32)
     for sigma, size in SCALES_MM:  # a Gaussian of this gain turns white noise of SD 1 into a field of SD `size`
         gain = size * (2 * np.sqrt(np.pi) * sigma / HALF.spacing) ** 1.5
-        spectrum += (gain * np.exp(-square * sigma**2 / 2)) ** 2
-    noise = rng.standard_normal((3, *HALF.shape), dtype=np.float32)
-    mirrored = noise[:, ::-1] * np.array([-1, 1, 1], np.float32)[:, None, None, None]
-    noise = (noise + MIRRORED * mirrored) / np.float32(np.hypot(1, MIRRORED))
-    field_hat = fft.rfftn(noise, axes=(1, 2, 3)) * (recipe.warp * np.sqrt(spectrum))
-    growth_hat = fft.rfftn(_growth_map(recipe.growth)) * np.exp(-square / 2)
+        power += (gain * np.exp(-square * sigma**2 / 2)) ** 2
+    own = rng.standard_normal((3, *HALF.shape), dtype=np.float32)
+    mirrored = own[:, ::-1] * np.array([-1, 1, 1], np.float32)[:, None, None, None]
+    noise = (own + np.float32(MIRRORED) * mirrored) / np.float32(np.hypot(1, MIRRORED))
+    velocity = fft.rfftn(noise, axes=(1, 2, 3)) * (amount * np.sqrt(power))
+    divergence = fft.rfftn(_growth_map(growth)) * np.exp(-square / 2)
     square[0, 0, 0] = 1
-    field_hat -= 1j * wave * (growth_hat / square)  # the gradient field with this divergence
-    return np.asarray(fft.irfftn(field_hat, s=HALF.shape, axes=(1, 2, 3)), np.float32)
+    velocity -= 1j * wave * (divergence / square)  # the gradient field with this divergence
+    return np.asarray(fft.irfftn(velocity, s=HALF.shape, axes=(1, 2, 3)), np.float32)
 
 
 @lru_cache(maxsize=1)
@@ -115,32 +127,33 @@ def _wave_numbers() -> Array:
     return np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
 
 
-def _growth_map(growth: dict[int, float]) -> Array:
+def _growth_map(growth: Mapping[int, float]) -> Array:
     """Divergence on the half grid; csf and white matter give what the other regions take, so heads keep their size."""
-    atlas = atlas()
-    wanted = np.array([growth.get(int(label), 0.0) for label in atlas.ids])
-    sizes = np.asarray(atlas.shares.sum(axis=1)).ravel()
-    fluid, white = atlas.ids == 24, np.isin(atlas.ids, (2, 41))
-    give = np.where(fluid, FLUID_SHARE, 0.0) + white
+    brain = atlas()
+    wanted = np.array([growth.get(int(label), 0.0) for label in brain.ids])
+    sizes = np.asarray(brain.shares.sum(axis=1)).ravel()
+    give = np.isin(brain.ids, FILLING) * np.where(brain.ids == 24, FLUID_SHARE, 1.0)
     wanted = wanted - give * (wanted @ sizes) / (give @ sizes)
-    return np.asarray(wanted @ atlas.shares, np.float32).reshape(HALF.shape)
+    return np.asarray(wanted @ brain.shares, np.float32).reshape(HALF.shape)
 
 
 def points(grid: Grid) -> torch.Tensor:
-    """Voxel centres, shape (x, y, z, 3), in units where the field of view is [-1, 1]."""
+    """Return voxel centres, shape (x, y, z, 3), in units where the field of view is [-1, 1]."""
     axes = [(2 * torch.arange(n) + 1) / n - 1 for n in grid.shape]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
 
 
 def sample(data: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """Trilinear values of data (c, x, y, z) at points (i, j, k, 3): (c, i, j, k); the border extends outwards."""
-    return torch.nn.functional.gridsample(
+    """Return trilinear values (c, i, j, k) of data (c, x, y, z) at points (i, j, k, 3); the border extends outwards."""
+    return torch.nn.functional.grid_sample(
         data[None], points.flip(-1)[None], align_corners=False, padding_mode="border"
     )[0]
 
 
-def _determinant(displacement: Array) -> Array:
-    d = np.stack([np.stack(np.gradient(u)) for u in displacement])  # (component, direction, x, y, z)
+def _determinant(displacement: torch.Tensor) -> Array:
+    """Return the determinant of the derivative of the map, on the half grid."""
+    voxels = displacement.numpy() * (np.array(HALF.shape, np.float32) / 2)[:, None, None, None]  # in voxels
+    d = np.stack([np.stack(np.gradient(u)) for u in voxels])  # (component, direction, x, y, z)
     a, b, c = (d[i] + np.eye(3, dtype=np.float32)[i][:, None, None, None] for i in range(3))
     return np.asarray(
         a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0]) + a[2] * (b[0] * c[1] - b[1] * c[0]),
@@ -149,29 +162,56 @@ def _determinant(displacement: Array) -> Array:
 
 
 def true_volumes(warp: Warp) -> dict[str, float]:
-    """Volumes in mm³ of what lies inside the field of view, under SynthSeg's names."""
-    atlas = atlas()
+    """Return volumes in mm³ of what lies inside the field of view, under SynthSeg's column names."""
+    brain = atlas()
     landing = (points(HALF) + warp.forward.permute(1, 2, 3, 0)) * warp.scale
     seen = (landing.abs() <= 1).all(dim=-1).numpy()
     weight = warp.jacobian * seen * (HALF.spacing * warp.scale) ** 3
-    sizes = dict(zip(atlas.ids.tolist(), (atlas.shares @ weight.ravel()).tolist(), strict=True))
-    return {name: float(sum(sizes.get(k, 0.0) for k in ids)) for name, ids in atlas.names.items()}
+    sizes = dict(zip(brain.ids.tolist(), (brain.shares @ weight.ravel()).tolist(), strict=True))
+    return {name: float(sum(sizes.get(k, 0.0) for k in ids)) for name, ids in brain.names.items()}
 
 
-@lru_cache(maxsize=32)
-def divergence_for(ids: tuple[int, ...], ratio: float) -> float:
-    """Divergence that changes the volume of a structure of the template by this ratio (secant steps)."""
+def pull_back(warp: Warp, grid: Grid) -> tuple[torch.Tensor, Labels]:
+    """Return where in the template each voxel of the case comes from, and the case's labels.
 
-    def reached(value: float) -> float:
-        recipe = Recipe(MEAN_AGE, "F", "site-1", 0.0, dict.fromkeys(ids, value), (0.3, 0.6), 0.0, (), warp=0.0)
-        jacobian = make_warp(recipe, np.random.default_rng(0)).jacobian
-        weights = atlas().shares[np.isin(atlas().ids, ids)]
-        return float(np.log((weights @ jacobian.ravel()).sum() / weights.sum()))
+    Returns
+    -------
+    tensor, shape (x, y, z, 3)
+        Positions in the template, in units where the field of view is [-1, 1].
+    ndarray, shape (x, y, z), int32
+    """
+    source = points(grid) / warp.scale
+    source = source + sample(warp.backward, source).permute(1, 2, 3, 0)
+    index = [((source[..., a] + 1) * (n / 2)).long().clamp(0, n - 1).numpy() for a, n in enumerate(FULL.shape)]
+    labels = atlas().labels[tuple(index)]
+    labels[(source.abs() > 1).any(dim=-1).numpy()] = 0
+    return source, labels
 
-    target = np.log(ratio)
-    value = target
-    for _ in range(5):
-        value *= target / reached(value)
-    return float(value)
+
+def compose(first: Warp, then: Warp) -> Warp:
+    """Return the warp that applies ``first`` to the template and ``then`` to the result."""
+    here = points(HALF)
+    forward = first.forward + sample(then.forward, here + first.forward.permute(1, 2, 3, 0))
+    backward = then.backward + sample(first.backward, here + then.backward.permute(1, 2, 3, 0))
+    return Warp(first.scale * then.scale, forward, backward, _determinant(forward))
 
 
+@lru_cache(maxsize=8)
+def change_volumes(ratios: tuple[tuple[int, float], ...]) -> Warp:
+    """Return the warp that multiplies volumes of the template by these ratios and leaves other structures alone.
+
+    Parameters
+    ----------
+    ratios : tuple of (int, float)
+        Label and ratio of its volume. All labels but csf and white matter, which make room, keep theirs within 1 %.
+    """
+    brain = atlas()
+    sizes = np.asarray(brain.shares.sum(axis=1)).ravel()
+    target = np.log([dict(ratios).get(int(label), 1.0) for label in brain.ids])
+    held = ~np.isin(brain.ids, FILLING)
+    growth = target.copy()
+    for _ in range(8):  # divergence leaks into neighbours and structures move out of it, so correct what is reached
+        warp = make_warp(0.0, dict(zip(brain.ids.tolist(), growth, strict=True)), 0.0, np.random.default_rng(0))
+        reached = np.log((brain.shares @ warp.jacobian.ravel()) / sizes)
+        growth[held] += (target - reached)[held]
+    return warp

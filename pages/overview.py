@@ -1,0 +1,145 @@
+"""Overview: the answer for every cohort, the brains behind it, and what is still missing."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from core.errors import InputError
+from core.study import Cohort, Study
+from core.workflows import Results
+from core.workflows.results import cohort_verdicts, rank_scores
+from pages import shared
+
+SAMPLES = 6  # brains of each cohort
+MAIN_METRICS = ("fid", "mmd2-rbf", "ms-ssim")
+
+
+def sentence(facts: pd.Series) -> str:
+    """Return what is known about one synthetic cohort, in one sentence or two."""
+    gate = f"{facts['failed_volumes']} of {facts['n']} volumes fail segmentation quality control"
+    if not facts["gated"]:
+        start = "segmentation quality is not known yet"
+    elif facts["reliable"]:
+        start = f"**passes the quality gate** ({gate})"
+    else:
+        return f"**does not pass the quality gate** ({gate}). It is too unreliable for an anatomical assessment."
+    if not facts["compared"]:
+        return f"{start}; regional volumes are not compared yet."
+    return (
+        f"{start}. Of {facts['compared']} brain regions, **{facts['different']} differ** from the real cohort, "
+        f"{facts['equivalent']} are equivalent and {facts['undetermined']} are undetermined."
+    )
+
+
+def show_answer(study: Study, results: Results) -> None:
+    """Show one card for each synthetic cohort."""
+    verdicts = cohort_verdicts(results, [cohort.name for cohort in study.synthetic])
+    if not study.synthetic:
+        st.info("The study has no synthetic cohort yet. Add one on the page *Studies*.")
+    for cohort in study.synthetic:
+        facts = verdicts.loc[cohort.name]
+        colour = shared.colours_of(study)[cohort.label]
+        with st.container(border=True):
+            name = f"<span style='color:{colour}'>■</span> **{cohort.label}**"
+            st.markdown(f"{name}: {sentence(facts)}", unsafe_allow_html=True)
+            for note in shared.notes_of(cohort, str(study.path)):
+                st.caption(note)
+
+
+def show_order(study: Study, results: Results) -> None:
+    """Show the place of each cohort by the main metrics, corrected."""
+    ranked = rank_scores(results)
+    ranked = ranked[(ranked["variant"] == "corrected") & ranked["metric"].isin(MAIN_METRICS)]
+    if ranked.empty:
+        shared.still_computing("The order of the cohorts")
+        return
+    table = pd.DataFrame(
+        index=pd.Index([c.label for c in study.synthetic] + ["Floor", "N real / synthetic"], name="Cohort")
+    )
+    names = shared.labels_of(study.cohorts)
+    for (metric, encoder), group in ranked.groupby(["metric", "encoder"], sort=False):
+        title = f"{metric}{' · ' + encoder if encoder else ''} {shared.GOOD_END[group['direction'].iloc[0]]}"
+        cells = {names.get(row["cohort"], row["cohort"]): place(row) for _, row in group.iterrows()}
+        floors = group["floor"].dropna()
+        cells["Floor"] = shared.brief(floors.iloc[0]) if len(floors) else "–"
+        cells["N real / synthetic"] = f"{group['n_real'].iloc[0]:.0f} / {group['n_synthetic'].iloc[0]:.0f}"
+        table[title] = table.index.map(cells).fillna("still computing")
+    st.table(table)
+    st.caption(
+        "Place, value [95 % interval]. 1 is best. Tie: the interval overlaps that of another cohort. Floor: "
+        f"{shared.FLOOR_HELP} All metrics, *as published* too: page *Similarity*."
+    )
+
+
+def place(row: pd.Series) -> str:
+    """Return a score's place, value and interval, or why there is no place."""
+    if pd.isna(row["value"]):
+        return "not computed"
+    value = f"{shared.brief(row['value'])} [{shared.brief(row['ci_low'])} – {shared.brief(row['ci_high'])}]"
+    if pd.isna(row["rank"]):
+        return f"not ranked: see *Similarity*  \n{shared.brief(row['value'])}"
+    return f"**Place {row['rank']:.0f}**{' (tie)' if row['tie'] else ''}  \n{value}"
+
+
+def show_brains(study: Study, results: Results) -> None:
+    """Show middle slices of a few cases of every cohort."""
+    plane = st.segmented_control("Plane", shared.PLANES, default="axial", required=True, key="overview_plane")
+    for cohort in study.cohorts:
+        st.markdown(f"**{cohort.label}** · {len(cohort.cases)} volumes")
+        show_samples(study, results, cohort, str(plane))
+    st.caption("Middle slices at one scale. The patient's left is on the left; sagittal slices face right.")
+
+
+def show_samples(study: Study, results: Results, cohort: Cohort, plane: str) -> None:
+    """Show one row of brains, each with a way to the viewer."""
+    if not cohort.cases:
+        st.caption("No volume yet.")
+        return
+    columns = st.columns(SAMPLES)
+    for column, case in zip(columns, cohort.cases, strict=False):
+        with column:
+            try:
+                version = shared.case_version(study, results, cohort.name, case.case_id)
+                planes = shared.cached_planes(str(study.path), cohort.name, case.case_id, version)
+            except InputError as error:
+                st.warning(f"{case.case_id}: {error.what}")
+                continue
+            image = planes[plane]
+            st.image(image, case.case_id, width="stretch", alt=f"{plane} slice of {case.case_id}")
+            if st.button("View", key=f"open_{cohort.name}_{case.case_id}", help="Open in the viewer", width="stretch"):
+                shared.open_viewer(cohort.name, case.case_id)
+
+
+def show_counts(study: Study, results: Results) -> None:
+    """Show how many cases were found, used and rejected."""
+    counts = cohort_verdicts(results, [cohort.name for cohort in study.cohorts])
+    table = pd.DataFrame(
+        {
+            "cohort": [cohort.label for cohort in study.cohorts],
+            "found": [len(cohort.cases) + len(cohort.rejected) for cohort in study.cohorts],
+            "used": counts["used"].to_list(),
+            "rejected": counts["rejected"].to_list(),
+        }
+    )
+    table["waiting"] = (table["found"] - table["used"] - table["rejected"]).clip(lower=0)
+    columns = {
+        "cohort": shared.text("Cohort", width="large"),
+        "found": shared.number("Found", "Files found by the study.", "%d"),
+        "used": shared.number("Used", "Volumes that passed all checks.", "%d"),
+        "rejected": shared.number("Rejected", "See the page Studies for each case and the reason.", "%d"),
+        "waiting": shared.number("Not checked yet", fmt="%d"),
+    }
+    shared.show_table(table, columns)
+    shared.show_gaps(study, results)
+
+
+study, results = shared.current_study("Overview", "Are the synthetic brains anatomically plausible?")
+st.subheader(study.name)
+show_answer(study, results)
+st.subheader("Best to worst by similarity to the real cohort")
+show_order(study, results)
+st.subheader("The brains")
+show_brains(study, results)
+st.subheader("Cases")
+show_counts(study, results)

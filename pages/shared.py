@@ -1,0 +1,467 @@
+"""What all pages share: session keys, the study guard, cached reads, job status, tables and labels."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+from streamlit.errors import StreamlitAPIException
+
+from core import jobs, plots
+from core.errors import InputError, SynthScopeError
+from core.jobs import Job
+from core.settings import Settings, from_environment
+from core.study import PROVENANCE, Cohort, Study, read_study
+from core.volume import Volume
+from core.workflows import Results, demo_folder, known_studies, load_case, load_case_labels, read_results
+from core.workflows.results import nifti_bytes, plane_image, results_folder
+
+# session keys
+STUDY = "study"  # path of the chosen study.toml
+PICKER = "study_picker"  # the widget that chooses it
+SELECTED_COHORT = "selected_cohort"  # what another page asks the viewer to show
+SELECTED_CASE = "selected_case"
+DEMO_CHECKED = "demo_checked"
+ROUTED = "routed"  # app.py has run, so its navigation leads
+WANTED = "wanted"  # page and query of an address that was opened before app.py had run
+SEEN = "seen"  # what the page shows, to notice when it is out of date
+
+DEMO_JOB = "core.workflows:demo"
+EVALUATE_JOB = "core.workflows:evaluate"
+POLL_SECONDS = 2.0
+BRAINS_A_REFRESH = 6  # a page shows new brains of the demo by sixes
+LABEL_WIDTH = 36  # characters of a cohort's label on one line of an axis
+FLAT_ROW = 21  # pixels: about that of a heatmap row
+TALL_ROW = 66  # pixels: above 64 long text wraps
+COHORT_WIDTH = 260  # pixels of a table's cohort column
+TEXT_COLOURS = {"light": "#1B1F24", "dark": "#E8EBEE"}  # those of .streamlit/config.toml
+VIEWER = "pages/viewer.py"
+PLANES = ("axial", "coronal", "sagittal")
+RESULT_FILES = ("cases.csv", "metrics.csv", "qc.csv", "volumes.csv", "quality.csv", "effect_sizes.csv", PROVENANCE)
+
+GOOD_END = {"lower": "↓ lower is better", "higher": "↑ higher is better", "match real": "→ closest to the floor"}
+FLOOR_HELP = "Real volumes against real volumes at the same N: what a perfect generator would score."
+
+
+# -- settings and study ------------------------------------------------------------------------------------------------
+
+
+def settings() -> Settings:
+    """Return the settings, or show what is wrong with them and stop."""
+    try:
+        return from_environment()
+    except SynthScopeError as error:
+        show_error(error)
+        st.stop()
+
+
+def arrive() -> None:
+    """Note that the navigation leads; go on to the page whose address was opened before it did."""
+    st.session_state[ROUTED] = True
+    if wanted := st.session_state.pop(WANTED, None):
+        st.switch_page(f"pages/{wanted[0]}.py", query_params=wanted[1])
+
+
+def _leave_for_app() -> None:
+    """Until app.py has run once, a server runs the page of an address by itself: start from app.py then."""
+    if st.session_state.get(ROUTED):
+        return
+    page = urlsplit(st.context.url or "").path.rpartition("/")[2]
+    if page:
+        st.session_state[WANTED] = (page, st.query_params.to_dict())
+        with suppress(StreamlitAPIException):
+            st.switch_page("app.py")
+
+
+def start_demo_once(settings: Settings) -> None:
+    """Queue the demo study unless it was made, or tried, before."""
+    if st.session_state.get(DEMO_CHECKED):
+        return
+    st.session_state[DEMO_CHECKED] = True
+    complete = read_results(settings, demo_folder(settings) / "study.toml").provenance.get("complete")
+    if not complete and not jobs.list_jobs(settings, function=DEMO_JOB):
+        jobs.submit(settings, DEMO_JOB, {}, "Demo study")
+
+
+def pick_study(settings: Settings) -> None:
+    """Let the user choose among the known studies, in the sidebar."""
+    studies = known_studies(settings)
+    if st.session_state.get(STUDY) not in studies:
+        st.session_state[STUDY] = next(iter(studies))
+    st.session_state[PICKER] = st.session_state[STUDY]
+    with st.sidebar:
+        st.selectbox("Study", list(studies), key=PICKER, format_func=lambda path: studies[path], on_change=_picked)
+
+
+def _picked() -> None:
+    st.session_state[STUDY] = st.session_state[PICKER]
+
+
+def current_study(title: str, caption: str) -> tuple[Study, Results]:
+    """Show the page's heading and return the chosen study with its results so far; see `load_study`."""
+    show_heading(title, caption)
+    return load_study()
+
+
+def show_heading(title: str, caption: str) -> None:
+    """Show the page's title, and in the sidebar how far the study's job is."""
+    _leave_for_app()
+    st.title(title)
+    st.caption(caption)
+    path = study_path()
+    job = job_of(path)
+    st.session_state[SEEN] = _state(path)
+    with st.sidebar:
+        st.fragment(_job_status, run_every=POLL_SECONDS if job and job.active else None)(path)
+
+
+def load_study() -> tuple[Study, Results]:
+    """Return the chosen study with its results so far.
+
+    A study that cannot be read, or is still being made, is explained and the page stops.
+    """
+    path = study_path()
+    try:
+        study = read_study(path)
+    except InputError as error:
+        if is_demo(path):
+            _explain_demo(job_of(path))
+        else:
+            show_error(error)
+            st.caption("Choose another study in the sidebar, or correct this one's study.toml.")
+        st.stop()
+    return study, cached_results(path, results_stamp(path))
+
+
+def study_path() -> str:
+    """Return the path of the chosen study.toml; the first known study when none was chosen."""
+    studies = known_studies(settings())
+    if st.session_state.get(STUDY) not in studies:
+        st.session_state[STUDY] = next(iter(studies))
+    return str(st.session_state[STUDY])
+
+
+def is_demo(path: str) -> bool:
+    """Tell whether a study is the demo study."""
+    return Path(path) == demo_folder(settings()) / "study.toml"
+
+
+def evaluate(path: str, name: str) -> None:
+    """Queue the evaluation of a study; the demo study is made first when needed."""
+    if is_demo(path):
+        jobs.submit(settings(), DEMO_JOB, {}, "Demo study")
+    else:
+        jobs.submit(settings(), EVALUATE_JOB, {"study": path}, f"Evaluate {name}")
+
+
+def _explain_demo(job: Job | None) -> None:
+    if job and job.active:
+        st.info(
+            "**The demo study is being made.** 24 simulated brains stand for the real cohort, and three control "
+            "cohorts each have one known defect. The first brains appear here within a minute; all results take "
+            "a few minutes. You can look around meanwhile.",
+            icon=":material/hourglass_top:",
+        )
+        return
+    if job and job.error:
+        st.error(f"The demo study could not be made. {job.error}")
+    else:
+        st.info("The demo study has not been made yet.")
+    if st.button("Make the demo study", type="primary"):
+        evaluate(study_path(), "demo")
+        st.rerun()
+
+
+# -- jobs --------------------------------------------------------------------------------------------------------------
+
+
+def job_of(path: str) -> Job | None:
+    """Return the newest job that works, or worked, on a study."""
+    for job in jobs.list_jobs(settings()):
+        if job.function == DEMO_JOB and is_demo(path):
+            return job
+        if job.function == EVALUATE_JOB and job.arguments.get("study") == path:
+            return job
+    return None
+
+
+def _job_status(path: str) -> None:
+    """Show how far the study's job is; reload the page when there is something new to show."""
+    job = job_of(path)
+    if job and job.active:
+        st.progress(min(max(job.progress, 0.0), 1.0), text=job_line(job))
+    elif job and job.state == "failed":
+        st.error("The last evaluation failed. See the page *Jobs*.", icon=":material/error:")
+    elif job and job.state == "cancelled":
+        st.warning("The last evaluation was cancelled. Run it again on the page *Jobs*.", icon=":material/cancel:")
+    state = _state(path)
+    if st.session_state.get(SEEN, state) != state:
+        st.session_state[SEEN] = state
+        st.rerun()
+
+
+def _state(path: str) -> tuple[Any, ...]:
+    """Return what makes a page out of date when it changes: results, the job's step, brains of the growing demo."""
+    job = job_of(path)
+    brains = 0
+    if job and job.active and job.function == DEMO_JOB:
+        brains = len(list(Path(path).parent.glob("*/*.nii.gz"))) // BRAINS_A_REFRESH
+    return results_stamp(path), (job.id, job.state, job.message.partition(":")[0]) if job else (), brains
+
+
+def job_line(job: Job) -> str:
+    """Return what a job does at the moment, in words."""
+    if job.state == "queued":
+        return f"{job.title}: waiting to start"
+    return f"Still computing: {job.message or 'starting'}"
+
+
+def still_computing(what: str) -> None:
+    """Say why there is nothing to show yet, and what to do about it."""
+    path = study_path()
+    job = job_of(path)
+    if job and job.active:
+        st.fragment(_waiting, run_every=POLL_SECONDS)(what, path)
+    elif cached_results(path, results_stamp(path)).provenance.get("complete"):
+        st.warning(f"{what} could not be computed. The reasons are listed below.", icon=":material/warning:")
+    else:
+        st.info(f"{what} will appear here once the study has been evaluated.", icon=":material/info:")
+        if st.button("Evaluate this study", type="primary", key=f"evaluate_{what}"):
+            evaluate(path, Path(path).parent.name)
+            st.rerun()
+
+
+def _waiting(what: str, path: str) -> None:
+    job = job_of(path)
+    st.info(f"{what} will appear here. {job_line(job) if job else ''}.", icon=":material/hourglass_top:")
+
+
+def show_gaps(study: Study, results: Results, *words: str) -> None:
+    """List what could not be computed, and why; ``words`` choose the gaps by what they concern."""
+    gaps = [g for g in results.provenance.get("gaps", []) if not words or any(w in g["what"] for w in words)]
+    if gaps:
+        with st.expander(f"{len(gaps)} not computed, or computed with a warning"):
+            table = pd.DataFrame(gaps)[["cohort", "what", "reason"]].replace({"cohort": labels_of(study.cohorts)})
+            columns = {"cohort": text("Cohort", width=COHORT_WIDTH), "reason": text("Why", width="large")}
+            show_table(table, columns, row_height=TALL_ROW)
+
+
+# -- cached reads ------------------------------------------------------------------------------------------------------
+
+
+def results_stamp(path: str) -> tuple[tuple[str, int], ...]:
+    """Return the names and times of a study's result files, which change whenever a result does."""
+    folder = results_folder(settings(), Path(path))
+    stamp = []
+    for name in RESULT_FILES:
+        with suppress(FileNotFoundError):
+            stamp.append((name, (folder / name).stat().st_mtime_ns))
+    return tuple(stamp)
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def cached_results(path: str, stamp: tuple[tuple[str, int], ...]) -> Results:
+    """Read a study's results; ``stamp`` makes new files be read again."""
+    del stamp
+    return read_results(settings(), path)
+
+
+@st.cache_data(max_entries=12, show_spinner=False)
+def cached_case(path: str, cohort: str, case: str, version: int) -> tuple[Volume, Volume | None]:
+    """Load a volume and its label map; ``version`` makes a changed file be read again."""
+    del version
+    study = read_study(path)
+    return load_case(settings(), study, cohort, case), load_case_labels(settings(), study, cohort, case)
+
+
+@st.cache_data(max_entries=512, show_spinner=False)
+def cached_planes(path: str, cohort: str, case: str, version: int) -> dict[str, np.ndarray]:
+    """Return the three middle planes of a case as grey values."""
+    del version
+    volume = load_case(settings(), read_study(path), cohort, case)
+    return {plane: plane_image(volume, plane) for plane in PLANES}
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def cached_nifti(path: str, cohort: str, case: str, version: int) -> tuple[bytes, bytes | None]:
+    """Return a case and its label map as .nii.gz files."""
+    volume, labels = cached_case(path, cohort, case, version)
+    return nifti_bytes(volume), nifti_bytes(labels) if labels else None
+
+
+def case_version(study: Study, results: Results, cohort: str, case: str) -> int:
+    """Return a number that changes with the case's file, or when its segmentation is known."""
+    files = [found.path for found in study.cohort(cohort).cases if found.case_id == case]
+    changed = max((file.stat().st_mtime_ns for file in files if file.exists()), default=0)
+    return changed + len(results.volumes)
+
+
+# -- names and colours -------------------------------------------------------------------------------------------------
+
+
+def labels_of(cohorts: Iterable[Cohort]) -> dict[str, str]:
+    """Return the name shown for each cohort: simulated and control cohorts are always called so."""
+    return {cohort.name: cohort.label for cohort in cohorts}
+
+
+def short_label(cohort: Cohort) -> str:
+    """Return a cohort's name and what kind it is, where there is no room for more."""
+    return f"{cohort.name} ({cohort.origin.partition(':')[0]})" if cohort.origin else cohort.name
+
+
+def wrapped(label: str, width: int = LABEL_WIDTH) -> str:
+    """Break a cohort's label into lines, for the axis of a figure."""
+    return "<br>".join(textwrap.wrap(label, width))
+
+
+def colours_of(study: Study) -> dict[str, str]:
+    """Return the colour of each cohort of the study, by the name shown, in one line or wrapped."""
+    names = labels_of(study.cohorts)
+    colours = {names[name]: colour for name, colour in plots.cohort_colours(names).items()}
+    return colours | {wrapped(label): colour for label, colour in colours.items()}
+
+
+def notes_of(cohort: Cohort, path: str) -> tuple[str, ...]:
+    """Return what does not match in a cohort; a cohort of the demo that is still being made has nothing to match."""
+    job = job_of(path)
+    if not cohort.cases and is_demo(path) and job and job.active:
+        return ("Being simulated.",)
+    return cohort.notes
+
+
+def open_viewer(cohort: str, case: str) -> None:
+    """Go to the viewer and show this case."""
+    st.session_state[SELECTED_COHORT], st.session_state[SELECTED_CASE] = cohort, case
+    st.switch_page(VIEWER)
+
+
+def viewer_button(cohort: str, case: str, key: str) -> None:
+    """Show a button that opens a case in the viewer."""
+    if st.button(f"Open {case} in the viewer", key=key, icon=":material/view_in_ar:", type="primary"):
+        open_viewer(cohort, case)
+
+
+def selected_point(event: Any) -> list[Any]:
+    """Return the customdata of the point chosen in a plotly chart, [] when none is."""
+    points = event["selection"]["points"] if event and "selection" in event else []
+    data = points[0].get("customdata", []) if points else []
+    return [data[key] for key in sorted(data)] if isinstance(data, Mapping) else list(data)
+
+
+# -- tables and messages -----------------------------------------------------------------------------------------------
+
+
+def show_error(error: SynthScopeError) -> None:
+    """Show an error in its three parts: what is wrong, where, and what to do."""
+    what = error.what[:1].upper() + error.what[1:]
+    lines = [f"**{what}**", f"Where: `{error.where}`" if error.where else "", error.remedy]
+    st.error("\n\n".join(line for line in lines if line))
+
+
+def number(label: str, help_text: str = "", fmt: str = "%.3g") -> Any:
+    """Describe a column of numbers."""
+    return st.column_config.NumberColumn(label, help=help_text or None, format=fmt)
+
+
+def text(label: str, help_text: str = "", width: Any = None) -> Any:
+    """Describe a column of words."""
+    return st.column_config.TextColumn(label, help=help_text or None, width=width)
+
+
+def show_table(table: pd.DataFrame, columns: Mapping[str, Any], *, height: Any = "auto", **options: Any) -> Any:
+    """Show a table without its index; ``columns`` describes headings, units, formats and help."""
+    config = {name: columns.get(name, name.replace("_", " ").capitalize()) for name in table.columns}
+    return st.dataframe(table, column_config=config, hide_index=True, height=height, placeholder="–", **options)
+
+
+def show_figure(figure: Any, key: str, **options: Any) -> Any:
+    """Show a figure in the text colour of the page's theme."""
+    colour = TEXT_COLOURS["dark" if st.context.theme.type == "dark" else "light"]
+    figure.update_layout(
+        font={"family": "'Source Sans', sans-serif", "color": colour, "size": 13},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": colour, "activecolor": colour},
+    )
+    return st.plotly_chart(figure, theme=None, key=key, config={"displaylogo": False}, **options)
+
+
+def brief(value: float) -> str:
+    """Return a number with three digits, or all before the point of a large one."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
+
+
+def quality_columns() -> dict[str, Any]:
+    """Describe the columns of the paper's Table 2."""
+    return {
+        "cohort": text("Cohort", width=COHORT_WIDTH),
+        "n": number("N volumes", "Volumes judged.", "%d"),
+        "failed_scores": number("Failed scores", "Scores below the threshold, of eight for each volume.", "%d"),
+        "failed_volumes": number("Failed volumes", "Volumes with any score below the threshold.", "%d"),
+        "pass_rate": number("Pass rate ↑", "Share of volumes that pass; higher is better.", "percent"),
+        "ci_low": number("95 % from", "Lower end of the 95 % Wilson interval of the pass rate.", "percent"),
+        "ci_high": number("95 % to", "Upper end of the 95 % Wilson interval of the pass rate.", "percent"),
+        "threshold": number("Threshold", "Lowest score that passes, the same for all eight scores.", "%.3f"),
+        "reliable": st.column_config.CheckboxColumn("Reliable", help="Fails no more often than the gate allows."),
+    }
+
+
+def effect_columns() -> dict[str, Any]:
+    """Describe the columns of effect_sizes.csv."""
+    return {
+        "group": text("Group"),
+        "region": text("Region"),
+        "cohort": text("Cohort", width=COHORT_WIDTH),
+        "cohens_d": number("Cohen's d", "0 is best. Positive: the real region is larger.", "%+.2f"),
+        "ci_low": number("95 % from", "Lower end of the 95 % bootstrap interval of d.", "%+.2f"),
+        "ci_high": number("95 % to", "Upper end of the 95 % bootstrap interval of d.", "%+.2f"),
+        "spread_ratio": number(
+            "Spread ratio (log)", "log(SD synthetic / SD real). 0 is best; below 0 too little variety.", "%+.2f"
+        ),
+        "p_value": number("p", "Welch's t test.", "%.2g"),
+        "q_value": number("q", "p after Benjamini-Hochberg over the regions.", "%.2g"),
+        "verdict": text("Verdict", "Equivalent: 90 % interval within ±0.2. Different: q < 0.05. Else undetermined."),
+        "n_real": number("N real", fmt="%d"),
+        "n_synthetic": number("N synthetic", fmt="%d"),
+    }
+
+
+def show_effects(effects: pd.DataFrame, key: str, help_texts: Mapping[str, str], **options: Any) -> Any:
+    """Show effect sizes as a heatmap and, row beside row, as the paper's Table 3.
+
+    Parameters
+    ----------
+    effects : DataFrame
+        In the form of effect_sizes.csv; ``cohort`` holds a short name.
+    key : str
+        Unique on the page.
+    help_texts : mapping
+        What each cohort's column holds, by short name.
+    """
+    left, right = st.columns(2)
+    figure = plots.effect_heatmap(effects.assign(cohort=effects["cohort"].map(lambda name: wrapped(name, 12))))
+    figure.update_xaxes(tickangle=0)
+    figure.update_yaxes(title=None)
+    with left:
+        show_figure(figure, f"{key}_heatmap")
+    order = [list(dict.fromkeys(effects[name])) for name in ("region", "cohort")]
+    table = effects.pivot_table("cohens_d", "region", "cohort", sort=False, dropna=False)
+    table = table.reindex(index=order[0], columns=order[1]).reset_index()
+    columns = {"region": text("Region", width=170)}
+    columns |= {
+        name: st.column_config.NumberColumn(name, help=help_texts[name], format="%+.2f", width=90) for name in order[1]
+    }
+    with right:
+        height = (len(table) + 2) * FLAT_ROW
+        return show_table(table, columns, key=f"{key}_table", height=height, row_height=FLAT_ROW, **options)
+
+
+def clock(seconds: float | None) -> str:
+    """Return a time of day with its date."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) if seconds else ""

@@ -1,0 +1,239 @@
+"""Studies: make or open one, see its cases and what was rejected, evaluate it, split a pooled cohort."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from core import plots
+from core.encoders import ENCODERS
+from core.errors import SynthScopeError
+from core.participants import read_participants, split_participants
+from core.segmentation import SEGMENTERS
+from core.study import CohortSpec, Study, StudySettings, StudySpec
+from core.workflows import Results, create_study, remember_study
+from pages import shared
+
+DEFAULTS = StudySettings()
+COHORT_COLUMNS = {
+    "name": shared.text("Name", "Name of the generator.", 150),
+    "images": shared.text("Images", "Folder, glob such as out/*.nii.gz, or BIDS dataset.", 280),
+    "raw": st.column_config.CheckboxColumn("Raw", help="Not yet in atlas space: preprocess first.", default=False),
+    "orientation": shared.text("Orientation", "Axis codes such as RAS, only when the headers are wrong."),
+    "participants": shared.text("participants.tsv", "Optional."),
+    "volumes": shared.text("Volumes CSV", "Optional: SynthSeg's volumes; then nothing is segmented here."),
+    "qc": shared.text("QC CSV", "Optional: SynthSeg's QC scores."),
+}
+CASE_COLUMNS = {
+    "cohort": shared.text("Cohort", width=shared.COHORT_WIDTH),
+    "case": shared.text("Case", width="medium"),
+    "status": shared.text("Status"),
+    "reason": shared.text("Why rejected, and what to do", width="large"),
+    "notes": shared.text("What was changed while reading"),
+    "age": shared.number("Age (years)", fmt="%.0f"),
+}
+
+
+def real_fields() -> dict[str, Any]:
+    """Ask for the real cohort."""
+    st.markdown("**Real cohort**")
+    first, second = st.columns([3, 1], vertical_alignment="bottom")
+    values: dict[str, Any] = {
+        "images": first.text_input("Images", key="new_real", placeholder="/data/real or /data/real/*.nii.gz"),
+        "raw": second.toggle("Raw scans: preprocess first", key="new_real_raw"),
+    }
+    columns = st.columns(4)
+    labels = {
+        "participants": "participants.tsv (optional)",
+        "volumes": "SynthSeg volumes CSV (optional)",
+        "qc": "SynthSeg QC CSV (optional)",
+        "orientation": "Orientation (only if headers are wrong)",
+    }
+    for column, (key, label) in zip(columns, labels.items(), strict=True):
+        values[key] = column.text_input(label, key=f"new_real_{key}")
+    return values
+
+
+def synthetic_fields() -> dict[str, CohortSpec]:
+    """Ask for the synthetic cohorts, one row each."""
+    st.markdown("**Synthetic cohorts**: one row for each generator")
+    empty = pd.DataFrame([dict.fromkeys(COHORT_COLUMNS, "") | {"raw": False}])
+    table = st.data_editor(
+        empty, column_config=COHORT_COLUMNS, num_rows="dynamic", hide_index=True, key="new_synthetic"
+    )
+    rows = [{key: value for key, value in row.items() if pd.notna(value)} for row in table.to_dict("records")]
+    return {
+        str(row["name"]).strip(): CohortSpec(**{k: v for k, v in row.items() if k != "name"})
+        for row in rows
+        if str(row.get("name", "")).strip() and str(row.get("images", "")).strip()
+    }
+
+
+def setting_fields() -> StudySettings:
+    """Ask for every choice that changes a number."""
+    with st.expander("Settings"):
+        encoders = st.multiselect(
+            "Encoders", list(ENCODERS), list(DEFAULTS.encoders), format_func=lambda name: ENCODERS[name].label
+        )
+        downloads = [ENCODERS[name].label for name in encoders if ENCODERS[name].needs_download]
+        if downloads:
+            st.caption(f"Downloads weights on first use: {', '.join(downloads)}.")
+        columns = st.columns(4)
+        segmenter = columns[0].selectbox(
+            "Segmentation", list(SEGMENTERS), format_func=lambda name: SEGMENTERS[name].label
+        )
+        rate = columns[1].number_input("Gate: real volumes that may fail (%)", 1.0, 50.0, 5.0, 1.0)
+        fixed = columns[2].number_input("Fixed QC threshold (optional)", 0.0, 1.0, None, 0.01, help="The paper: 0.65.")
+        seed = columns[3].number_input("Seed", 0, value=0)
+        template = st.text_input("Template", DEFAULTS.template, help="embedded, or a template file for raw scans.")
+    return StudySettings(
+        encoders=tuple(encoders),
+        segmenter=segmenter,
+        qc_fail_rate=rate / 100,
+        qc_threshold=fixed,
+        template=template,
+        seed=int(seed),
+    )
+
+
+def show_create() -> None:
+    """Make a study from folders."""
+    first, second, third = st.columns([2, 3, 1])
+    name = first.text_input("Name of the study", key="new_name")
+    folder = second.text_input("Folder for study.toml", key="new_folder", help="Relative paths start from here.")
+    grid = third.selectbox("Grid", ["full", "half"], help="full: 1 mm. half: 2 mm, eight times faster.")
+    real = real_fields()
+    synthetic = synthetic_fields()
+    options = setting_fields()
+    if not st.button("Create the study", type="primary"):
+        return
+    missing = [
+        label for label, value in (("a name", name), ("a folder", folder), ("real images", real["images"])) if not value
+    ]
+    if missing:
+        st.error(f"Still missing: {', '.join(missing)}.")
+        return
+    spec = StudySpec(name=name, grid=grid, real=CohortSpec(**real), synthetic=synthetic, settings=options)
+    try:
+        st.session_state[shared.STUDY] = create_study(shared.settings(), folder, spec)
+    except SynthScopeError as error:
+        shared.show_error(error)
+    else:
+        st.rerun()
+
+
+def show_open() -> None:
+    """Open a study file."""
+    path = st.text_input("Path of a study.toml, or of its folder", key="open_path")
+    if st.button("Open", disabled=not path):
+        try:
+            st.session_state[shared.STUDY] = remember_study(shared.settings(), path)
+        except SynthScopeError as error:
+            shared.show_error(error)
+        else:
+            st.rerun()
+
+
+def cases_of(study: Study, results: Results) -> pd.DataFrame:
+    """Return every case with its status; cases not looked at yet are "not checked"."""
+    known = set(zip(results.cases["cohort"], results.cases["case"], strict=True))
+    blank = dict.fromkeys(results.cases.columns, "") | {"age": None}
+    rows = []
+    for cohort in study.cohorts:
+        for case in cohort.cases:
+            facts = {"participant": case.participant, "age": case.age, "sex": case.sex, "site": case.site}
+            rows.append(
+                {"case": case.case_id, "status": "not checked", "path": str(case.path), "cohort": cohort.name} | facts
+            )
+        for item in cohort.rejected:
+            facts = {"status": "rejected", "reason": item.reason, "path": item.path}
+            rows.append({"case": item.case_id, "cohort": cohort.name} | facts)
+    waiting = [blank | row for row in rows if (row["cohort"], row["case"]) not in known]
+    return pd.DataFrame([*results.cases.to_dict("records"), *waiting], columns=list(results.cases.columns))
+
+
+def show_cases(study: Study, results: Results) -> None:
+    """Show every case, with what was rejected and why."""
+    table = cases_of(study, results)
+    rejected = table["status"] == "rejected"
+    counts = table["status"].value_counts()
+    st.markdown(", ".join(f"**{count}** {status}" for status, count in counts.items()) + f", of {len(table)} cases.")
+    for cohort in study.cohorts:
+        for note in shared.notes_of(cohort, str(study.path)):
+            st.warning(f"{cohort.label}: {note}")
+    table["cohort"] = table["cohort"].map(shared.labels_of(study.cohorts))
+    only = st.toggle(f"Only rejected ({rejected.sum()})", value=bool(rejected.any()), disabled=not rejected.any())
+    shown = table[rejected] if only and rejected.any() else table
+    filled = [name for name in shown if not shown[name].isin(["", None]).all() and not shown[name].isna().all()]
+    shared.show_table(shown[filled], CASE_COLUMNS, row_height=shared.TALL_ROW if "reason" in filled else None)
+    st.download_button("Download all cases as CSV", table.to_csv(index=False), "cases.csv", "text/csv")
+
+
+def show_split() -> None:
+    """Draw a test set from a pooled cohort."""
+    st.markdown(
+        "Draws a test set that is uniform over the age range and half female, one scan for each subject. "
+        "All scans of the other subjects are for training: no subject is on both sides."
+    )
+    upload = st.file_uploader("participants.tsv of the pooled cohort", type=["tsv"], key="split_upload")
+    path = st.text_input("or its path", key="split_path")
+    first, second = st.columns(2)
+    n = first.number_input("Subjects in the test set", 1, value=400, key="split_n")
+    seed = second.number_input("Seed", 0, value=0, key="split_seed")
+    if not upload and not path:
+        st.info("Give a table with the columns participant_id, age, sex and, if known, session and site.")
+        return
+    try:
+        pooled = read_uploaded(upload.getvalue()) if upload else read_participants(path)
+        test, training = split_participants(pooled, int(n), int(seed))
+    except SynthScopeError as error:
+        shared.show_error(error)
+        return
+    st.markdown(f"Test: **{len(test)}** scans. Training: **{len(training)}** scans.")
+    columns = st.columns(2)
+    for column, (name, table) in zip(columns, {"test": test, "training": training}.items(), strict=True):
+        content = table.to_csv(sep="\t", index=False, na_rep="n/a")
+        column.download_button(f"Download {name}.tsv", content, f"{name}.tsv", "text/tab-separated-values")
+    shared.show_figure(plots.age_sex_histogram({"test": test, "training": training}), key="split_sets")
+    sites = {f"site {site}": rows for site, rows in pooled.groupby("site") if site}
+    if sites:
+        with st.expander(f"Age and sex at each of {len(sites)} sites"):
+            shared.show_figure(plots.age_sex_histogram(sites), key="split_sites")
+
+
+def read_uploaded(content: bytes) -> pd.DataFrame:
+    """Read an uploaded participants table."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "participants.tsv"
+        path.write_bytes(content)
+        return read_participants(path)
+
+
+def show_study() -> None:
+    """Show the chosen study's cases, and evaluate it."""
+    study, results = shared.load_study()
+    title, button = st.columns([4, 1], vertical_alignment="center")
+    title.subheader(study.name)
+    title.caption(f"`{study.path}` · grid {study.grid.name} · encoders {', '.join(study.settings.encoders)}")
+    job = shared.job_of(str(study.path))
+    working = bool(job and job.active)
+    if button.button("Evaluate", type="primary", disabled=working, width="stretch", help="What is finished is kept."):
+        shared.evaluate(str(study.path), study.name)
+        st.rerun()
+    show_cases(study, results)
+
+
+shared.show_heading("Studies", "A study holds a real cohort and the synthetic cohorts judged against it.")
+this, create, known, split = st.tabs(["This study's cases", "New study", "Open a study", "Split a cohort"])
+with create:
+    show_create()
+with known:
+    show_open()
+with split:
+    show_split()
+with this:  # last, since a study that cannot be read stops the page
+    show_study()

@@ -1,0 +1,214 @@
+"""Every page, headless: an empty workspace, a study with results, a broken study file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from core import anatomy, jobs
+from core.quality import QC_SCORES
+from core.settings import from_environment
+from core.store import write_csv, write_json
+from core.study import PROVENANCE
+from core.volume import HALF, Volume, save, template
+from core.workflows import known_studies, remember_study
+from core.workflows.results import CASE_COLUMNS, results_folder
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(path.stem for path in (ROOT / "pages").glob("*.py") if path.stem not in ("shared", "__init__"))
+NEEDS_STUDY = ("overview", "viewer", "similarity", "quality", "anatomy", "studies")
+CASES = {"real": ["r0", "r1", "r2"], "Alpha": ["a0", "a1", "a2"]}
+
+
+@pytest.fixture(autouse=True)
+def workspace(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNTHSCOPE_WORKSPACE", str(tmp_path / "workspace"))
+    monkeypatch.setattr(jobs, "ensure_runner", lambda settings: None)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(str(ROOT))
+    return tmp_path
+
+
+@pytest.fixture
+def study(workspace):
+    """A study of three real and three synthetic volumes, one rejected, with made-up results."""
+    rng = np.random.default_rng(0)
+    atlas = template(HALF)
+    for cohort, cases in CASES.items():
+        folder = workspace / "data" / cohort
+        folder.mkdir(parents=True)
+        for case in cases:
+            noise = rng.normal(0, 0.02, atlas.data.shape) * (atlas.data > -1)
+            data = np.clip(atlas.data + noise, -1, 1).astype(np.float32)
+            save(Volume(data, atlas.affine, case), folder / f"{case}.nii.gz")
+    path = workspace / "data" / "study.toml"
+    path.write_text(
+        'name = "Three and three"\ngrid = "half"\n[real]\nimages = "real/*.nii.gz"\n'
+        '[synthetic."Alpha"]\nimages = "Alpha/*.nii.gz"\n',
+        encoding="utf-8",
+    )
+    settings = from_environment()
+    remember_study(settings, str(path))
+    write_results(results_folder(settings, path), rng)
+    return str(path)
+
+
+def write_results(folder, rng):
+    score = {"cohort": "Alpha", "metric": "fid", "encoder": "random-r50", "direction": "lower", "floor": 0.02}
+    score |= {"n_real": 3, "n_synthetic": 3, "fingerprint": "abc123"}
+    rows = [
+        score | {"variant": "corrected", "value": 0.1234, "ci_low": 0.1, "ci_high": 0.15},
+        score | {"variant": "published", "value": 0.2345, "ci_low": None, "ci_high": None},
+    ]
+    write_csv(pd.DataFrame(rows), folder / "metrics.csv")
+    gate = {"n": 3, "failed_scores": 1, "failed_volumes": 1, "pass_rate": 2 / 3, "ci_low": 0.2, "ci_high": 0.9}
+    gate |= {"threshold": 0.7, "reliable": False}
+    good = gate | {"failed_scores": 0, "failed_volumes": 0, "pass_rate": 1.0, "reliable": True}
+    write_csv(pd.DataFrame([{"cohort": "real"} | good, {"cohort": "Alpha"} | gate]), folder / "quality.csv")
+    cells = [(cohort, case) for cohort, cases in CASES.items() for case in cases]
+    qc = pd.DataFrame(rng.uniform(0.75, 0.95, (6, 8)), columns=list(QC_SCORES))
+    qc.loc[3, "thalamus"] = 0.6
+    columns = anatomy.volume_columns(True)
+    volumes = pd.DataFrame(rng.uniform(900, 1100, (6, len(columns))), columns=columns)
+    for name, table in (("qc.csv", qc), ("volumes.csv", volumes)):
+        named = pd.DataFrame(cells, columns=["cohort", "subject"])
+        write_csv(pd.concat([named, table], axis=1), folder / name)
+    tables = [volumes.iloc[:3].set_axis(["x", "y", "z"]), volumes.iloc[3:].set_axis(["u", "v", "w"])]
+    write_csv(anatomy.effect_sizes(*tables).assign(cohort="Alpha"), folder / "effect_sizes.csv")
+    cases = pd.DataFrame([{"cohort": c, "case": n, "status": "ok"} for c, n in cells], columns=list(CASE_COLUMNS))
+    bad = {"cohort": "Alpha", "case": "broken", "status": "rejected", "reason": "truncated gzip. Copy it again."}
+    write_csv(pd.concat([cases, pd.DataFrame([bad])]), folder / "cases.csv")
+    gaps = [{"cohort": "Alpha", "what": "kid random-r50", "reason": "too few volumes"}]
+    provenance = {"complete": True, "gaps": gaps, "fingerprints": {"abc123": {"seed": 0, "encoder": "random-r50"}}}
+    write_json(provenance, folder / PROVENANCE)
+
+
+def show(page, study=""):
+    app = AppTest.from_file(str(ROOT / "pages" / f"{page}.py"), default_timeout=60)
+    if study:
+        app.session_state["study"] = study
+    app.run()
+    assert not app.exception, app.exception
+    return app
+
+
+def words(app):
+    """Everything a reader can read: text, messages, cells."""
+    kinds = ("title", "subheader", "markdown", "caption", "info", "warning", "error", "success")
+    parts = [str(element.value) for kind in kinds for element in getattr(app, kind)]
+    parts += [table.value.to_string() for table in (*app.dataframe, *app.table)]
+    return "\n".join(parts + [button.label for button in app.button])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_new_workspace_says_what_will_come(page):
+    app = show(page)
+    assert app.title[0].value
+    if page in NEEDS_STUDY:
+        assert "The demo study has not been made yet." in words(app)
+        assert "Make the demo study" in words(app)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page in NEEDS_STUDY])
+def test_a_study_without_results_offers_to_evaluate(page, study):
+    folder = results_folder(from_environment(), Path(study))
+    for file in folder.iterdir():
+        file.unlink()
+    app = show(page, study)
+    assert "Evaluate" in words(app) or page == "viewer"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page in NEEDS_STUDY])
+def test_a_broken_study_file_is_explained(page, study):
+    Path(study).write_text('name = "broken', encoding="utf-8")
+    app = show(page, study)
+    assert "Not valid TOML" in words(app)
+    assert study in words(app)
+    assert "Correct the line named." in words(app)
+
+
+@pytest.mark.parametrize(
+    ("page", "expected"),
+    [
+        (
+            "overview",
+            ["Alpha", "does not pass the quality gate", "1 of 3 volumes fail", "0.123 [0.1 – 0.15]", "View"],
+        ),
+        ("viewer", ["r0", "a0", "No participant facts.", "0.700"]),
+        ("similarity", ["0.1234", "0.2345", "abc123", "no interval", "too few volumes", "lower is better"]),
+        ("quality", ["a0", "thalamus", "0.6", "sees only the label map"]),
+        ("anatomy", ["Positive d: the real region is larger", "hippocampus", "undetermined", "Too unreliable"]),
+        ("studies", ["truncated gzip", "**1** rejected", "**6** ok", "Three and three"]),
+        ("paper", ["0.032", "HA-GAN", "MICCAI 2024", "real MRIs", "pallidum"]),
+        ("jobs", ["No job yet."]),
+    ],
+)
+def test_a_study_with_results_shows_its_numbers(page, expected, study):
+    found = words(show(page, study))
+    for text in expected:
+        assert text in found, f"{text!r} is not on the page {page}"
+
+
+def test_every_page_is_tested():
+    assert set(PAGES) == {*NEEDS_STUDY, "paper", "jobs"}
+
+
+def test_the_viewer_shows_the_case_another_page_asks_for(study):
+    app = AppTest.from_file(str(ROOT / "pages" / "viewer.py"), default_timeout=60)
+    app.session_state["study"] = study
+    app.session_state["selected_cohort"], app.session_state["selected_case"] = "Alpha", "a2"
+    app.run()
+    assert not app.exception
+    assert app.selectbox(key="viewer_synthetic_Alpha").value == "a2"
+    app.button(key="synthetic_+").click().run()
+    assert app.selectbox(key="viewer_synthetic_Alpha").value == "a0"
+
+
+def test_evaluate_queues_one_job_and_jobs_shows_it(study):
+    app = show("studies", study)
+    next(button for button in app.button if button.label == "Evaluate").click().run()
+    assert not app.exception
+    (job,) = jobs.list_jobs(from_environment())
+    assert job.arguments == {"study": study}
+    page = show("jobs", study)
+    assert "Evaluate Three and three" in words(page)
+    page.button(key=f"cancel_{job.id}").click().run()
+    assert jobs.status(from_environment(), job.id).state == "cancelled"
+
+
+def test_a_study_is_created_and_opened(study, workspace):
+    app = show("studies", study)
+    app.text_input(key="new_name").input("Second")
+    app.text_input(key="new_folder").input(str(workspace))
+    app.text_input(key="new_real").input("data/real")
+    next(button for button in app.button if button.label == "Create the study").click().run()
+    assert not app.exception
+    assert known_studies(from_environment())[str(workspace / "study.toml")] == "Second"
+    app.text_input(key="open_path").input(str(workspace / "nothing")).run()
+    next(button for button in app.button if button.label == "Open").click().run()
+    assert "There is no such study file." in words(app)
+
+
+def test_a_cohort_is_split(study, workspace):
+    rows = [f"p{i}\t{20 + i}\t{'FM'[i % 2]}\ts{i % 3}" for i in range(40)]
+    table = workspace / "participants.tsv"
+    table.write_text("participant_id\tage\tsex\tsite\n" + "\n".join(rows), encoding="utf-8")
+    app = show("studies", study)
+    app.text_input(key="split_path").input(str(table))
+    app.number_input(key="split_n").set_value(10).run()
+    assert not app.exception
+    assert "Test: **10** scans. Training: **30** scans." in words(app)
+
+
+def test_the_app_starts_the_demo_once(study):
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+    assert not app.exception
+    (job,) = jobs.list_jobs(from_environment())
+    assert job.function == "core.workflows:demo"
+    jobs.cancel(from_environment(), job.id)
+    AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+    assert len(jobs.list_jobs(from_environment())) == 1
