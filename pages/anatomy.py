@@ -124,4 +124,5 @@ else:
             full = chosen.assign(cohort=chosen["cohort"].map(names))
             shared.show_table(full, shared.effect_columns())
             st.download_button("Download", full.to_csv(index=False), "effect_sizes.csv", "text/csv")
+st.caption(shared.engine_note(study))
 shared.show_gaps(study, results, "segmentation", "anatomy", "imported")

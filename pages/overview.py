@@ -28,7 +28,8 @@ def sentence(facts: pd.Series) -> str:
         return f"{start}; regional volumes are not compared yet."
     return (
         f"{start}. Of {facts['compared']} brain regions, **{facts['different']} differ** from the real cohort, "
-        f"{facts['equivalent']} are equivalent and {facts['undetermined']} are undetermined."
+        f"{facts['equivalent']} are equivalent and {facts['undetermined']} are undetermined. "
+        f"Their volumes spread {facts['spread']:.2f} times as widely as in the real cohort (median; 1 is best)."
     )
 
 

@@ -92,5 +92,5 @@ else:
     if len(results.quality):
         st.subheader("Volumes that fail")
         show_failing(study, results)
-st.caption(f"What the gate cannot see: {QC_CAVEAT}")
+st.caption(f"{shared.engine_note(study)} What the gate cannot see: {QC_CAVEAT}")
 shared.show_gaps(study, results, "segmentation", "anatomy", "imported")

@@ -18,11 +18,12 @@ from streamlit.errors import StreamlitAPIException
 from core import jobs, plots
 from core.errors import InputError, SynthScopeError
 from core.jobs import Job
+from core.segmentation import SEGMENTERS
 from core.settings import Settings, from_environment
 from core.study import PROVENANCE, Cohort, Study, read_study
 from core.volume import Volume
 from core.workflows import Results, demo_folder, known_studies, load_case, load_case_labels, read_results
-from core.workflows.results import nifti_bytes, plane_image, results_folder
+from core.workflows.results import contrasting_labels, nifti_bytes, plane_image, results_folder
 
 # session keys
 STUDY = "study"  # path of the chosen study.toml
@@ -294,7 +295,7 @@ def cached_planes(path: str, cohort: str, case: str, version: int) -> dict[str, 
 def cached_nifti(path: str, cohort: str, case: str, version: int) -> tuple[bytes, bytes | None]:
     """Return a case and its label map as .nii.gz files."""
     volume, labels = cached_case(path, cohort, case, version)
-    return nifti_bytes(volume), nifti_bytes(labels) if labels else None
+    return nifti_bytes(volume), nifti_bytes(contrasting_labels(labels)) if labels else None
 
 
 def case_version(study: Study, results: Results, cohort: str, case: str) -> int:
@@ -327,6 +328,15 @@ def colours_of(study: Study) -> dict[str, str]:
     names = labels_of(study.cohorts)
     colours = {names[name]: colour for name, colour in plots.cohort_colours(names).items()}
     return colours | {wrapped(label): colour for label, colour in colours.items()}
+
+
+def engine_note(study: Study) -> str:
+    """Say where regional volumes and QC scores come from."""
+    engine = SEGMENTERS.get(study.settings.segmenter)
+    own = [cohort.label for cohort in study.cohorts if not cohort.volumes]
+    parts = [f"Segmented with {engine.label}. {engine.card}"] if own and engine else []
+    imported = [cohort.label for cohort in study.cohorts if cohort.volumes]
+    return " ".join([*parts, f"Imported tables: {', '.join(imported)}." if imported else ""]).strip()
 
 
 def notes_of(cohort: Cohort, path: str) -> tuple[str, ...]:

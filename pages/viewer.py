@@ -166,7 +166,10 @@ def show_interactive(study: Study, results: Results, chosen: Sequence[tuple[Coho
         with place:
             st.markdown(f"**{cohort.label}** · {case}")
             show_niivue(study, results, cohort, case, overlay)
-    st.caption("Drag to move the crosshair, scroll to change slice. The patient's left is on the left.")
+    st.caption(
+        "Drag to move the crosshair, scroll to change slice. The patient's left is on the left. Overlay colours only "
+        "tell structures apart; those of *Three planes* are FreeSurfer's."
+    )
 
 
 def show_niivue(study: Study, results: Results, cohort: Cohort, case: str, overlay: bool) -> None:
@@ -179,7 +182,7 @@ def show_niivue(study: Study, results: Results, cohort: Cohort, case: str, overl
         return
     if overlay and labels is None:
         st.caption("This case is not segmented yet.")
-    layers = [{"data": labels, "name": "labels.nii.gz", "colormap": "freesurfer", "opacity": 0.5}] if labels else []
+    layers = [{"data": labels, "name": "labels.nii.gz", "colormap": "hsv", "opacity": 0.45}] if labels else []
     niivue_viewer(
         nifti_data=image,
         filename=f"{case}.nii.gz",
@@ -188,7 +191,7 @@ def show_niivue(study: Study, results: Results, cohort: Cohort, case: str, overl
         settings={"crosshair": True, "radiological": False},
         styled=False,
         update_interval_ms=None,
-        key=f"niivue_{cohort.name}_{case}_{overlay}",
+        key=f"niivue_{cohort.name}_{case}",  # a new one for each case: the viewer adds a second image to the first
     )
 
 

@@ -15,8 +15,8 @@ from core.settings import from_environment
 from core.store import write_csv, write_json
 from core.study import PROVENANCE
 from core.volume import HALF, Volume, save, template
-from core.workflows import known_studies, remember_study
-from core.workflows.results import CASE_COLUMNS, results_folder
+from core.workflows import Results, known_studies, remember_study
+from core.workflows.results import CASE_COLUMNS, contrasting_labels, rank_scores, results_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(path.stem for path in (ROOT / "pages").glob("*.py") if path.stem not in ("shared", "__init__"))
@@ -202,6 +202,50 @@ def test_a_cohort_is_split(study, workspace):
     app.number_input(key="split_n").set_value(10).run()
     assert not app.exception
     assert "Test: **10** scans. Training: **30** scans." in words(app)
+
+
+def scores(*rows, direction="lower", fingerprints=None):
+    """Results whose metrics.csv has these (cohort, low, high, floor, fingerprint)."""
+    same = {"metric": "fid", "encoder": "e", "variant": "corrected", "direction": direction}
+    table = pd.DataFrame(
+        [
+            same
+            | {"cohort": c, "value": (low + high) / 2, "ci_low": low, "ci_high": high, "floor": f, "fingerprint": p}
+            for c, low, high, f, p in rows
+        ]
+    )
+    empty = pd.DataFrame()
+    return Results(table, empty, empty, empty, empty, empty, {"fingerprints": fingerprints or {}})
+
+
+def test_overlapping_intervals_share_a_place():
+    ranked = rank_scores(scores(("a", 1, 2, 0, "x"), ("b", 5, 6, 0, "x"), ("c", 1.5, 3, 0, "x"))).set_index("cohort")
+    assert ranked["rank"].to_dict() == {"a": 1, "b": 3, "c": 1}
+    assert ranked["tie"].to_dict() == {"a": True, "b": False, "c": True}
+
+
+def test_a_score_that_must_match_the_real_one_is_ranked_by_its_distance():
+    rows = [("above", 0.95, 0.97, 0.8, "x"), ("below", 0.78, 0.79, 0.8, "x")]
+    ranked = rank_scores(scores(*rows, direction="match real")).set_index("cohort")
+    assert ranked["rank"].to_dict() == {"above": 2, "below": 1}
+
+
+def test_different_fingerprints_are_not_ranked_together():
+    known = {"x": {"synthetic N": 24, "seed": 0}, "y": {"synthetic N": 20, "seed": 0}}
+    rows = [("a", 1, 2, 0, "x"), ("b", 5, 6, 0, "x"), ("c", 0, 1, 0, "y")]
+    ranked = rank_scores(scores(*rows, fingerprints=known)).set_index("cohort")
+    assert ranked["rank"].to_dict() == pytest.approx({"a": 1, "b": 2, "c": np.nan}, nan_ok=True)
+    assert ranked.loc["c", "note"] == "computed differently: synthetic N 20 instead of 24"
+
+
+def test_left_and_right_get_one_contrasting_value():
+    hippocampi_and_cortex = np.array([[[0, 17, 53, 1028, 2028]]], dtype=np.int32)
+    background, left, right, left_cortex, right_cortex = contrasting_labels(
+        Volume(hippocampi_and_cortex, np.eye(4))
+    ).data.ravel()
+    assert background == 0
+    assert left == right != left_cortex
+    assert left_cortex == right_cortex > 0
 
 
 def test_the_app_starts_the_demo_once(study):

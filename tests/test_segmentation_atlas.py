@@ -66,12 +66,12 @@ def test_a_smaller_hippocampus_is_measured_smaller(case, found):
 
 def test_scores_are_high_for_a_good_image_and_fall_with_blur_and_noise(found):
     assert min(found.qc.values()) > 0.7
-    for defect, strengths in (("blur", (3.0, 6.0)), ("noise", (0.3, 0.8))):
+    for defect, strengths in (("blur", (3.0, 6.0)), ("noise", (0.8,))):
         means = [np.mean(list(found.qc.values()))]
         for strength in strengths:
             worse = simulate.simulate_case(HALF, SEED, 0, defect=defect, strength=strength)
             means.append(np.mean(list(segmentation.build("atlas")(worse.volume).qc.values())))
-        assert means[0] > means[1] > means[2], defect
+        assert np.all(np.diff(means) < -0.02), (defect, means)
 
 
 def test_a_missing_structure_lowers_its_score(case, found):

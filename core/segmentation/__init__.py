@@ -73,7 +73,7 @@ SEGMENTERS: dict[str, Engine] = {
         card="Labels of the ICBM152 template carried to the case by deformable registration; sulci follow roughly.",
         reference="greedy: Yushkevich et al., Alzheimer's & Dementia 12 (2016), doi:10.1016/j.jalz.2016.06.205",
         needs="",
-        version="1",
+        version="2",
         load=_load_atlas,
     ),
 }

@@ -166,9 +166,9 @@ def measure(data: Array, registration: Registration, labels: Labels) -> dict[str
     -------
     dict
         Group to values by the names in `FEATURES`: correlation of image and warped template; Dice of the labels with
-        those the image's own intensities favour; contrast to the surroundings, relative to what the template lets
-        expect; distance of the mean brightness from that expectation; sharpness of edges against it (log ratio);
-        strain (SD of the log Jacobian); roughness (log of noise over tissue contrast).
+        those the image's own intensities favour; contrast to the surroundings, 1 where it is what the template lets
+        expect and less where weaker or stronger; distance of the mean brightness from that expectation; sharpness of
+        edges against it (log ratio); strain (SD of the log Jacobian); roughness (log of noise over tissue contrast).
     """
     positions = registration.positions
     if registration.grid is FULL:
@@ -195,7 +195,7 @@ def measure(data: Array, registration: Registration, labels: Labels) -> dict[str
         values = (
             np.corrcoef(data[near], expected[near])[0, 1],
             overlap,
-            np.clip((contrast[0] * contrast[1] + 0.01) / (contrast[1] ** 2 + 0.01), -1, 2),
+            1 - abs(1 - np.clip((contrast[0] * contrast[1] + 0.01) / (contrast[1] ** 2 + 0.01), -1, 2)),
             abs(float((data - expected)[mask].mean())) / unit,
             np.log((edges[0][near].mean() + 1e-3) / (edges[1][near].mean() + 1e-3)),
             strain[mask].std(),

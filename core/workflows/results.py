@@ -6,7 +6,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ CASE_COLUMNS = ("cohort", "case", "status", "reason", "notes", "path", "particip
 QC_COLUMNS = ("cohort", "subject", *quality.QC_SCORES)
 VOLUME_COLUMNS = ("cohort", "subject", *anatomy.volume_columns(True))
 QUALITY_COLUMNS = ("cohort", *(field.name for field in fields(quality.GateResult)))
+GOLDEN_RATIO = 0.618034
 TEXT_COLUMNS = (
     "cohort", "case", "subject", "status", "reason", "notes", "path", "participant", "sex", "site", "group", "region",
     "encoder", "metric", "variant", "direction", "fingerprint", "verdict",
@@ -162,7 +163,8 @@ def cohort_verdicts(results: Results, names: Sequence[str]) -> pd.DataFrame:
     -------
     DataFrame
         One row for each of ``names``: ``gated``, ``reliable``, ``n``, ``failed_volumes``, ``compared`` (regions with
-        an effect size), ``different``, ``equivalent``, ``undetermined``, ``used``, ``rejected``.
+        an effect size), ``different``, ``equivalent``, ``undetermined``, ``spread`` (median over the regions of
+        SD synthetic / SD real; 1 is best), ``used``, ``rejected``.
     """
     rows = []
     for name in names:
@@ -173,6 +175,7 @@ def cohort_verdicts(results: Results, names: Sequence[str]) -> pd.DataFrame:
         row |= {"reliable": bool(gate["reliable"].all()) and len(gate) > 0}
         row |= {column: int(gate[column].sum()) for column in ("n", "failed_volumes")}
         row |= {kind: int((effects["verdict"] == kind).sum()) for kind in ("different", "equivalent", "undetermined")}
+        row["spread"] = float(np.exp(effects["spread_ratio"].median())) if len(effects) else np.nan
         rows.append(row | {"used": int((status == "ok").sum()), "rejected": int((status == "rejected").sum())})
     return pd.DataFrame(rows).set_index("cohort") if rows else pd.DataFrame()
 
@@ -230,6 +233,20 @@ def nifti_bytes(volume: Volume) -> bytes:
         path = Path(folder) / "volume.nii.gz"
         save(volume, path)
         return path.read_bytes()
+
+
+def contrasting_labels(labels: Volume) -> Volume:
+    """Return a label map numbered anew, for a continuous colour map.
+
+    Left and right get one value, neighbours in the label table get values far apart; 0 stays background.
+    """
+    table = anatomy.structures()
+    name = table["name"].str.replace(r"^(left |right |ctx-[lr]h-)", "", regex=True)
+    order = pd.factorize(name)[0]
+    values = 1 + np.argsort(np.argsort(np.arange(order.max() + 1) * GOLDEN_RATIO % 1))[order]
+    lookup = np.zeros(max(int(table["id"].max()), int(labels.data.max())) + 1, dtype=np.int32)
+    lookup[table["id"].to_numpy()] = values
+    return replace(labels, data=lookup[labels.data])
 
 
 def _badness(row: pd.Series) -> tuple[float, float]:

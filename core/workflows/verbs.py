@@ -126,7 +126,7 @@ def features_folder(context: Context, folder: str, encoder: str, out: str, weigh
 
     def write(path: Path) -> None:
         with path.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+            np.savez(file, **arrays)
 
     write_atomically(Path(out), write)
     return {"cases": len(prepared.rows), "failed": len(failures), "failures": failures, "out": out}
