@@ -147,7 +147,8 @@ def find_scans(paths: Sequence[Path]) -> list[Path]:
     ----------
     paths : sequence of path
         A folder that directly holds DICOM files is one scan. Hidden files and the sidecars in
-        ``COMPANIONS`` are no scans and are passed over; every other file must be a scan.
+        ``COMPANIONS`` are no scans and are passed over; every other file of a folder is listed, and one of
+        unknown kind is explained when it is read, so that the others go on.
 
     Returns
     -------
@@ -157,8 +158,7 @@ def find_scans(paths: Sequence[Path]) -> list[Path]:
     Raises
     ------
     InputError
-        A missing path; a file of unknown kind; a folder with both images and DICOM files; no
-        scan at all; two scans whose results would have the same name.
+        A missing path; a given file of unknown kind; a folder with both images and DICOM files; no scan at all.
     """
     found: dict[Path, None] = {}
     for path in map(Path, paths):
@@ -167,15 +167,6 @@ def find_scans(paths: Sequence[Path]) -> list[Path]:
         found.update(dict.fromkeys(_scans_in(path) if path.is_dir() else [_known(path)]))
     if not found:
         raise InputError("no scan was found.", ", ".join(map(str, paths)), f"Give {_kinds()}.")
-    by_name: dict[str, Path] = {}
-    for scan in found:
-        other = by_name.setdefault(case_id_of(scan), scan)
-        if other != scan:
-            raise InputError(
-                f"its result would have the same name, {case_id_of(scan)!r}, as that of {other}.",
-                str(scan),
-                "Rename one of them, or preprocess them into different folders.",
-            )
     return list(found)
 
 
@@ -456,7 +447,7 @@ def _scans_in(folder: Path) -> list[Path]:
     if dicom and any(_suffix(p) for p in others):
         raise InputError("images and DICOM files lie in one folder.", str(folder), "Put the DICOM series in its own.")
     scans += [folder] if dicom else []
-    scans += [_known(p) for p in others]
+    scans += others
     for inner in (p for p in entries if p.is_dir()):
         scans += _scans_in(inner)
     return scans

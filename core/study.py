@@ -281,7 +281,7 @@ def find_cohort(name: str, role: Role, spec: CohortSpec, base: Path) -> Cohort:
         When a table named in the spec is missing or broken.
     """
     paths, rejected = _find_images(base / spec.images, raw=spec.raw)
-    cases = tuple(Case(case_id, path, *_bids_entities(path)) for case_id, path in _unique_names(paths))
+    cases = tuple(Case(case_id, path, *_bids_entities(path)) for case_id, path in unique_names(paths))
     notes: list[str] = [] if cases else [f"No image found at {spec.images!r}."]
     table = _participants_file(base, spec)
     if table is not None:
@@ -332,7 +332,7 @@ def _is_bids(folder: Path) -> bool:
     return (folder / "dataset_description.json").is_file() or any(folder.glob("sub-*/**/anat"))
 
 
-def _unique_names(paths: Iterable[Path]) -> list[tuple[str, Path]]:
+def unique_names(paths: Iterable[Path]) -> list[tuple[str, Path]]:
     """Name cases after their files; where names repeat, add the folder."""
     paths = list(paths)
     counts = Counter(case_name(path) for path in paths)

@@ -113,7 +113,7 @@ def show_case(study: Study, results: Results, cohort: Cohort, case: str, positio
     st.markdown(f"**{cohort.label}** · {case}")
     shared.show_figure(figure, key=f"planes_{cohort.role}", alt=f"Three planes of {case}")
     if opacity and labels is None:
-        st.caption("This case is not segmented yet.")
+        st.caption("Not segmented yet, or by an older version of the engine: evaluate the study.")
     show_facts(results, cohort, case, volume.notes)
 
 
@@ -181,7 +181,7 @@ def show_niivue(study: Study, results: Results, cohort: Cohort, case: str, overl
         shared.show_error(error)
         return
     if overlay and labels is None:
-        st.caption("This case is not segmented yet.")
+        st.caption("Not segmented yet, or by an older version of the engine: evaluate the study.")
     layers = [{"data": labels, "name": "labels.nii.gz", "colormap": "hsv", "opacity": 0.45}] if labels else []
     niivue_viewer(
         nifti_data=image,

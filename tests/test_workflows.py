@@ -95,7 +95,10 @@ def test_a_study_gives_the_three_tables(cohorts: Path, context: Context, tmp_pat
     provenance = json.loads((tmp_path / "out" / PROVENANCE).read_text())
     assert provenance["complete"] is True
     assert set(scores["fingerprint"]) <= set(provenance["fingerprints"])
-    assert {c["origin"] for c in provenance["cohorts"]} == {"simulated", "control: shrunken hippocampus 0.3 of the volume"}
+    assert {c["origin"] for c in provenance["cohorts"]} == {
+        "simulated",
+        "control: hippocampus 30% smaller",
+    }
 
 
 def test_the_second_run_computes_nothing_and_writes_the_same_bytes(cohorts, context, settings, tmp_path, monkeypatch):

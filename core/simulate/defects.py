@@ -19,7 +19,10 @@ HIPPOCAMPUS, VENTRICLES = (17, 53), (4, 5, 43, 44)
 
 @dataclass(frozen=True)
 class Defect:
-    """A known defect: what it is, its strength and range, and where it acts (on the person, or on the image)."""
+    """A known defect: what it is, its strength and range, and where it acts (on the person, or on the image).
+
+    ``label`` is a format of the strength.
+    """
 
     label: str
     meaning: str
@@ -69,7 +72,7 @@ def describe(defect: str, strength: float) -> str:
     if not defect:
         return "simulated"
     known = DEFECTS[defect]
-    return f"control: {known.label} {strength:g} {known.unit}"
+    return "control: " + known.label.format(strength)
 
 
 def _choices() -> str:
@@ -133,9 +136,9 @@ def _with_image(case: Simulated, data: Array) -> Simulated:
 
 
 DEFECTS: dict[str, Defect] = {
-    "blur": Defect("blur", "Smoothed by a Gaussian of this sigma.", 1.5, "mm", 0.1, 10, on_image=_blur),
+    "blur": Defect("blur {:g} mm", "Smoothed by a Gaussian of this sigma.", 1.5, "mm", 0.1, 10, on_image=_blur),
     "noise": Defect(
-        "noise",
+        "noise {:g} of white matter",
         "Rician noise of this sigma, in parts of white matter.",
         0.1,
         "of white matter",
@@ -144,7 +147,7 @@ DEFECTS: dict[str, Defect] = {
         on_recipe=lambda recipe, strength: replace(recipe, noise=float(np.hypot(recipe.noise, strength))),
     ),
     "collapse": Defect(
-        "collapse",
+        "{:.0%} of the variety lost",
         "This share of all variation between people is lost.",
         0.8,
         "of the variety",
@@ -153,7 +156,7 @@ DEFECTS: dict[str, Defect] = {
         on_recipe=_collapse,
     ),
     "shrunken-hippocampus": Defect(
-        "shrunken hippocampus",
+        "hippocampus {:.0%} smaller",
         "Both hippocampi lose this share of their volume.",
         0.1,
         "of the volume",
@@ -162,7 +165,7 @@ DEFECTS: dict[str, Defect] = {
         on_recipe=lambda recipe, strength: _change(recipe, HIPPOCAMPUS, 1 - strength),
     ),
     "large-ventricles": Defect(
-        "large ventricles",
+        "ventricles {:.0%} larger",
         "The lateral ventricles gain this share of their volume.",
         0.5,
         "of the volume",
@@ -171,7 +174,7 @@ DEFECTS: dict[str, Defect] = {
         on_recipe=lambda recipe, strength: _change(recipe, VENTRICLES, 1 + strength),
     ),
     "background-artefact": Defect(
-        "background artefact",
+        "background haze {:g}",
         "Haze and rings around the brain, this bright.",
         0.3,
         "above the background",
@@ -180,6 +183,6 @@ DEFECTS: dict[str, Defect] = {
         on_image=_haze,
     ),
     "left-right-flip": Defect(
-        "left-right flip", "This share of the cases is mirrored.", 1.0, "of the cases", 0, 1, on_image=_flip
+        "{:.0%} mirrored", "This share of the cases is mirrored.", 1.0, "of the cases", 0, 1, on_image=_flip
     ),
 }

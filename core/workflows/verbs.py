@@ -17,7 +17,7 @@ from core.participants import read_participants, split_participants
 from core.pools import Context
 from core.settings import Settings
 from core.store import Store, read_features, write_atomically, write_csv, write_json
-from core.study import PROVENANCE, Study, StudySettings, read_spec, write_spec
+from core.study import PROVENANCE, Study, StudySettings, read_spec, unique_names, write_spec
 from core.volume import Volume, grid_named, grid_of, load_labels
 from core.workflows import tasks
 from core.workflows.cohorts import encoder_weights, folder_cohort, gather_features, prepare_folder, segment_sources
@@ -78,8 +78,7 @@ def preprocess_scans(
     outcomes = context.map("preprocessing", tasks.preprocess_scan, items)
     folder = Path(out)
     failures = []
-    for path, outcome in zip(scans, outcomes, strict=True):
-        case = preprocess.case_id_of(path)
+    for (case, _), outcome in zip(unique_names(scans), outcomes, strict=True):
         if outcome.error:
             failures.append({"case": case, "error": outcome.error})
             continue
