@@ -93,7 +93,7 @@ def _centres(fixed: Volume, moving: Volume) -> Matrix:
 
 
 def with_simpleitk(metric: str) -> Register:
-    """Similarity, then affine; regular-step gradient descent, levels of 8 and 4, then of 4 and 2 mm."""
+    """Similarity, then affine; gradient descent, not tuned; levels of 8 and 4, then of 4 and 2 mm."""
 
     def register(fixed: Volume, moving: Volume) -> Matrix:
         a, b = preprocess.to_sitk(fixed), preprocess.to_sitk(moving)
@@ -117,7 +117,7 @@ def with_simpleitk(metric: str) -> Register:
             method.SetMetricSamplingStrategy(method.RANDOM)
             method.SetMetricSamplingPercentagePerLevel([0.5, 0.1] if final else [0.5, 0.5], 1)
             method.SetInterpolator(sitk.sitkLinear)
-            method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-4, 200, 0.5)
+            method.SetOptimizerAsGradientDescent(1.0, 100, 1e-6, 10)
             method.SetOptimizerScalesFromPhysicalShift()
             method.SetShrinkFactorsPerLevel([4, 2] if final else [8, 4])
             method.SetSmoothingSigmasPerLevel([2, 1] if final else [4, 2])

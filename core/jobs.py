@@ -11,7 +11,6 @@ import importlib
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -327,11 +326,7 @@ def _main() -> None:
 
     # SIGTERM ends the runner in order: workers stop, records stay 'running' and are resumed by the next one.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    settings = from_environment()
-    (settings.workspace / "runner.json").write_text(
-        json.dumps({"pid": os.getpid(), "host": socket.gethostname()}), encoding="utf-8"
-    )
-    run_pending(settings)
+    run_pending(from_environment())
 
 
 if __name__ == "__main__":

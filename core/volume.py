@@ -145,7 +145,7 @@ def load(path: Path | str, *, orientation: str = "") -> Volume:
     return _to_ras(data, affine, case_name(path))
 
 
-def load_on_grid(path: Path | str, grid: Grid, *, rule: str, orientation: str = "") -> Volume:
+def load_on_grid(path: Path | str, grid: Grid, *, rule: str, orientation: str = "", checked: bool = False) -> Volume:
     """Read an atlas-space volume, check that it is one, and bring it to ``grid`` and [-1, 1].
 
     Parameters
@@ -159,6 +159,8 @@ def load_on_grid(path: Path | str, grid: Grid, *, rule: str, orientation: str = 
         for real scans, ``maximum`` for generated ones (Wu et al., MICCAI 2024).
     orientation : str
         See `load`.
+    checked : bool
+        True when this content passed before: the comparison of the axes with the anatomy is left out.
 
     Returns
     -------
@@ -183,7 +185,8 @@ def load_on_grid(path: Path | str, grid: Grid, *, rule: str, orientation: str = 
     volume = load(path, orientation=orientation)
     volume = _fit_grid(volume, grid, path)
     volume = _fit_intensity(volume, rule, path)
-    _check_anatomical_axes(volume, grid, path)
+    if not checked:
+        _check_anatomical_axes(volume, grid, path)
     return volume
 
 

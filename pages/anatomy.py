@@ -33,10 +33,13 @@ def choose(study: Study, results: Results) -> pd.DataFrame:
     first, second, third = st.columns([2, 2, 2], vertical_alignment="bottom")
     group = first.segmented_control("Regions", ["all", "subcortical", "cortical"], default="all", required=True)
     order = second.selectbox("Order", SORTS)
-    everything = third.toggle("Show cohorts that fail the quality gate", value=len(unreliable) == len(cohorts))
+    everything = third.toggle("Show cohorts that fail the quality gate", value=True)
     if unreliable:
         names = ", ".join(cohort.label for cohort in unreliable)
-        st.warning(f"Too unreliable for an anatomical assessment, by the quality gate: {names}.")
+        st.warning(
+            f"Failing the quality gate: {names}. By the published rule they get no anatomical score: "
+            "read theirs with care."
+        )
     shown = [cohort.name for cohort in cohorts if everything or cohort not in unreliable]
     table = results.effect_sizes[results.effect_sizes["cohort"].isin(shown)]
     return _ordered(table if group == "all" else table[table["group"] == group], order)

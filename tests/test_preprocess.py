@@ -295,6 +295,6 @@ def test_a_brain_cut_by_the_grid_is_noted() -> None:
     mask = np.ones((120, 120, 120), dtype=bool)
     shift = np.eye(4)
     shift[:3, 3] = (40, -60, -60)
-    notes = preprocess._edge_notes(mask, np.ones(3), shift)
+    notes = preprocess.edge_notes(mask, np.ones(3), shift)
     assert any("outside the atlas grid" in note for note in notes)
     assert sum("edge of the scan" in note for note in notes) == 6

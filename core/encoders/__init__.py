@@ -125,6 +125,7 @@ ENCODERS: dict[str, Encoder] = {
         loader="core.encoders.medicalnet:load_random_r50",
         network="medicalnet-resnet50",
         seed=0,
+        version=2,
     ),
     "deepbet": Encoder(
         label="deepbet bottleneck",

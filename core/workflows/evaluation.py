@@ -95,8 +95,10 @@ class Evaluation:
 
     def gap(self, cohort: str, what: str, reason: str) -> None:
         """Note what is missing from the results, and why."""
-        self.gaps.append({"cohort": cohort, "what": what, "reason": reason})
-        self.context.log(f"{cohort}: {what}: {reason}")
+        item = {"cohort": cohort, "what": what, "reason": reason}
+        if item not in self.gaps:
+            self.gaps.append(item)
+            self.context.log(f"{cohort}: {what}: {reason}")
 
     def prepare(self) -> None:
         """Check all cohorts; write cases.csv."""
@@ -224,7 +226,7 @@ class Evaluation:
         }
         self.metric_rows.append(row)
         for warning in numbers.get("warnings", ()):
-            self.gaps.append({"cohort": prepared.cohort.name, "what": f"{key} {encoder}".strip(), "reason": warning})
+            self.gap(prepared.cohort.name, f"{key} {encoder}".strip(), warning)
 
     def write_metrics(self) -> None:
         """Write metrics.csv as far as it is known."""
@@ -291,6 +293,8 @@ class Evaluation:
         real = self.real.cohort.name
         self.write("qc.csv", _stack(qc, QC_COLUMNS))
         self.write("volumes.csv", _stack(volumes, VOLUME_COLUMNS))
+        if real in volumes and real not in qc:
+            self.gap(real, "gate", "no QC scores of the real cohort, so no threshold: give its QC table too")
         if real in qc:
             settings = self.study.settings
             gate = quality.quality_table(
@@ -319,7 +323,6 @@ class Evaluation:
 
     def write_provenance(self, *, complete: bool) -> None:
         """Write what the numbers were made from."""
-        gaps = [dict(item) for item in {tuple(sorted(gap.items())): gap for gap in self.gaps}.values()]
         record = {
             "study": self.study.name,
             "settings": self.study.settings.model_dump(mode="json"),
@@ -342,7 +345,7 @@ class Evaluation:
             "inputs": {f"{p.cohort.name}/{s.case_id}": s.sha for p in self.cohorts for s in p.sources},
             "engine": segmentation.fingerprint(self.study.settings.segmenter),
             "fingerprints": self.fingerprints,
-            "gaps": gaps,
+            "gaps": self.gaps,
         }
         for folder in self.folders:
             write_json(record, folder / PROVENANCE)
@@ -350,7 +353,8 @@ class Evaluation:
     def failed(self) -> int:
         """Count cases that could not be used."""
         rejected = sum(len(p.rows) - len(p.sources) for p in self.cohorts)
-        return rejected + sum(gap["what"].startswith("segmentation of") for gap in self.gaps)
+        lost = {(gap["cohort"], gap["what"].partition(" of ")[2]) for gap in self.gaps if " of " in gap["what"]}
+        return rejected + len(lost)
 
     def finish(self) -> dict[str, Any]:
         """Mark the tables as complete and count."""

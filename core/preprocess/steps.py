@@ -1,8 +1,4 @@
-"""From a raw T1w head to a skull-stripped brain on the atlas grid, in [-1, 1].
-
-Steps: RAS orientation, non-local means, N4 bias correction, brain extraction, 12-parameter affine to the
-atlas, one interpolation, published intensity rule. Choices are measured in ``docs/decisions/registration.md``.
-"""
+"""The steps of preprocessing, each a function of a volume."""
 
 from __future__ import annotations
 
@@ -12,15 +8,13 @@ import io
 import os
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
@@ -28,15 +22,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from core.errors import InputError
+from core.preprocess.scans import spacing_of, to_sitk
 from core.volume import (
     FULL,
-    GRIDS,
     HALF,
     PUBLISHED_SHAPE,
-    SUFFIXES,
-    Grid,
     Volume,
-    block_mean,
     load,
     load_on_grid,
     normalise_percentile,
@@ -47,201 +38,18 @@ from core.volume import template as embedded_template
 if TYPE_CHECKING:
     from deepbet.bet import BrainExtraction
 
-VERSION = 1
-NRRD_SUFFIXES = (".nrrd", ".nhdr")
-SCAN_SUFFIXES = SUFFIXES + NRRD_SUFFIXES
-COMPANIONS = (".json", ".tsv", ".csv", ".txt", ".md", ".html", ".bval", ".bvec")  # BIDS sidecars and notes
-MIN_VOXELS, MAX_SPACING = 64, 5.0
 BRAIN_ML = (500.0, 2500.0)
 MIN_MATCH = 0.5  # correlation with the atlas at 2 mm: 0.86 for a right answer, at most 0.31 for flipped axes
 MAX_TURN = 60.0  # degrees; nobody lies so in a scanner, and the mirror of a swapped header fits at 90°
 CLIP_NOTE = 0.001  # fraction of the brain outside the grid from which it is worth a note
 EDGE_NOTE_MM2 = 100.0  # area of brain on a face of the scan from which it is worth a note
-NLM_BETA = 0.5  # best of those compared at noise of 3 to 15 % of white matter
+NLM_BETA = 0.5  # best of those compared, see registration.md
 NLM_SLAB = 32  # planes; fixed, so that the number of threads cannot change the rounding
 GREEDY_METRIC, GREEDY_ITERATIONS = (
     "NCC 4x4x4",
     "100x50x0",
 )  # voxels; levels of 4 and 2 mm, the one of 1 mm gains nothing
 _STDOUT_LOCK = threading.Lock()
-_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of the preprocessing, as it was run.
-
-    Parameters
-    ----------
-    name : str
-        orientation, denoising, bias, brain, affine, resampling or intensity.
-    parameters : dict
-        Settings and measured values, JSON-able.
-    seconds : float
-        Wall time.
-    """
-
-    name: str
-    parameters: dict[str, object]
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Preprocessed:
-    """An atlas-space brain and how it was made.
-
-    Parameters
-    ----------
-    volume : Volume
-        On the grid asked for, in [-1, 1], background exactly -1; ``notes`` holds warnings.
-    affine : ndarray, shape (4, 4)
-        World mm of the input to world mm of the atlas.
-    steps : tuple of Step
-        In the order run.
-    brain_ml : float
-        Volume of the extracted brain in the input scan.
-    """
-
-    volume: Volume
-    affine: NDArray[np.float64]
-    steps: tuple[Step, ...]
-    brain_ml: float
-
-    def provenance(self) -> dict[str, object]:
-        """Return everything but the voxels as a JSON-able dict."""
-        return {
-            "version": VERSION,
-            "case_id": self.volume.case_id,
-            "shape": list(self.volume.data.shape),
-            "affine": self.affine.tolist(),
-            "brain_ml": self.brain_ml,
-            "notes": list(self.volume.notes),
-            "steps": [asdict(step) for step in self.steps],
-            "packages": {name: version(name) for name in ("SimpleITK", "picsl_greedy", "deepbet", "scipy", "torch")},
-        }
-
-
-@dataclass
-class _Clock:
-    steps: list[Step] = field(default_factory=list)
-
-    def run(self, name: str, work: Callable[[], tuple[_T, dict[str, object]]]) -> _T:
-        start = time.perf_counter()
-        result, parameters = work()
-        self.steps.append(Step(name, parameters, time.perf_counter() - start))
-        return result
-
-
-def case_id_of(path: Path | str) -> str:
-    """Return the name of a scan: the file name without image suffix, or the name of a DICOM folder."""
-    path = Path(path)
-    suffix = _suffix(path)
-    return path.name[: -len(suffix)] if suffix else path.resolve().name
-
-
-def find_scans(paths: Sequence[Path]) -> list[Path]:
-    """List the scans in files, folders of images and DICOM series folders, searched in depth.
-
-    Parameters
-    ----------
-    paths : sequence of path
-        A folder that directly holds DICOM files is one scan. Hidden files and the sidecars in
-        ``COMPANIONS`` are no scans and are passed over; every other file of a folder is listed, and one of
-        unknown kind is explained when it is read, so that the others go on.
-
-    Returns
-    -------
-    list of path
-        Sorted inside each given path, each scan once.
-
-    Raises
-    ------
-    InputError
-        A missing path; a given file of unknown kind; a folder with both images and DICOM files; no scan at all.
-    """
-    found: dict[Path, None] = {}
-    for path in map(Path, paths):
-        if not path.exists():
-            raise InputError("there is no such file or folder.", str(path), "Check the path.")
-        found.update(dict.fromkeys(_scans_in(path) if path.is_dir() else [_known(path)]))
-    if not found:
-        raise InputError("no scan was found.", ", ".join(map(str, paths)), f"Give {_kinds()}.")
-    return list(found)
-
-
-def read_scan(path: Path | str) -> Volume:
-    """Read a NIfTI, MGH or NRRD file or a DICOM series folder as float32 in RAS+ axis order.
-
-    Raises
-    ------
-    InputError
-        Missing or unreadable input, unknown suffix, no or several DICOM series, missing slices,
-        not 3D, NaN, constant, under 64 voxels along an axis, or voxels over 5 mm.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise InputError("there is no such file or folder.", str(path), "Check the path.")
-    if path.is_dir():
-        volume = _from_sitk(_read_dicom(path), path)
-    elif _suffix(_known(path)) in NRRD_SUFFIXES:
-        volume = _from_sitk(_read_sitk(lambda: sitk.ReadImage(str(path)), path), path)
-    else:
-        volume = replace(load(path), case_id=case_id_of(path))
-    spacing = _spacing(volume.affine)
-    if min(volume.data.shape) < MIN_VOXELS or spacing.max() > MAX_SPACING:
-        raise InputError(
-            f"{_times(volume.data.shape)} voxels of {_times(spacing)} mm are not a 3D T1w head; expected at least "
-            f"{MIN_VOXELS} voxels along each axis and at most {MAX_SPACING:g} mm.",
-            str(path),
-            "Give the 3D T1w scan (such as MPRAGE), not a localiser or a 2D series.",
-        )
-    return volume
-
-
-def preprocess(path: Path | str, grid: Grid, *, template: Path | None = None, threads: int = 2) -> Preprocessed:
-    """Bring a raw T1w head to the atlas.
-
-    Parameters
-    ----------
-    path : path
-        NIfTI, MGH or NRRD file, or DICOM series folder.
-    grid : Grid
-        The half grid is made from the full one by averaging 2x2x2 blocks.
-    template : path, optional
-        Skull-stripped T1w atlas (such as SRI24) instead of the embedded one; see `load_template`.
-    threads : int
-        CPU threads.
-
-    Returns
-    -------
-    Preprocessed
-        The same input, settings and packages give the same voxels.
-
-    Raises
-    ------
-    InputError
-        As `read_scan` and `load_template`; no plausible brain; a brain that does not match the atlas.
-    """
-    path, clock = Path(path), _Clock()
-    fixed = load_template(template)
-    scan = clock.run("orientation", lambda: _with_notes(read_scan(path)))
-    notes = list(scan.notes)
-    scan = clock.run("denoising", lambda: denoise(scan, threads=threads))
-    scan = clock.run("bias", lambda: correct_bias(scan, threads=threads))
-    mask = clock.run("brain", lambda: extract_brain(scan, path, threads=threads))
-    brain_ml = float(clock.steps[-1].parameters["ml"])  # type: ignore[arg-type]
-    brain = replace(scan, data=np.where(mask, scan.data, 0).astype(np.float32))
-    affine = clock.run("affine", lambda: _align(brain, fixed, path, template))
-    raw = clock.run("resampling", lambda: _resample_brain(scan, mask, affine))
-    notes += _edge_notes(mask, _spacing(scan.affine), affine @ scan.affine)
-    data = clock.run("intensity", lambda: (normalise_percentile(raw), {"rule": "percentile"}))
-    if grid != FULL:
-        if grid != HALF:
-            raise InputError(f"no way to make the grid {grid.name!r}.", "grid", f"Choose one of: {', '.join(GRIDS)}.")
-        data = block_mean(data)
-    volume = Volume(data, grid.affine, case_id_of(path), tuple(notes))
-    return Preprocessed(volume, affine, tuple(clock.steps), brain_ml)
 
 
 def denoise(scan: Volume, *, threads: int) -> tuple[Volume, dict[str, object]]:
@@ -278,7 +86,7 @@ def correct_bias(scan: Volume, *, threads: int) -> tuple[Volume, dict[str, objec
     ----------
     Tustison et al., IEEE Trans. Med. Imaging 29 (2010), doi:10.1109/TMI.2010.2046908.
     """
-    shrink = [max(1, min(4, round(4 / s))) for s in _spacing(scan.affine)]
+    shrink = [max(1, min(4, round(4 / s))) for s in spacing_of(scan.affine)]
     head = _foreground(scan.data)
     image, mask = to_sitk(scan), to_sitk(replace(scan, data=head.astype(np.uint8)))
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
@@ -354,7 +162,7 @@ def register(brain: Volume, fixed: Volume) -> NDArray[np.float64]:
     with _quiet_stdout():
         greedy.execute(
             f"-i fixed moving -a -dof 12 -ia-identity -m {GREEDY_METRIC} -n {GREEDY_ITERATIONS} -jitter 0 -seed 1"
-            " -threads 1 -o found -V 0",  # more threads sum in another order each time: 1e-5 mm of noise
+            " -threads 1 -o found -V 0",  # more threads sum in another order each time: 1e-4 mm of noise
             out=io.StringIO(),
             fixed=to_sitk(target),
             moving=to_sitk(moving),
@@ -395,132 +203,6 @@ def load_template(path: Path | None) -> Volume:
     centred[:3, 3] += (FULL.affine @ np.append((np.array(FULL.shape) - 1) / 2, 1))[:3] - middle
     on_grid = resample(replace(raw, data=raw.data - raw.data.min(), affine=centred), FULL.shape, FULL.affine)
     return replace(on_grid, data=normalise_percentile(on_grid.data))
-
-
-def to_sitk(volume: Volume) -> sitk.Image:
-    """Convert a volume in RAS world coordinates to a SimpleITK image in LPS."""
-    affine = _LPS @ volume.affine
-    spacing = _spacing(affine)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.data.T))  # (z, y, x)
-    image.SetOrigin(affine[:3, 3].tolist())
-    image.SetSpacing(spacing.tolist())
-    image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
-    return image
-
-
-def brain_of(path: Path | str, *, threads: int = 2) -> Volume:
-    """Run the steps before registration: the stripped brain in the space of the scan, background 0."""
-    scan, _ = correct_bias(denoise(read_scan(path), threads=threads)[0], threads=threads)
-    mask, _ = extract_brain(scan, path, threads=threads)
-    return replace(scan, data=np.where(mask, scan.data, 0).astype(np.float32))
-
-
-def _suffix(path: Path) -> str:
-    return next((s for s in SCAN_SUFFIXES if path.name.lower().endswith(s)), "")
-
-
-def _kinds() -> str:
-    return f"a file ending in {', '.join(SCAN_SUFFIXES)}, or a folder with one DICOM series"
-
-
-def _known(path: Path) -> Path:
-    if not _suffix(path):
-        remedy = "Give the folder of the series." if _is_dicom(path) else f"Give {_kinds()}."
-        what = "one DICOM file is not a scan." if _is_dicom(path) else f"unknown kind of file {path.suffix!r}."
-        raise InputError(what, str(path), remedy)
-    return path
-
-
-def _is_dicom(path: Path) -> bool:
-    if path.name.upper() == "DICOMDIR" or not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM" or path.suffix.lower() in (".dcm", ".ima")
-
-
-def _scans_in(folder: Path) -> list[Path]:
-    scans: list[Path] = []
-    entries = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.name.upper() != "DICOMDIR")
-    files = [p for p in entries if p.is_file() and not p.name.lower().endswith(COMPANIONS)]
-    dicom = [p for p in files if not _suffix(p) and _is_dicom(p)]
-    others = [p for p in files if p not in set(dicom)]
-    if dicom and any(_suffix(p) for p in others):
-        raise InputError("images and DICOM files lie in one folder.", str(folder), "Put the DICOM series in its own.")
-    scans += [folder] if dicom else []
-    scans += others
-    for inner in (p for p in entries if p.is_dir()):
-        scans += _scans_in(inner)
-    return scans
-
-
-def _read_dicom(folder: Path) -> sitk.Image:
-    if not any(_is_dicom(p) for p in folder.iterdir()):
-        raise InputError(
-            "the folder holds no DICOM files.", str(folder), "Give the folder that directly holds the series."
-        )
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if len(series) != 1:
-        files = {uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in series}
-        listed = "; ".join(f"{uid} ({len(names)} files, first {Path(names[0]).name})" for uid, names in files.items())
-        what = f"the folder holds {len(series)} DICOM series: {listed}." if series else "no readable DICOM series."
-        raise InputError(what, str(folder), "Put the files of the T1w series alone in a folder and give that folder.")
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
-    reader.MetaDataDictionaryArrayUpdateOn()
-    image = _read_sitk(reader.Execute, folder)
-    key, count = "0020|0032", len(reader.GetFileNames())
-    if count > 2 and all(reader.HasMetaDataKey(i, key) for i in range(count)):
-        places = np.array([[float(v) for v in reader.GetMetaData(i, key).split("\\")] for i in range(count)])
-        gaps = np.linalg.norm(np.diff(places, axis=0), axis=1)
-        if gaps.max() - gaps.min() > 0.1 * np.median(gaps):
-            raise InputError(
-                f"the slices are not evenly spaced ({gaps.min():.3g} to {gaps.max():.3g} mm apart, {count} files).",
-                str(folder),
-                "Slices are missing or doubled: export the series again.",
-            )
-    return image
-
-
-def _read_sitk(read: Callable[[], sitk.Image], path: Path) -> sitk.Image:
-    try:
-        image = read()
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[-160:]
-        raise InputError(f"it cannot be read ({reason}).", str(path), "Export it again, or convert it.") from error
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise InputError(
-            f"expected one 3D volume, found size {image.GetSize()} with {image.GetNumberOfComponentsPerPixel()} values "
-            "a voxel.",
-            str(path),
-            "Save one volume per file.",
-        )
-    return image
-
-
-def _from_sitk(image: sitk.Image, path: Path) -> Volume:
-    ras = sitk.DICOMOrient(image, "RAS")
-    data = np.ascontiguousarray(sitk.GetArrayFromImage(ras).T, dtype=np.float32)  # (x, y, z)
-    if not np.isfinite(data).all() or data.min() == data.max():
-        raise InputError("the voxels are NaN, Inf or all equal.", str(path), "Export the scan again.")
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(ras.GetDirection()).reshape(3, 3) * np.array(ras.GetSpacing())
-    affine[:3, 3] = ras.GetOrigin()
-    codes = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
-    notes = () if codes == "RAS" else (f"axes reordered from {codes} to RAS",)
-    return Volume(data, _LPS @ affine, case_id_of(path), notes)
-
-
-def _with_notes(scan: Volume) -> tuple[Volume, dict[str, object]]:
-    shape, spacing = [int(n) for n in scan.data.shape], [round(float(s), 4) for s in _spacing(scan.affine)]
-    return scan, {"shape": shape, "spacing_mm": spacing, "notes": list(scan.notes)}
-
-
-def _spacing(affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(np.linalg.norm(affine[:3, :3], axis=0))
-
-
-def _times(numbers: Sequence[float] | NDArray[np.float64]) -> str:
-    return "×".join(f"{n:.3g}" for n in numbers)
 
 
 def _foreground(data: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -614,9 +296,10 @@ def _brain_centre(volume: Volume) -> NDArray[np.float64]:
     return np.asarray(volume.affine[:3, :3] @ index + volume.affine[:3, 3])
 
 
-def _align(
+def align(
     brain: Volume, fixed: Volume, path: Path, template: Path | None
 ) -> tuple[NDArray[np.float64], dict[str, object]]:
+    """Register a brain to the atlas and refuse an answer that cannot be right; see `register`."""
     affine = register(brain, fixed)
     moved = resample(replace(brain, affine=affine @ brain.affine), fixed.data.shape, fixed.affine).data
     scaled = np.minimum(moved, np.quantile(moved, 0.95))
@@ -652,7 +335,7 @@ def _align(
     }
 
 
-def _resample_brain(
+def resample_brain(
     scan: Volume, mask: NDArray[np.bool_], affine: NDArray[np.float64]
 ) -> tuple[NDArray[np.float32], dict[str, object]]:
     """Interpolate the head and cut it by the mask afterwards, so that the cortex is not mixed with background."""
@@ -660,7 +343,7 @@ def _resample_brain(
     data, near = scan.data[box], mask[box]
     world = affine @ scan.affine
     # Scans finer than the grid are smoothed to its resolution first, or they would alias.
-    sigma = 0.5 * np.maximum(FULL.spacing / _spacing(world) - 1, 0)
+    sigma = 0.5 * np.maximum(FULL.spacing / spacing_of(world) - 1, 0)
     data = ndimage.gaussian_filter(data, np.where(sigma > 0.1, sigma, 0))
     start = np.eye(4)
     start[:3, 3] = [part.start for part in box]
@@ -671,7 +354,8 @@ def _resample_brain(
     return np.where(inside, np.maximum(head, floor), 0).astype(np.float32), {"interpolation": "cubic B-spline"}
 
 
-def _edge_notes(mask: NDArray[np.bool_], spacing: NDArray[np.float64], to_atlas: NDArray[np.float64]) -> list[str]:
+def edge_notes(mask: NDArray[np.bool_], spacing: NDArray[np.float64], to_atlas: NDArray[np.float64]) -> list[str]:
+    """Say in words when the atlas grid or the scan cuts the brain."""
     notes = []
     to_grid = np.linalg.inv(FULL.affine) @ to_atlas
     index = np.argwhere(mask) @ to_grid[:3, :3].T + to_grid[:3, 3]

@@ -1,0 +1,49 @@
+"""Take the screenshots of the README from a running app: ``python docs/make_screenshots.py http://localhost:8501``."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+FOLDER = Path(__file__).parent / "images"
+PAGES = ("overview", "viewer", "similarity", "quality", "anatomy", "paper", "studies", "jobs")
+HEIGHT = {"overview": 1900, "viewer": 1500, "similarity": 1500, "anatomy": 1500}
+WIDTH, COLOURS = 1280, 128
+
+
+def settle(page: Page) -> None:
+    """Wait until the page has stopped computing and drawing."""
+    page.get_by_role("heading").first.wait_for(timeout=60_000)
+    page.wait_for_timeout(6000)
+
+
+def main(url: str) -> None:
+    """Write one small PNG a page."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    options = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=options)
+        page = browser.new_page(viewport={"width": WIDTH, "height": 900})
+        page.goto(url)
+        settle(page)
+        links = page.locator("[data-testid=stSidebarNavLink]")
+        for index in range(links.count()):
+            links.nth(index).click()
+            settle(page)
+            name = page.url.rstrip("/").rpartition("/")[2]
+            name = name if name in PAGES else "overview"
+            page.set_viewport_size({"width": WIDTH, "height": HEIGHT.get(name, 1100)})
+            settle(page)
+            picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+            picture.quantize(COLOURS).save(FOLDER / f"{name}.png", optimize=True)
+            page.set_viewport_size({"width": WIDTH, "height": 900})
+        browser.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "http://localhost:8501")
