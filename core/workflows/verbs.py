@@ -16,9 +16,9 @@ from core.errors import InputError
 from core.participants import read_participants, split_participants
 from core.pools import Context
 from core.settings import Settings
-from core.store import Store, read_features, write_atomically, write_csv, write_json
+from core.store import Store, content_key, read_features, write_atomically, write_csv, write_json
 from core.study import PROVENANCE, Study, StudySettings, read_spec, unique_names, write_spec
-from core.volume import Volume, grid_named, grid_of, load_labels
+from core.volume import grid_named, grid_of
 from core.workflows import tasks
 from core.workflows.cohorts import encoder_weights, folder_cohort, gather_features, prepare_folder, segment_sources
 from core.workflows.evaluation import Evaluation, evaluate
@@ -198,18 +198,13 @@ def demo(context: Context) -> dict[str, Any]:
 
 
 def demo_folder(settings: Settings) -> Path:
-    """Return the folder of the demo study, with its study.toml in place."""
-    folder = Store(settings.workspace).folder("demo")
+    """Return the folder of the demo study, with its study.toml in place; another demo gets another folder."""
+    recipe = [(DEMO / name).read_text(encoding="utf-8") for name in ("study.toml", "cohorts.json")]
+    name = content_key("demo", simulate.VERSION, recipe, {})[:8]
+    folder = Store(settings.workspace).folder("demo", name)
     if not (folder / "study.toml").is_file():
         write_spec(read_spec(DEMO / "study.toml"), folder / "study.toml")
     return folder
-
-
-def true_labels(case: str) -> Volume | None:
-    """Return the true label map of a simulated volume, None for any other."""
-    path = Path(case)
-    truth = path.parent / "truth" / (path.name.removesuffix(".nii.gz") + "_dseg.nii.gz")
-    return load_labels(truth) if truth.is_file() else None
 
 
 def _claim_folder(folder: Path, record: dict[str, Any], settings: dict[str, Any]) -> None:
