@@ -88,7 +88,8 @@ def start_demo_once(settings: Settings) -> None:
         return
     st.session_state[DEMO_CHECKED] = True
     complete = read_results(settings, demo_folder(settings) / "study.toml").provenance.get("complete")
-    if not complete and not jobs.list_jobs(settings, function=DEMO_JOB):
+    tried = any(job.state != "done" for job in jobs.list_jobs(settings, function=DEMO_JOB))
+    if not complete and not tried:
         jobs.submit(settings, DEMO_JOB, {}, "Demo study")
 
 

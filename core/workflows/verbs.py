@@ -200,7 +200,7 @@ def demo(context: Context) -> dict[str, Any]:
 def demo_folder(settings: Settings) -> Path:
     """Return the folder of the demo study, with its study.toml in place; another demo gets another folder."""
     recipe = [(DEMO / name).read_text(encoding="utf-8") for name in ("study.toml", "cohorts.json")]
-    name = content_key("demo", simulate.VERSION, recipe, {})[:8]
+    name = content_key("demo", 1, [*recipe, str(simulate.VERSION)], {})[:8]
     folder = Store(settings.workspace).folder("demo", name)
     if not (folder / "study.toml").is_file():
         write_spec(read_spec(DEMO / "study.toml"), folder / "study.toml")
