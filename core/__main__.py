@@ -1,10 +1,11 @@
 """Command line: ``python -m core <verb>``, one verb per function of `core.workflows`.
 
-Progress on stderr, results on disk. Exit 0 when complete, 2 for bad input, 3 when some cases failed.
+Progress on stderr, results on disk. Exit 0 when complete, 2 for bad input, 3 when some cases failed or numbers are missing.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
@@ -16,11 +17,19 @@ from typing import Annotated, Any
 
 import typer
 
-from core import workflows
 from core.errors import InputError, SynthScopeError
 from core.pools import Context, open_pool
 from core.settings import from_environment
 
+
+class _Workflows:
+    """The verbs, imported when one is called: help and usage errors need not wait for torch."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module("core.workflows"), name)
+
+
+workflows = _Workflows()
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print a machine-readable summary on stdout.")]
@@ -161,7 +170,7 @@ def evaluate(
 @app.command(hidden=True)
 def demo(as_json: Json = False) -> None:
     """Make and evaluate the demo study in the workspace."""
-    _run(workflows.demo, as_json)
+    _run(lambda context: workflows.demo(context), as_json)
 
 
 def _run(
@@ -174,13 +183,16 @@ def _run(
         if not parallel:
             settings = replace(settings, scheduler="", workers=0)
         with open_pool(settings) as pool:
-            result = verb(Context(settings, pool, _Progress().report))
+            progress = _Progress()
+            result = verb(Context(settings, pool, progress.report))
+            progress.last = 0.0
+            progress.report(1.0, "done")
     except SynthScopeError as error:
         typer.echo(f"\nerror: {error}", err=True)
         raise typer.Exit(2) from error
     if as_json:
         typer.echo(json.dumps(result, sort_keys=True))
-    failed = int(result.get("failed", 0))
+    failed = int(result.get("failed", 0)) + int(result.get("gaps", 0))
     typer.echo(f"\n{_summary(result)}", err=True)
     for failure in result.get("failures", []):
         typer.echo(f"  {failure['case']}: {failure['error']}", err=True)

@@ -129,7 +129,7 @@ def check_volumes(table: pd.DataFrame, where: str) -> pd.DataFrame:
         wanted=volume_columns(parcels),
         highest=np.inf,
         meaning="a volume in mm³ (a number ≥ 0)",
-        advice="Give SynthSeg's CSV as it was written (mri_synthseg --vol); the columns are listed in the guide.",
+        advice="Give SynthSeg's CSV as it was written (mri_synthseg --vol); the columns are listed in docs/columns.md.",
     )
     numbers.attrs["notes"] = () if parcels else ("no cortical parcels (segmented without --parc)",)
     return numbers

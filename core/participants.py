@@ -36,6 +36,8 @@ def read_participants(path: Path | str) -> pd.DataFrame:
     table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False).rename(
         columns={"session_id": "session", "gender": "sex"}
     )
+    if len(table.columns) == 1 and "," in table.columns[0]:
+        raise InputError("the columns are separated by commas, not tabs.", str(path), "Save it tab-separated.")
     if "participant_id" not in table:
         raise InputError(
             f"column participant_id is missing; found: {', '.join(table.columns)}.", str(path), "Use BIDS column names."
@@ -85,6 +87,11 @@ def split_participants(table: pd.DataFrame, n: int, seed: int) -> tuple[pd.DataF
     InputError
         Missing age or sex, or fewer subjects of one sex than needed.
     """
+    for column, known in (("age", table["age"].notna()), ("sex", table["sex"] != "")):
+        if not known.any():
+            raise InputError(
+                f"column {column} is missing or empty.", "participants", f"Give the {column} of each subject."
+            )
     incomplete = table[table["age"].isna() | (table["sex"] == "")]["participant_id"].unique()
     usable = table[~table["participant_id"].isin(incomplete)]
     subjects = usable.groupby("participant_id", sort=True).agg(age=("age", "mean"), sex=("sex", "first")).reset_index()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -182,8 +183,49 @@ def _outcome_of(future: Any) -> Outcome:
         return Outcome(error=f"the worker died on this task ({type(error).__name__}); it may need more memory.")
 
 
+class LazyPool:
+    """Opens the cluster when the first tasks come: bad input is refused before workers start.
+
+    Parameters
+    ----------
+    settings : Settings
+        Scheduler or number of workers.
+    stack : ExitStack
+        Closes what was opened.
+    """
+
+    def __init__(self, settings: Settings, stack: ExitStack) -> None:
+        self.settings, self.stack = settings, stack
+        self.pool: Pool | None = None
+        self.lock = threading.Lock()
+
+    def map(self, function: Callable[..., Any], items: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Outcome]]:
+        """Yield ``(index, outcome)`` as tasks finish."""
+        if not items:
+            return
+        with self.lock:
+            self.pool = self.pool or self.stack.enter_context(_open(self.settings))
+        yield from self.pool.map(function, items)
+
+
 @contextmanager
 def open_pool(settings: Settings) -> Iterator[Pool]:
+    """Offer the pool the settings ask for: a scheduler, a local cluster, or this process.
+
+    Raises
+    ------
+    JobFailed
+        When the scheduler does not answer, at the first tasks.
+    """
+    if not settings.scheduler and settings.workers == 0:
+        yield InProcessPool()
+        return
+    with ExitStack() as stack:
+        yield LazyPool(settings, stack)
+
+
+@contextmanager
+def _open(settings: Settings) -> Iterator[Pool]:
     """Open the pool the settings ask for: a scheduler, a local cluster, or this process.
 
     Raises
@@ -191,9 +233,6 @@ def open_pool(settings: Settings) -> Iterator[Pool]:
     JobFailed
         When the scheduler does not answer.
     """
-    if not settings.scheduler and settings.workers == 0:
-        yield InProcessPool()
-        return
     from distributed import Client, LocalCluster
 
     if settings.scheduler:
@@ -214,7 +253,7 @@ def open_pool(settings: Settings) -> Iterator[Pool]:
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # None would still try port 8787, and warn
             silence_logs=50,
             worker_class="distributed.Nanny",
         ) as cluster,

@@ -224,7 +224,7 @@ def write_atomically(path: Path, write: Callable[[Path], None], *, suffix: str =
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write a result table: fixed precision, so that equal results are equal files."""
-    write_atomically(path, lambda p: table.to_csv(p, index=False, float_format="%.6g", lineterminator="\n"))
+    write_atomically(path, lambda p: table.to_csv(p, index=False, float_format="%.7g", lineterminator="\n"))
 
 
 def write_json(value: Any, path: Path) -> None:
@@ -254,7 +254,7 @@ def read_features(path: Path) -> tuple[np.ndarray, list[str]]:
     try:
         arrays = _read_npz(path)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise CacheCorrupt(f"not a features file ({error}).", str(path), advice) from error
+        raise CacheCorrupt("not an npz of plain arrays.", str(path), advice) from error
     features, cases = arrays.get("features"), arrays.get("cases")
     if features is None or cases is None or features.ndim != 2 or len(cases) != len(features):
         found = {name: array.shape for name, array in arrays.items()}

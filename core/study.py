@@ -202,7 +202,7 @@ def read_spec(path: Path | str) -> StudySpec:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"not valid TOML ({error}).", str(path), "Correct the line named.") from error
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {_plain(e['msg'])}" for e in error.errors())
         raise InputError(problems + ".", str(path), "Correct these entries of the study file.") from error
 
 
@@ -355,6 +355,10 @@ def _participants_file(base: Path, spec: CohortSpec) -> Path | None:
     return bids if bids.is_file() else None
 
 
+def _plain(message: str) -> str:
+    return {"Extra inputs are not permitted": "unknown key", "Field required": "missing"}.get(message, message)
+
+
 def _table_file(base: Path, name: str) -> Path | None:
     if not name:
         return None
@@ -396,9 +400,11 @@ def _join_participants(cases: tuple[Case, ...], table: pd.DataFrame) -> tuple[tu
     unused = set(table["participant_id"]) - {case.participant for case in joined}
     notes = []
     if missing:
-        notes.append(f"{len(missing)} images have no row in the participants table: {', '.join(missing[:5])}.")
+        notes.append(
+            f"{len(missing)} images have no row in the participants table, for example {', '.join(missing[:5])}."
+        )
     if unused:
-        notes.append(f"{len(unused)} participants have no image: {', '.join(sorted(unused)[:5])}.")
+        notes.append(f"{len(unused)} participants have no image, for example {', '.join(sorted(unused)[:5])}.")
     return tuple(joined), notes
 
 

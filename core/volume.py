@@ -180,7 +180,7 @@ def load_on_grid(path: Path | str, grid: Grid, *, rule: str, orientation: str = 
             "the affine is the identity, so left and right are unknown.",
             str(path),
             'If its array axes run left→right, posterior→anterior, inferior→superior, set orientation = "RAS" '
-            "for this cohort; otherwise give its true axis codes.",
+            "for this cohort in study.toml; otherwise give its true axis codes.",
         )
     volume = load(path, orientation=orientation)
     volume = _fit_grid(volume, grid, path)
@@ -376,7 +376,7 @@ def _fit_grid(volume: Volume, grid: Grid, path: Path) -> Volume:
             f"shape {shape} at {'×'.join(f'{s:.3g}' for s in spacing)} mm is not an atlas grid; expected "
             f"{FULL.shape} at 1 mm, {HALF.shape} at 2 mm, or {PUBLISHED_SHAPE} at 1 mm.",
             str(path),
-            "For a raw scan run `python -m core preprocess`, or set raw = true for this cohort.",
+            "For a raw scan run `python -m core preprocess`, or set raw = true for this cohort in study.toml.",
         )
     data = volume.data
     if shape == PUBLISHED_SHAPE:
@@ -446,7 +446,7 @@ def _check_anatomical_axes(volume: Volume, grid: Grid, path: Path) -> None:
         f"the anatomy does not follow the header: {', '.join(found)} "
         f"(match with the atlas {as_is:.2f}, after the change {scores[best]:.2f}).",
         str(path),
-        f'Repair the header, or set orientation = "{_codes_for(*best)}" for this cohort.',
+        f'Repair the header, or set orientation = "{_codes_for(*best)}" for this cohort in study.toml.',
     )
 
 

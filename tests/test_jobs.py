@@ -133,10 +133,11 @@ def test_unknown_job(settings: Settings):
 @pytest.mark.slow
 def test_killed_workers_lose_no_case_and_recompute_none(settings: Settings, tmp_path: Path):
     with open_pool(replace(settings, workers=2)) as pool:
-        assert isinstance(pool, DaskPool)
         context = Context(settings, pool)
+        context.map("open", job_functions.square, [(None, 1)])
+        assert isinstance(pool.pool, DaskPool)
         names = [f"case{i}" for i in range(12)]
-        killer = threading.Thread(target=_kill_one_worker, args=(pool, tmp_path))
+        killer = threading.Thread(target=_kill_one_worker, args=(pool.pool, tmp_path))
         killer.start()
         outcomes = context.map("cases", job_functions.record_run, [(str(tmp_path), name, 0.3) for name in names])
         killer.join()
@@ -170,6 +171,6 @@ def test_a_scheduler_that_does_not_answer_is_explained(settings: Settings, monke
     monkeypatch.setattr(distributed, "Client", refuse)
     with (
         pytest.raises(JobFailed, match="does not answer"),
-        open_pool(replace(settings, scheduler="tcp://127.0.0.1:1")),
+        open_pool(replace(settings, scheduler="tcp://127.0.0.1:1")) as pool,
     ):
-        pass
+        Context(settings, pool).map("x", job_functions.square, [(None, 1)])

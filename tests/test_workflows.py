@@ -228,3 +228,27 @@ def test_a_simulated_folder_resumes_and_refuses_another_cohort(context, tmp_path
     assert first.items() <= after.items()
     with pytest.raises(InputError, match="another cohort: seed = 1"):
         workflows.simulate_cohort(context, str(out), 3, 2, "half", "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"), [({"encoders": ("random-r5O",)}, "random-r5O"), ({"segmenter": "x"}, "'x'")]
+)
+def test_a_misspelt_encoder_or_segmenter_is_refused_before_any_work(cohorts, context, tmp_path, settings, what):
+    path = study_of(cohorts, tmp_path, settings=StudySettings(**settings))
+    with pytest.raises(InputError, match=what):
+        workflows.evaluate(context, str(path), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cohort_of_one_case_leaves_gaps_with_reasons_and_no_numbers_that_look_right(cohorts, context, tmp_path):
+    path = study_of(cohorts, tmp_path)
+    for file in sorted((tmp_path / "gen").glob("*.nii.gz"))[1:]:
+        file.unlink()
+    summary = workflows.evaluate(context, str(path), str(tmp_path / "out"))
+    assert summary["gaps"] > 0
+    scores = pd.read_csv(tmp_path / "out" / "metrics.csv")
+    corrected = scores[scores["variant"] == "corrected"]
+    assert corrected["value"].isna().all()
+    assert pd.read_csv(tmp_path / "out" / "effect_sizes.csv").empty
+    gaps = json.loads((tmp_path / "out" / PROVENANCE).read_text())["gaps"]
+    assert any(gap["what"] == "anatomy" and "at least 3" in gap["reason"] for gap in gaps)

@@ -262,14 +262,14 @@ def _deepbet() -> BrainExtraction:
 
 @contextmanager
 def _quiet_stdout() -> Iterator[None]:
-    """Send what C code prints to stderr; stdout may carry a summary in JSON.
+    """Drop what C code prints: greedy's optimiser reports in spite of ``-V 0`` that it stopped, which alarms for nothing.
 
-    greedy's optimiser prints in spite of ``-V 0``. The descriptor belongs to the whole process, hence the lock.
+    Whether the answer is right is checked afterwards. The descriptors belong to the whole process, hence the lock.
     """
-    with _STDOUT_LOCK:
+    with _STDOUT_LOCK, open(os.devnull, "w") as null:
         sys.stdout.flush()
         kept = os.dup(1)
-        os.dup2(2, 1)
+        os.dup2(null.fileno(), 1)
         try:
             yield
         finally:

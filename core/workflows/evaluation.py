@@ -44,6 +44,7 @@ def evaluate(context: Context, study: str, out: str = "") -> dict[str, Any]:
         See `core.study.read_study`; no usable real volume.
     """
     plan = read_study(study)
+    check_choices(plan)
     run = Evaluation(context, plan, [results_folder(context.settings, plan.path), *([Path(out)] if out else [])])
     with context.stage(0.0, 0.1):
         run.prepare()
@@ -54,6 +55,23 @@ def evaluate(context: Context, study: str, out: str = "") -> dict[str, Any]:
     with context.stage(0.65, 1.0):
         run.compare_anatomy()
     return run.finish()
+
+
+def check_choices(study: Study) -> None:
+    """Refuse a study that names an encoder or segmenter that does not exist, before any work.
+
+    Raises
+    ------
+    InputError
+    """
+    for name in study.settings.encoders:
+        if name not in encoders.ENCODERS:
+            choices = ", ".join(encoders.ENCODERS)
+            raise InputError(f"unknown encoder {name!r}.", str(study.path), f"Choose of: {choices}.")
+    try:
+        segmentation.fingerprint(study.settings.segmenter)
+    except InputError as error:
+        raise InputError(error.what, str(study.path), error.remedy) from error
 
 
 class Evaluation:
@@ -74,7 +92,8 @@ class Evaluation:
         self.settings = context.settings
         self.store = Store(self.settings.workspace)
         self.cohorts: list[Prepared] = []
-        self.gaps: list[dict[str, str]] = []
+        self.gaps: list[dict[str, str]] = []  # numbers that are missing
+        self.warnings: list[dict[str, str]] = []  # numbers that are there and need care
         self.fingerprints: dict[str, dict[str, Any]] = {}
         self.metric_rows: list[dict[str, Any]] = []
 
@@ -203,7 +222,7 @@ class Evaluation:
         items = {
             "real cohort": self.real.token,
             "grid": self.study.grid.name,
-            "intensity rules": INTENSITY_RULES,
+            "intensity rules outside [-1, 1]": INTENSITY_RULES,
             "encoder": encoder,
             "encoder weights": weights,
             "estimator": f"{key} v{metric.version}",
@@ -226,7 +245,8 @@ class Evaluation:
         }
         self.metric_rows.append(row)
         for warning in numbers.get("warnings", ()):
-            self.gap(prepared.cohort.name, f"{key} {encoder}".strip(), warning)
+            item = {"cohort": prepared.cohort.name, "what": f"{key} {encoder}".strip(), "reason": warning}
+            (self.warnings if numbers["value"] is not None else self.gaps).append(item)
 
     def write_metrics(self) -> None:
         """Write metrics.csv as far as it is known."""
@@ -346,6 +366,7 @@ class Evaluation:
             "engine": segmentation.fingerprint(self.study.settings.segmenter),
             "fingerprints": self.fingerprints,
             "gaps": self.gaps,
+            "warnings": self.warnings,
         }
         for folder in self.folders:
             write_json(record, folder / PROVENANCE)

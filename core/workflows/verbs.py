@@ -85,6 +85,7 @@ def preprocess_scans(
         stored = Path(outcome.value["path"])
         write_atomically(folder / f"{case}.nii.gz", lambda p, s=stored: shutil.copyfile(s, p))  # type: ignore[misc]
         write_json(outcome.value["provenance"], folder / f"{case}.json")
+    _write_failures(failures, folder)
     return {"cases": len(scans), "failed": len(failures), "failures": failures, "out": out}
 
 
@@ -102,14 +103,16 @@ def segment_folder(context: Context, folder: str, out: str, engine: str) -> dict
     write_atomically(Path(out) / "qc.csv", lambda p: quality.write_qc(qc, p))
     failures = [{"case": row["case"], "error": row["reason"]} for row in prepared.rows if row["status"] != "ok"]
     failures += [{"case": case, "error": error} for case, error in failed.items()]
+    _write_failures(failures, Path(out))
     return {"cases": len(prepared.rows), "failed": len(failures), "failures": failures, "out": out}
 
 
 def features_folder(context: Context, folder: str, encoder: str, out: str, weights: str = "") -> dict[str, Any]:
     """Extract features of a folder's volumes into an npz: ``features`` (n, d), ``cases`` (n,)."""
     store = Store(context.settings.workspace)
+    if weights:
+        encoders.build(encoder, weights)  # a wrong file is refused once, before the images are read
     weights = weights or encoder_weights(store, encoder)
-    encoders.fingerprint(encoder, weights or None)
     prepared = prepare_folder(context, Path(folder).name, folder, "synthetic")
     items = [(context.settings, source, encoder, weights) for source in prepared.sources]
     outcomes = context.map(f"{encoder} features", tasks.extract_features, items)
@@ -148,7 +151,9 @@ def evaluate_folders(
     """
     files = [Path(path).is_file() for path in (real, *synthetic.values())]
     if any(files) and not all(files):
-        raise InputError("folders and features files are mixed.", "--real, --synthetic", "Give one kind for all.")
+        names = [name for name, is_file in zip(("real", *synthetic), files, strict=True) if is_file]
+        what = f"folders and features files are mixed: {', '.join(names)} came as a file."
+        raise InputError(what, "--real, --synthetic", "Give one kind for all.")
     known = {metric.name for metric in metrics.METRICS.values()}
     if unknown := set(names) - known:
         raise InputError(
@@ -205,6 +210,15 @@ def demo_folder(settings: Settings) -> Path:
     if not (folder / "study.toml").is_file():
         write_spec(read_spec(DEMO / "study.toml"), folder / "study.toml")
     return folder
+
+
+def _write_failures(failures: list[dict[str, str]], folder: Path) -> None:
+    """Leave the reasons beside the results; a file of an earlier run does not stay."""
+    path = folder / "failures.csv"
+    if failures:
+        write_csv(pd.DataFrame(failures), path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _claim_folder(folder: Path, record: dict[str, Any], settings: dict[str, Any]) -> None:
