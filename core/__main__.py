@@ -1,6 +1,6 @@
 """Command line: ``python -m core <verb>``, one verb per function of `core.workflows`.
 
-Progress on stderr, results on disk. Exit 0 when complete, 2 for bad input, 3 when some cases failed or numbers are missing.
+Progress on stderr, results on disk. Exit 0 when complete, 2 for bad input, 3 when cases failed or numbers are missing.
 """
 
 from __future__ import annotations

@@ -236,7 +236,7 @@ def effect_heatmap(effects: pd.DataFrame) -> go.Figure:
             colorscale="RdBu",
             zmin=-most,
             zmax=most,
-            colorbar={"title": "Cohen's d<br>blue: synthetic<br>too small", "thickness": 14},
+            colorbar={"title": "Cohen's d<br>blue:<br>too small", "thickness": 10},
         )
     )
     for i, j in np.argwhere(~np.isfinite(d)):

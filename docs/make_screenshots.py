@@ -13,7 +13,7 @@ from playwright.sync_api import Page, sync_playwright
 FOLDER = Path(__file__).parent / "images"
 PAGES = ("overview", "viewer", "similarity", "quality", "anatomy", "paper", "studies", "jobs")
 HEIGHT = {"overview": 1900, "viewer": 1500, "similarity": 1500, "anatomy": 1500}
-WIDTH, COLOURS = 1280, 128
+WIDTH, COLOURS = 1280, 256
 
 
 def settle(page: Page) -> None:
@@ -40,7 +40,7 @@ def main(url: str) -> None:
             page.set_viewport_size({"width": WIDTH, "height": HEIGHT.get(name, 1100)})
             settle(page)
             picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-            picture.quantize(COLOURS).save(FOLDER / f"{name}.png", optimize=True)
+            picture.quantize(COLOURS, kmeans=1).save(FOLDER / f"{name}.png", optimize=True)
             page.set_viewport_size({"width": WIDTH, "height": 900})
         browser.close()
 

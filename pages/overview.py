@@ -17,7 +17,8 @@ MAIN_METRICS = ("fid", "mmd2-rbf", "ms-ssim")
 
 def sentence(facts: pd.Series) -> str:
     """Return what is known about one synthetic cohort, in one sentence or two."""
-    gate = f"{facts['failed_volumes']} of {facts['n']} volumes fail segmentation quality control"
+    share = f"95 % interval {1 - facts['ci_high']:.0%} to {1 - facts['ci_low']:.0%}"
+    gate = f"{facts['failed_volumes']} of {facts['n']} volumes fail segmentation quality control, {share}"
     if not facts["gated"]:
         start = "segmentation quality is not known yet"
     elif facts["reliable"]:

@@ -455,9 +455,9 @@ def show_effects(effects: pd.DataFrame, key: str, help_texts: Mapping[str, str],
     help_texts : mapping
         What each cohort's column holds, by short name.
     """
-    left, right = st.columns(2)
-    figure = plots.effect_heatmap(effects.assign(cohort=effects["cohort"].map(lambda name: wrapped(name, 12))))
-    figure.update_xaxes(tickangle=0)
+    left, right = st.columns([3, 2])
+    figure = plots.effect_heatmap(effects.assign(cohort=effects["cohort"].map(lambda name: wrapped(name, 24))))
+    figure.update_xaxes(tickangle=-40)
     figure.update_yaxes(title=None)
     with left:
         show_figure(figure, f"{key}_heatmap")

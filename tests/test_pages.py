@@ -141,7 +141,7 @@ def test_a_broken_study_file_is_explained(page, study):
         ("viewer", ["r0", "a0", "No participant facts.", "0.700"]),
         ("similarity", ["0.1234", "0.2345", "abc123", "no interval", "too few volumes", "lower is better"]),
         ("quality", ["a0", "thalamus", "0.6", "sees only the label map"]),
-        ("anatomy", ["Positive d: the real region is larger", "hippocampus", "undetermined", "Too unreliable"]),
+        ("anatomy", ["Positive d: the real region is larger", "hippocampus", "undetermined", "Failing the quality gate"]),
         ("studies", ["truncated gzip", "**1** rejected", "**6** ok", "Three and three"]),
         ("paper", ["0.032", "HA-GAN", "MICCAI 2024", "real MRIs", "pallidum"]),
         ("jobs", ["No job yet."]),

@@ -262,7 +262,7 @@ def _deepbet() -> BrainExtraction:
 
 @contextmanager
 def _quiet_stdout() -> Iterator[None]:
-    """Drop what C code prints: greedy's optimiser reports in spite of ``-V 0`` that it stopped, which alarms for nothing.
+    """Drop what C code prints: greedy's optimiser tells in spite of ``-V 0`` how it stopped, an alarm for nothing.
 
     Whether the answer is right is checked afterwards. The descriptors belong to the whole process, hence the lock.
     """

@@ -162,7 +162,8 @@ def cohort_verdicts(results: Results, names: Sequence[str]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row for each of ``names``: ``gated``, ``reliable``, ``n``, ``failed_volumes``, ``compared`` (regions with
+        One row for each of ``names``: ``gated``, ``reliable``, ``n``, ``failed_volumes``, ``ci_low`` and ``ci_high``
+        of the pass rate, ``compared`` (regions with
         an effect size), ``different``, ``equivalent``, ``undetermined``, ``spread`` (median over the regions of
         SD synthetic / SD real; 1 is best), ``used``, ``rejected``.
     """
@@ -174,6 +175,7 @@ def cohort_verdicts(results: Results, names: Sequence[str]) -> pd.DataFrame:
         row: dict[str, Any] = {"cohort": name, "gated": len(gate) > 0, "compared": len(effects)}
         row |= {"reliable": bool(gate["reliable"].all()) and len(gate) > 0}
         row |= {column: int(gate[column].sum()) for column in ("n", "failed_volumes")}
+        row |= {column: float(gate[column].sum()) for column in ("ci_low", "ci_high")}
         row |= {kind: int((effects["verdict"] == kind).sum()) for kind in ("different", "equivalent", "undetermined")}
         row["spread"] = float(np.exp(effects["spread_ratio"].median())) if len(effects) else np.nan
         rows.append(row | {"used": int((status == "ok").sum()), "rejected": int((status == "rejected").sum())})
