@@ -77,8 +77,14 @@ def show_region(study: Study, results: Results, table: pd.DataFrame, picked: str
     cohorts = {cohort.name: cohort for cohort in study.synthetic if cohort.name in table["cohort"].unique()}
     st.subheader("Volumes behind the effect size")
     first, second, third = st.columns([2, 2, 2], vertical_alignment="bottom")
-    region = first.selectbox("Region", regions, regions.index(picked) if picked in regions else 0)
-    name = second.selectbox("Cohort", list(cohorts), format_func=lambda n: cohorts[n].label)
+    largest = table.dropna(subset=["cohens_d"]).sort_values("cohens_d", key=abs, ascending=False, kind="stable")
+    start = picked if picked in regions else largest["region"].iloc[0]
+    region = first.selectbox("Region", regions, regions.index(start))
+    strongest = largest.loc[largest["region"] == region, "cohort"].iloc[0]
+    options = list(cohorts)
+    name = second.selectbox(
+        "Cohort", options, options.index(strongest), format_func=lambda n: cohorts[n].label, key=f"cohort_of_{region}"
+    )
     adjusted = third.toggle("Adjusted for head size", value=True, help="As in the effect size; off: as measured.")
     tables = regional_tables(results, [study.real.name, name], adjusted=adjusted)
     names = shared.labels_of(study.cohorts)

@@ -16,21 +16,27 @@ MAIN_METRICS = ("fid", "mmd2-rbf", "ms-ssim")
 
 
 def sentence(facts: pd.Series) -> str:
-    """Return what is known about one synthetic cohort, in one sentence or two."""
+    """Return what is known about one synthetic cohort: gate, regions, variety."""
     share = f"95 % interval {1 - facts['ci_high']:.0%} to {1 - facts['ci_low']:.0%}"
     gate = f"{facts['failed_volumes']} of {facts['n']} volumes fail segmentation quality control, {share}"
     if not facts["gated"]:
         start = "segmentation quality is not known yet"
     elif facts["reliable"]:
         start = f"**passes the quality gate** ({gate})"
+    elif facts["certain"]:
+        start = f"**fails the quality gate** ({gate}): too unreliable for an anatomical assessment"
     else:
-        return f"**does not pass the quality gate** ({gate}). It is too unreliable for an anatomical assessment."
+        start = f"**fails the quality gate, but by no more than chance** ({gate})"
     if not facts["compared"]:
         return f"{start}; regional volumes are not compared yet."
+    found = facts["findings"]
+    named = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+    regions = f"Different: **{named}**." if found else "No region is shown to differ."
+    few = " (N is small: the intervals are wide)" if facts["undetermined"] > facts["compared"] / 2 else ""
     return (
-        f"{start}. Of {facts['compared']} brain regions, **{facts['different']} differ** from the real cohort, "
-        f"{facts['equivalent']} are equivalent and {facts['undetermined']} are undetermined. "
-        f"Their volumes spread {facts['spread']:.2f} times as widely as in the real cohort (median; 1 is best)."
+        f"{start}. {regions} {facts['equivalent']} of {facts['compared']} regions are equivalent, "
+        f"{facts['undetermined']} undetermined{few}. Volumes vary **{facts['spread']:.2f} times** as much as in real "
+        "brains (median over regions; 1 is best)."
     )
 
 

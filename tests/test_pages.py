@@ -136,12 +136,15 @@ def test_a_broken_study_file_is_explained(page, study):
     [
         (
             "overview",
-            ["Alpha", "does not pass the quality gate", "1 of 3 volumes fail", "0.123 [0.1 – 0.15]", "View"],
+            ["Alpha", "fails the quality gate", "1 of 3 volumes fail", "0.123 [0.1 – 0.15]", "View"],
         ),
         ("viewer", ["r0", "a0", "No participant facts.", "0.700"]),
         ("similarity", ["0.1234", "0.2345", "abc123", "no interval", "too few volumes", "lower is better"]),
         ("quality", ["a0", "thalamus", "0.6", "sees only the label map"]),
-        ("anatomy", ["Positive d: the real region is larger", "hippocampus", "undetermined", "Failing the quality gate"]),
+        (
+            "anatomy",
+            ["Positive d: the real region is larger", "hippocampus", "undetermined", "Failing the quality gate"],
+        ),
         ("studies", ["truncated gzip", "**1** rejected", "**6** ok", "Three and three"]),
         ("paper", ["0.032", "HA-GAN", "MICCAI 2024", "real MRIs", "pallidum"]),
         ("jobs", ["No job yet."]),

@@ -41,11 +41,12 @@ def create_study(settings: Settings, folder: str, spec: StudySpec) -> str:
     Raises
     ------
     InputError
-        Missing folder, a study.toml that is already there, or a study that cannot be read; then nothing is left.
+        Missing parent folder, a study.toml that is already there, or a study that cannot be read; then nothing is left.
     """
     path = Path(folder).expanduser() / "study.toml"
-    if not path.parent.is_dir():
-        raise InputError("there is no such folder.", str(path.parent), "Create it first.")
+    if not path.parent.parent.is_dir():
+        raise InputError("there is no such folder.", str(path.parent.parent), "Correct the path.")
+    path.parent.mkdir(exist_ok=True)
     if path.exists():
         raise InputError("the folder has a study.toml already.", str(path), "Open it, or choose another folder.")
     write_spec(spec, path)

@@ -162,12 +162,14 @@ def cohort_verdicts(results: Results, names: Sequence[str]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row for each of ``names``: ``gated``, ``reliable``, ``n``, ``failed_volumes``, ``ci_low`` and ``ci_high``
-        of the pass rate, ``compared`` (regions with
-        an effect size), ``different``, ``equivalent``, ``undetermined``, ``spread`` (median over the regions of
-        SD synthetic / SD real; 1 is best), ``used``, ``rejected``.
+        One row for each of ``names``: ``gated``, ``reliable``, ``certain`` (the interval of the pass rate lies on one
+        side of the gate), ``n``, ``failed_volumes``, ``ci_low`` and ``ci_high`` of the pass rate, ``compared``
+        (regions with an effect size), ``findings`` (the regions that differ, largest effect first), ``different``,
+        ``equivalent``, ``undetermined``, ``spread`` (median over the regions of SD synthetic / SD real; 1 is best),
+        ``used``, ``rejected``.
     """
     rows = []
+    allowed = 1 - float(results.provenance.get("settings", {}).get("qc_fail_rate", 0.05))
     for name in names:
         gate = results.quality[results.quality["cohort"] == name].head(1)
         effects = results.effect_sizes[results.effect_sizes["cohort"] == name].dropna(subset=["cohens_d"])
@@ -176,6 +178,12 @@ def cohort_verdicts(results: Results, names: Sequence[str]) -> pd.DataFrame:
         row |= {"reliable": bool(gate["reliable"].all()) and len(gate) > 0}
         row |= {column: int(gate[column].sum()) for column in ("n", "failed_volumes")}
         row |= {column: float(gate[column].sum()) for column in ("ci_low", "ci_high")}
+        row["certain"] = not row["ci_low"] < allowed < row["ci_high"]
+        found = effects[effects["verdict"] == "different"].sort_values("cohens_d", key=abs, ascending=False)
+        row["findings"] = [
+            f"{region} too {'small' if d > 0 else 'large'} (d = {d:+.2f})"
+            for region, d in zip(found["region"], found["cohens_d"], strict=True)
+        ]
         row |= {kind: int((effects["verdict"] == kind).sum()) for kind in ("different", "equivalent", "undetermined")}
         row["spread"] = float(np.exp(effects["spread_ratio"].median())) if len(effects) else np.nan
         rows.append(row | {"used": int((status == "ok").sum()), "rejected": int((status == "rejected").sum())})
