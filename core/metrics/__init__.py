@@ -5,7 +5,7 @@ Keys are the names in metrics.csv; the published variant of a metric has "/publi
 
 from __future__ import annotations
 
-from core.metrics import features, images, neighbours, published
+from core.metrics import features, images, neighbours, published, sliced
 from core.metrics.base import CohortName, FeatureMetric, Group, Metric, Score, VolumeMetric
 
 __all__ = ["METRICS", "CohortName", "FeatureMetric", "Group", "Metric", "Score", "VolumeMetric"]
@@ -14,6 +14,7 @@ METRICS: dict[str, Metric] = {
     "fid": features.FRECHET,
     "mmd2-rbf": features.MMD2_RBF,
     "kid": features.KID,
+    "sliced-w2": sliced.SLICED,
     "precision": neighbours.PRECISION,
     "recall": neighbours.RECALL,
     "density": neighbours.DENSITY,

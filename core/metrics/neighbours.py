@@ -25,6 +25,7 @@ Share = Literal["precision", "recall", "density", "coverage"]
 NEIGHBOURS = 5
 BLOCK = 1024  # rows of distances held at a time
 TABLE_ROWS = 4096  # up to here all distances are kept for the resampling: 128 MiB
+LEAST_FOR_COVERAGE = 100  # below it, simulated intervals of a share near 0 or 1 hold it less often than stated
 SHARES: tuple[Share, ...] = ("precision", "recall", "density", "coverage")
 
 
@@ -108,6 +109,9 @@ def evaluate_share(
 ) -> Score:
     """One of the four shares with half-sample interval and real-against-real floor; see `neighbour_shares`."""
     first, second = checked(real, synthetic)
+    notes = feature_warnings(first, second, covariance=False)
+    if n_boot and 2 * (NEIGHBOURS + 1) <= min(len(first), len(second)) < LEAST_FOR_COVERAGE:
+        notes.append(f"fewer than {LEAST_FOR_COVERAGE} volumes in a cohort: the interval may be too narrow")
     return score(
         _estimate(first, second, share),
         len(first),
@@ -119,7 +123,7 @@ def evaluate_share(
         biased=False,
         least=NEIGHBOURS + 1,
         settings={"width": first.shape[1], "k": NEIGHBOURS, "ball": "open"},
-        warnings=feature_warnings(first, second, covariance=False),
+        warnings=notes,
     )
 
 
