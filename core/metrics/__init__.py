@@ -5,7 +5,7 @@ Keys are the names in metrics.csv; the published variant of a metric has "/publi
 
 from __future__ import annotations
 
-from core.metrics import features, images, neighbours, published, sliced
+from core.metrics import classifier, features, images, neighbours, published, sliced
 from core.metrics.base import CohortName, FeatureMetric, Group, Metric, Score, VolumeMetric
 
 __all__ = ["METRICS", "CohortName", "FeatureMetric", "Group", "Metric", "Score", "VolumeMetric"]
@@ -15,6 +15,7 @@ METRICS: dict[str, Metric] = {
     "mmd2-rbf": features.MMD2_RBF,
     "kid": features.KID,
     "sliced-w2": sliced.SLICED,
+    "c2st": classifier.C2ST,
     "precision": neighbours.PRECISION,
     "recall": neighbours.RECALL,
     "density": neighbours.DENSITY,
