@@ -5,7 +5,7 @@ Keys are the names in metrics.csv; the published variant of a metric has "/publi
 
 from __future__ import annotations
 
-from core.metrics import classifier, features, images, neighbours, published, sliced
+from core.metrics import classifier, features, images, neighbours, published, sliced, spectrum
 from core.metrics.base import CohortName, FeatureMetric, Group, Metric, Score, VolumeMetric
 
 __all__ = ["METRICS", "CohortName", "FeatureMetric", "Group", "Metric", "Score", "VolumeMetric"]
@@ -21,6 +21,7 @@ METRICS: dict[str, Metric] = {
     "density": neighbours.DENSITY,
     "coverage": neighbours.COVERAGE,
     "ms-ssim": images.MS_SSIM,
+    "sharpness": spectrum.SHARPNESS,
     "fid/published": published.FID,
     "mmd/published": published.MMD,
     "image-mmd/published": published.IMAGE_MMD,
