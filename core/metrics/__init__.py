@@ -5,13 +5,14 @@ Keys are the names in metrics.csv; the published variant of a metric has "/publi
 
 from __future__ import annotations
 
-from core.metrics import classifier, features, images, neighbours, published, sliced, spectrum
+from core.metrics import classifier, extrapolation, features, images, neighbours, published, sliced, spectrum
 from core.metrics.base import CohortName, FeatureMetric, Group, Metric, Score, VolumeMetric
 
 __all__ = ["METRICS", "CohortName", "FeatureMetric", "Group", "Metric", "Score", "VolumeMetric"]
 
 METRICS: dict[str, Metric] = {
     "fid": features.FRECHET,
+    "fid-infinity": extrapolation.FRECHET_EXTRAPOLATED,
     "mmd2-rbf": features.MMD2_RBF,
     "kid": features.KID,
     "sliced-w2": sliced.SLICED,
