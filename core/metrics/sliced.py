@@ -13,6 +13,7 @@ from core.metrics.threads import one_blas_thread
 
 DIRECTIONS = 1000
 DIRECTION_SEED = 0  # one set of directions for all cohorts and studies
+STREAM = 7919  # features simulated from the same seed must not be the directions themselves
 BLOCK = 64  # directions sorted at a time
 
 
@@ -91,7 +92,7 @@ def _projected(real: Matrix, synthetic: Matrix, seed: int, directions: int) -> M
     """Pooled rows along random unit directions: (directions, n + m)."""
     if directions < 1:
         raise InputError(f"expected at least 1 direction, found {directions}.", "directions", "The usual number: 1000.")
-    axes = np.random.default_rng(seed).normal(size=(directions, real.shape[1]))
+    axes = np.random.default_rng([seed, STREAM]).normal(size=(directions, real.shape[1]))
     axes /= np.linalg.norm(axes, axis=1, keepdims=True)
     origin = real.mean(axis=0)
     with one_blas_thread():
