@@ -215,7 +215,11 @@ def test_every_feature_metric(metric):
     other = metric.evaluate(real, equal, seed=1, n_boot=50)
     assert other.value == score.value and other.ci_low != score.ci_low
     assert metric.range[0] <= score.ci_low <= score.value <= score.ci_high <= metric.range[1]
-    assert metric.evaluate(real, far, seed=0, n_boot=50).ci_low > max(score.ci_high, score.floor)
+    worse = metric.evaluate(real, far, seed=0, n_boot=50)
+    if metric.direction == "higher":
+        assert worse.ci_high < min(score.ci_low, score.floor)
+    else:
+        assert worse.ci_low > max(score.ci_high, score.floor)
     assert json.loads(json.dumps(score.to_dict())) == score.to_dict()
     without = metric.evaluate(real, equal, seed=0, n_boot=0)
     assert (without.ci_low, without.ci_high, without.value) == (None, None, score.value)
@@ -224,8 +228,12 @@ def test_every_feature_metric(metric):
 @pytest.mark.parametrize("metric", FEATURE_METRICS, ids=lambda metric: metric.key)
 def test_two_rows_give_a_number_without_interval_or_floor(metric):
     score = metric.evaluate(cohort(2, 5, 0), cohort(2, 5, 1), seed=0, n_boot=50)
-    assert np.isfinite(score.value)
     assert score.ci_low is score.ci_high is score.floor is None
+    if metric.least_n > 2:
+        assert score.value is None
+        assert any(f"needs {metric.least_n} of each" in warning for warning in score.warnings)
+        return
+    assert np.isfinite(score.value)
     assert sum("fewer than 4" in warning for warning in score.warnings) == 2
 
 

@@ -213,7 +213,8 @@ def test_every_volume_metric_from_plan_to_score(metric):
         for name in ("real", "synthetic")
     }
     groups = metric.plan(6, 6, seed=0)
-    assert groups == metric.plan(6, 6, seed=0) != metric.plan(6, 6, seed=1)
+    assert groups == metric.plan(6, 6, seed=0)
+    assert len(groups[0]) == 1 or groups != metric.plan(6, 6, seed=1)  # every volume by itself: nothing is drawn
 
     def measured(group):
         return metric.measure(*(volumes[name][i] for name, i in group), cohorts=tuple(name for name, _ in group))

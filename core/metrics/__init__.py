@@ -5,16 +5,24 @@ Keys are the names in metrics.csv; the published variant of a metric has "/publi
 
 from __future__ import annotations
 
-from core.metrics import features, images, published
+from core.metrics import classifier, extrapolation, features, images, neighbours, published, sliced, spectrum
 from core.metrics.base import CohortName, FeatureMetric, Group, Metric, Score, VolumeMetric
 
 __all__ = ["METRICS", "CohortName", "FeatureMetric", "Group", "Metric", "Score", "VolumeMetric"]
 
 METRICS: dict[str, Metric] = {
     "fid": features.FRECHET,
+    "fid-infinity": extrapolation.FRECHET_EXTRAPOLATED,
     "mmd2-rbf": features.MMD2_RBF,
     "kid": features.KID,
+    "sliced-w2": sliced.SLICED,
+    "c2st": classifier.C2ST,
+    "precision": neighbours.PRECISION,
+    "recall": neighbours.RECALL,
+    "density": neighbours.DENSITY,
+    "coverage": neighbours.COVERAGE,
     "ms-ssim": images.MS_SSIM,
+    "sharpness": spectrum.SHARPNESS,
     "fid/published": published.FID,
     "mmd/published": published.MMD,
     "image-mmd/published": published.IMAGE_MMD,

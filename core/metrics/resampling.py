@@ -39,8 +39,10 @@ def score(
     biased: bool,
     settings: dict[str, Setting],
     warnings: Sequence[str] = (),
+    upper: float = np.inf,
+    least: int = 2,
 ) -> Score:
-    """Evaluate an estimate with its interval and floor.
+    """Evaluate an estimate with its interval and floor; with fewer than ``least`` subjects it is a gap.
 
     Parameters
     ----------
@@ -56,29 +58,37 @@ def score(
         Whether the expectation depends on the cohort size, so that the floor must be carried to it.
     settings, warnings
         Passed on to the score.
+    upper : float
+        Greatest possible value, at which the interval is cut.
+    least : int
+        Fewest subjects a cohort, a half-sample and a part of a split need.
 
     Raises
     ------
     InputError
         When the estimate is not finite.
     """
+    if min(n_real, n_synthetic) < least:
+        gap = f"{n_real} real and {n_synthetic} synthetic volumes: this metric needs {least} of each"
+        return Score(None, None, None, None, n_real, n_synthetic, {**settings, "seed": seed}, (*warnings, gap))
     value = estimate(np.arange(n_real), np.arange(n_real, n_real + n_synthetic))
     if not np.isfinite(value):
         raise InputError(f"the value is {value}: the features are too large for float64.", "features", "Rescale them.")
     notes = list(warnings)
     low = high = None
-    if min(n_real, n_synthetic) < LEAST_FOR_INTERVAL:
-        notes.append(f"fewer than {LEAST_FOR_INTERVAL} volumes in a cohort: no interval")
+    enough = max(LEAST_FOR_INTERVAL, 2 * least)
+    if min(n_real, n_synthetic) < enough:
+        notes.append(f"fewer than {enough} volumes in a cohort: no interval")
     elif n_boot:
         draws = half_samples(estimate, n_real, n_synthetic, rng=np.random.default_rng([seed, 0]), n_boot=n_boot)
-        low, high = centred_interval(value, draws, lower=lower)
+        low, high = centred_interval(value, draws, lower=lower, upper=upper)
     if n_real != n_synthetic:
         notes.append(f"different N: {n_real} real and {n_synthetic} synthetic; compare only with scores at these sizes")
     floor, floor_settings = real_floor(
-        estimate, n_real, n_synthetic, rng=np.random.default_rng([seed, 1]), biased=biased
+        estimate, n_real, n_synthetic, rng=np.random.default_rng([seed, 1]), biased=biased, least=least
     )
     if floor is None:
-        notes.append("fewer than 4 real volumes: no floor")
+        notes.append(f"fewer than {2 * least} real volumes: no floor")
     interval = f"{LEVEL:.0%} from {n_boot} half-samples of the subjects, centred on the estimate"
     return Score(
         value,
@@ -108,15 +118,17 @@ def half_samples(
     return np.array([estimate(half(n_real), n_real + half(n_synthetic)) for _ in range(n_boot)])
 
 
-def centred_interval(value: float, draws: NDArray[np.float64], *, lower: float) -> tuple[float, float]:
+def centred_interval(
+    value: float, draws: NDArray[np.float64], *, lower: float, upper: float = np.inf
+) -> tuple[float, float]:
     """Shift the percentile interval of the draws so that their mean falls on the estimate."""
     tail = (1 - LEVEL) / 2
     low, high = value + np.quantile(draws - draws.mean(), [tail, 1 - tail])
-    return max(lower, min(value, float(low))), max(value, float(high))
+    return max(lower, min(value, float(low))), min(upper, max(value, float(high)))
 
 
 def real_floor(
-    estimate: Estimate, n_real: int, n_synthetic: int, *, rng: np.random.Generator, biased: bool
+    estimate: Estimate, n_real: int, n_synthetic: int, *, rng: np.random.Generator, biased: bool, least: int = 2
 ) -> tuple[float | None, dict[str, Setting]]:
     """Mean of the estimate over random splits of the real cohort into a real and a synthetic part.
 
@@ -129,13 +141,13 @@ def real_floor(
     Returns
     -------
     floor : float or None
-        None with fewer than four real rows.
+        None where a part has fewer than ``least`` rows (two: with fewer than four real rows).
     settings : dict
         Sizes and rule used.
     """
     part = min(n_synthetic, n_real // 2)
     rest = n_real - part
-    if part < 2:
+    if part < least:
         return None, {}
 
     def mean_over_splits(divisor: int) -> float:
