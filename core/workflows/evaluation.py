@@ -195,6 +195,9 @@ class Evaluation:
     def _score_groups(self, prepared: Prepared, key: str, metric: metrics.VolumeMetric) -> dict[str, Any]:
         settings = self.study.settings
         counts = {"n_real": len(self.real.sources), "n_synthetic": len(prepared.sources)}
+        if min(counts.values()) < metric.least_n:
+            what = f"needs at least {metric.least_n} volumes in each cohort, found {min(counts.values())}."
+            raise InputError(what, prepared.cohort.name, "Add volumes.")
         groups = metric.plan(**counts, seed=settings.seed)
         sides = {"real": self.real.sources, "synthetic": prepared.sources}
         distinct = list(dict.fromkeys(groups))  # a group drawn twice counts twice and is measured once
