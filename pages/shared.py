@@ -455,7 +455,7 @@ def show_effects(effects: pd.DataFrame, key: str, help_texts: Mapping[str, str],
     help_texts : mapping
         What each cohort's column holds, by short name.
     """
-    left, right = st.columns([3, 2])
+    left, right = st.columns(2)
     figure = plots.effect_heatmap(effects.assign(cohort=effects["cohort"].map(lambda name: wrapped(name, 24))))
     figure.update_xaxes(tickangle=-40)
     figure.update_yaxes(title=None)
@@ -464,9 +464,9 @@ def show_effects(effects: pd.DataFrame, key: str, help_texts: Mapping[str, str],
     order = [list(dict.fromkeys(effects[name])) for name in ("region", "cohort")]
     table = effects.pivot_table("cohens_d", "region", "cohort", sort=False, dropna=False)
     table = table.reindex(index=order[0], columns=order[1]).reset_index()
-    columns = {"region": text("Region", width=170)}
+    columns = {"region": text("Region", width=140)}
     columns |= {
-        name: st.column_config.NumberColumn(name, help=help_texts[name], format="%+.2f", width=90) for name in order[1]
+        name: st.column_config.NumberColumn(name, help=help_texts[name], format="%+.2f", width=70) for name in order[1]
     }
     with right:
         height = (len(table) + 2) * FLAT_ROW

@@ -13,6 +13,7 @@ from core.workflows import Results
 from core.workflows.results import rank_scores
 from pages import shared
 
+FIRST_METRICS = ("fid", "mmd2-rbf", "ms-ssim", "precision", "recall", "sharpness", "mmd", "image-mmd")
 VARIANTS = {"corrected": "Corrected", "published": "As published"}
 COLUMNS = {
     "metric": shared.text("Metric", width=185),
@@ -35,10 +36,11 @@ def choose(results: Results) -> pd.DataFrame:
     """Let the user choose variants and encoders; return the ranked scores."""
     ranked = rank_scores(results)
     first, second = st.columns([2, 3])
+    metrics = list(dict.fromkeys(ranked["metric"]))
     variants = first.segmented_control(
         "Variant",
         list(VARIANTS),
-        default=list(VARIANTS),
+        default=["corrected"],
         selection_mode="multi",
         format_func=VARIANTS.__getitem__,
         key="similarity_variants",
@@ -54,6 +56,14 @@ def choose(results: Results) -> pd.DataFrame:
         format_func=names.__getitem__,
         key="similarity_encoders",
     )
+    chosen = st.pills(
+        "Metrics",
+        metrics,
+        default=[name for name in metrics if name in FIRST_METRICS],
+        selection_mode="multi",
+        key="similarity_metrics",
+    )
+    ranked = ranked[ranked["metric"].isin(chosen)]
     return ranked[ranked["variant"].isin(variants) & ranked["encoder"].isin([*encoders, ""])]
 
 
@@ -65,7 +75,8 @@ def show_scores(study: Study, shown: pd.DataFrame) -> None:
     shared.show_figure(plots.metric_dots(dots, colours=shared.colours_of(study)), "dots")
     st.caption(
         "Filled: corrected. Open: as published. Bars: 95 % interval. Vertical tick: floor, real against real at the "
-        "same N. A score whose bar reaches the floor cannot be told from a perfect generator."
+        "same N. A bar that reaches the floor cannot be told from a perfect generator *by this score*; one beyond it "
+        "shows what the score does not see (blur lies below the floor of image-mmd)."
     )
     table = readable(shown.assign(cohort=labels))
     for variant, part in table.groupby("variant", sort=False):

@@ -139,7 +139,7 @@ def test_a_broken_study_file_is_explained(page, study):
             ["Alpha", "fails the quality gate", "1 of 3 volumes fail", "0.123 [0.1 – 0.15]", "View"],
         ),
         ("viewer", ["r0", "a0", "No participant facts.", "0.700"]),
-        ("similarity", ["0.1234", "0.2345", "abc123", "no interval", "too few volumes", "lower is better"]),
+        ("similarity", ["0.1234", "abc123", "no interval", "too few volumes", "lower is better"]),
         ("quality", ["a0", "thalamus", "0.6", "sees only the label map"]),
         (
             "anatomy",
@@ -158,6 +158,17 @@ def test_a_study_with_results_shows_its_numbers(page, expected, study):
 
 def test_every_page_is_tested():
     assert set(PAGES) == {*NEEDS_STUDY, "paper", "jobs"}
+
+
+def test_published_scores_stand_beside_the_corrected_ones_when_asked_for(study):
+    assert "0.2345" not in words(show("similarity", study))
+    app = AppTest.from_file(str(ROOT / "pages" / "similarity.py"), default_timeout=60)
+    app.session_state["study"] = study
+    app.session_state["similarity_variants"] = ["corrected", "published"]
+    found = words(app.run())
+    assert not app.exception
+    assert "0.1234" in found
+    assert "0.2345" in found
 
 
 def test_the_viewer_shows_the_case_another_page_asks_for(study):
