@@ -199,6 +199,7 @@ def _job_status(path: str) -> None:
     """Show how far the study's job is; reload the page when there is something new to show."""
     job = job_of(path)
     if job and job.active:
+        jobs.ensure_runner(settings())  # an open page revives a runner that was killed
         st.progress(min(max(job.progress, 0.0), 1.0), text=job_line(job))
     elif job and job.state == "failed":
         st.error("The last evaluation failed. See the page *Jobs*.", icon=":material/error:")

@@ -183,6 +183,14 @@ def test_the_viewer_shows_the_case_another_page_asks_for(study):
     assert app.selectbox(key="viewer_synthetic_Alpha").value == "a0"
 
 
+def test_an_open_page_revives_a_dead_runner(study, monkeypatch):
+    jobs.submit(from_environment(), "core.workflows:evaluate", {"study": study}, "Three and three")
+    revived = []
+    monkeypatch.setattr(jobs, "ensure_runner", revived.append)
+    show("overview", study)
+    assert revived
+
+
 def test_evaluate_queues_one_job_and_jobs_shows_it(study):
     app = show("studies", study)
     next(button for button in app.button if button.label == "Evaluate").click().run()
