@@ -45,8 +45,6 @@ def scores(table: pd.DataFrame) -> pd.DataFrame:
 def show_table_1() -> None:
     """Show similarity."""
     table = paper_table(1)
-    long = scores(table)
-    shared.show_figure(plots.metric_dots(long, colours=plots.cohort_colours(table["model"])), key="paper_scores")
     columns = {"model": shared.text("Cohort")}
     for column in table.columns.drop("model"):
         encoder, _, metric = column.rpartition("_")
@@ -59,6 +57,9 @@ def show_table_1() -> None:
         "against real volumes, that of real MRIs among themselves by another formula, so the two are not the same "
         "measure. R101, R50-23 and R50 are MedicalNet networks. Units: FID and MMD in squared feature units, Image MMD "
         "in squared intensity summed over voxels."
+    )
+    shared.show_figure(
+        plots.metric_dots(scores(table), colours=plots.cohort_colours(table["model"])), key="paper_scores"
     )
 
 
