@@ -21,7 +21,17 @@ from core.errors import InputError, MissingAsset
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ENCODERS", "Encoder", "PackagedFile", "WeightSource", "available", "build", "fetch", "fingerprint"]
+__all__ = [
+    "ENCODERS",
+    "Encoder",
+    "PackagedFile",
+    "WeightSource",
+    "available",
+    "build",
+    "encoder_named",
+    "fetch",
+    "fingerprint",
+]
 
 VERSION = 1  # raise when the features of every encoder change
 
@@ -168,7 +178,7 @@ def build(name: str, weights: Path | str | None = None, *, device: str = "cpu") 
     """
     import torch
 
-    encoder = _encoder(name)
+    encoder = encoder_named(name)
     path = _weight_path(name, weights)
     if path is not None:
         _refuse_mix_up(name, path)
@@ -202,7 +212,7 @@ def fetch(name: str, folder: Path | str | None = None) -> Path:
     MissingAsset
         The file is not on this machine and cannot be downloaded.
     """
-    encoder = _encoder(name)
+    encoder = encoder_named(name)
     if encoder.source is None:
         raise InputError("this encoder needs no download.", name)
     return files.fetch(encoder.source, Path(folder) if folder is not None else None)
@@ -230,7 +240,7 @@ def fingerprint(name: str, weights: Path | str | None = None) -> str:
     MissingAsset
         The package that holds the weights is not installed.
     """
-    encoder = _encoder(name)
+    encoder = encoder_named(name)
     if weights is not None:
         _refuse_unwanted(name)
         _refuse_mix_up(name, Path(weights))
@@ -255,7 +265,7 @@ def available(name: str, folder: Path | str | None = None) -> bool:
     folder : path, optional
         Folder that may hold the weight file, beside the Hugging Face cache.
     """
-    encoder = _encoder(name)
+    encoder = encoder_named(name)
     if encoder.source is not None:
         return files.find(encoder.source, Path(folder) if folder is not None else None) is not None
     if encoder.packaged is None:
@@ -267,7 +277,8 @@ def available(name: str, folder: Path | str | None = None) -> bool:
     return True
 
 
-def _encoder(name: str) -> Encoder:
+def encoder_named(name: str) -> Encoder:
+    """Return the encoder called ``name``; raises InputError when there is none."""
     if name not in ENCODERS:
         raise InputError(f"unknown encoder {name!r}.", "encoders", f"Choose of: {', '.join(ENCODERS)}.")
     return ENCODERS[name]

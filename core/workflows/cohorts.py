@@ -113,9 +113,7 @@ def gather_features(store: Store, keys: Sequence[str]) -> str:
 
 def encoder_weights(store: Store, encoder: str) -> str:
     """Return the weight file of an encoder, downloaded and checked when needed; "" when it has none."""
-    if encoder not in encoders.ENCODERS:
-        raise InputError(f"unknown encoder {encoder!r}.", "encoders", f"Choose of: {', '.join(encoders.ENCODERS)}.")
-    if encoders.ENCODERS[encoder].source is None:
+    if encoders.encoder_named(encoder).source is None:
         return ""
     return str(encoders.fetch(encoder, store.folder("weights")))
 

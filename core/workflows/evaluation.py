@@ -64,11 +64,9 @@ def check_choices(study: Study) -> None:
     ------
     InputError
     """
-    for name in study.settings.encoders:
-        if name not in encoders.ENCODERS:
-            choices = ", ".join(encoders.ENCODERS)
-            raise InputError(f"unknown encoder {name!r}.", str(study.path), f"Choose of: {choices}.")
     try:
+        for name in study.settings.encoders:
+            encoders.encoder_named(name)
         segmentation.fingerprint(study.settings.segmenter)
     except InputError as error:
         raise InputError(error.what, str(study.path), error.remedy) from error
