@@ -23,7 +23,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "jobs": (*BASE, "pools"),
     **{name: ("errors", "volume", "tables", name) for name in SCIENCE},
     "workflows": (*BASE, *FRAME, *SCIENCE, "workflows"),
-    "plots": (*BASE, *FRAME, *SCIENCE),
+    "plots": (*BASE, *FRAME, *SCIENCE, "plots"),
     "report": (*BASE, *FRAME, *SCIENCE, "workflows", "plots"),
     "__main__": (*BASE, *FRAME, *SCIENCE, "workflows", "plots", "report"),
 }
@@ -33,7 +33,7 @@ OWNERS = {
     "nibabel": ("core/volume.py",),
     "dask": ("core/pools.py",),
     "distributed": ("core/pools.py",),
-    "plotly": ("core/plots.py", "core/report.py"),
+    "plotly": ("core/plots/", "core/report.py"),
     "niivue_component": ("pages/",),
 }
 SOURCES = sorted([*ROOT.glob("core/**/*.py"), *ROOT.glob("pages/*.py"), ROOT / "app.py"])

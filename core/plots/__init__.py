@@ -1,0 +1,22 @@
+"""Results -> plotly figures; computes nothing scientific.
+
+Backgrounds are transparent and no font colour is set, so that a figure follows the theme of the page it is on.
+Every cohort keeps one colour: pages pass ``colours = cohort_colours(all cohorts of the study)`` to each figure;
+without it the cohorts of that figure are coloured by position.
+"""
+
+from core.plots.cohorts import age_sex_histogram, effect_heatmap, qc_scatter, region_distribution
+from core.plots.scores import metric_dots
+from core.plots.style import cohort_colours, message_figure
+from core.plots.volumes import triplanar
+
+__all__ = [
+    "age_sex_histogram",
+    "cohort_colours",
+    "effect_heatmap",
+    "message_figure",
+    "metric_dots",
+    "qc_scatter",
+    "region_distribution",
+    "triplanar",
+]

@@ -1,0 +1,179 @@
+"""Figures of whole cohorts: segmentation quality, regional volumes, age and sex."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from core.plots.style import MARK, Colours, cohort_colours, message_figure, one_legend_entry_each, styled
+
+STRIP = {"boxpoints": "all", "jitter": 0.5, "pointpos": 0, "fillcolor": "rgba(0,0,0,0)", "showlegend": False}
+MANY_POINTS = 4000  # beyond this WebGL draws faster than SVG
+SEXES = {"F": ("female", ""), "M": ("male", "/"), "": ("sex unknown", ".")}
+
+
+def qc_scatter(
+    qc: Mapping[str, pd.DataFrame], threshold: float | None = None, *, colours: Colours | None = None
+) -> go.Figure:
+    """Draw the QC scores of every volume as strips, with the threshold (the paper's Figure 3).
+
+    Parameters
+    ----------
+    qc : mapping of str to DataFrame
+        QC table (index ``subject``) of each cohort. Each point's customdata is [subject, cohort, score name].
+    threshold : float, optional
+        Lowest score that passes.
+    """
+    tables = {name: table for name, table in qc.items() if not table.empty}
+    if not tables:
+        return message_figure("No QC scores yet: segment the cohorts, or give SynthSeg's QC table.")
+    colours = colours or cohort_colours(qc)
+    scores = list(next(iter(tables.values())).columns)
+    kind = go.Scattergl if sum(table.size for table in tables.values()) > MANY_POINTS else go.Scatter
+    figure, width = go.Figure(), 0.8 / len(tables)
+    for strip, (cohort, table) in enumerate(tables.items()):
+        n = len(table)
+        jitter = ((np.arange(n) * 0.618034) % 1 - 0.5) * 0.8 * width  # golden ratio: even, and the same each time
+        centres = np.arange(len(scores)) - 0.4 + width * (strip + 0.5)
+        figure.add_trace(
+            kind(
+                x=(centres[:, None] + jitter).ravel(),
+                y=table[scores].to_numpy().T.ravel(),
+                customdata=[[case, cohort, score] for score in scores for case in table.index],
+                mode="markers",
+                name=f"{cohort} (N = {n})",
+                marker={"color": colours.get(cohort, MARK), "size": 5, "opacity": 0.7},
+                hovertemplate="%{customdata[0]}<br>%{customdata[1]}, %{customdata[2]}: %{y:.3f}<extra></extra>",
+            )
+        )
+    if threshold is not None:
+        note = {"annotation_text": f"threshold<br>{threshold:.3f}", "annotation_position": "right"}
+        figure.add_hline(threshold, line_dash="dash", line_color=MARK, **note)
+    names = [score.replace("+", "+<br>").replace("general ", "general<br>") for score in scores]
+    figure.update_xaxes(tickvals=list(range(len(scores))), ticktext=names)
+    figure.update_yaxes(title="QC score (predicted Dice, higher is better)")
+    figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
+    return styled(figure, 460, right=70)
+
+
+def effect_heatmap(effects: pd.DataFrame) -> go.Figure:
+    """Draw Cohen's d as a heatmap of regions by cohorts, diverging and symmetric around 0.
+
+    Parameters
+    ----------
+    effects : DataFrame
+        cohort, region and cohens_d; the other columns of effect_sizes.csv appear on hover when present.
+        Rows and columns keep their order; a region without value is a labelled gap. Each cell's
+        customdata[0] is the region.
+    """
+    if effects.empty:
+        return message_figure("No effect sizes yet: they need the regional volumes of both cohorts.")
+    regions, cohorts = list(dict.fromkeys(effects["region"])), list(dict.fromkeys(effects["cohort"]))
+    cells = {(row["region"], row["cohort"]): row for _, row in effects.iterrows()}
+    d = np.array([[cells[r, c]["cohens_d"] if (r, c) in cells else np.nan for c in cohorts] for r in regions], float)
+    hover = [[[r, c, _effect_hover(cells.get((r, c)))] for c in cohorts] for r in regions]
+    most = max(0.8, float(np.abs(d[np.isfinite(d)]).max(initial=0.0)))
+    figure = go.Figure(
+        go.Heatmap(
+            z=d,
+            x=cohorts,
+            y=regions,
+            text=[[f"{value:+.2f}" if np.isfinite(value) else "" for value in row] for row in d],
+            texttemplate="%{text}",
+            customdata=hover,
+            hovertemplate="<b>%{customdata[0]}</b>, %{customdata[1]}<br>%{customdata[2]}<extra></extra>",
+            colorscale="RdBu",
+            zmin=-most,
+            zmax=most,
+            colorbar={"title": "Cohen's d<br>blue:<br>too small", "thickness": 10},
+        )
+    )
+    for i, j in np.argwhere(~np.isfinite(d)):
+        figure.add_annotation(x=cohorts[j], y=regions[i], text="no value", showarrow=False, font_size=10)
+    if "group" in effects and effects["group"].iloc[0] != effects["group"].iloc[-1]:
+        first = effects.drop_duplicates("region")["group"].eq(effects["group"].iloc[0]).sum()
+        figure.add_hline(first - 0.5, line_color=MARK, line_width=2)  # between subcortical and cortical
+    figure.update_yaxes(autorange="reversed", showgrid=False, title="region")
+    figure.update_xaxes(side="top", showgrid=False, type="category")
+    return styled(figure, 110 + 19 * len(regions), top=60)
+
+
+def region_distribution(
+    volumes: Mapping[str, pd.DataFrame], region: str, *, colours: Colours | None = None
+) -> go.Figure:
+    """Draw one region's volume in every cohort: quartiles and each volume.
+
+    Parameters
+    ----------
+    volumes : mapping of str to DataFrame
+        Regional volumes in mm³ by cohort, the real one first; index ``subject`` is each point's customdata.
+    region : str
+        A column of the tables.
+    """
+    shown = {name: table[region].dropna() for name, table in volumes.items() if region in table}
+    shown = {name: values for name, values in shown.items() if len(values)}
+    if not shown:
+        return message_figure(f"No volumes of {region}.")
+    colours = colours or cohort_colours(volumes)
+    figure = go.Figure()
+    for cohort, values in shown.items():
+        figure.add_box(
+            y=values.to_numpy(),
+            name=f"{cohort}<br>N = {len(values)}",
+            customdata=[[case, cohort] for case in values.index],
+            hovertemplate="%{customdata[0]}: %{y:,.0f} mm³<extra></extra>",
+            marker={"color": colours.get(cohort, MARK), "size": 4, "opacity": 0.6},
+            **STRIP,
+        )
+    figure.update_yaxes(title=f"{region} (mm³)")
+    return styled(figure, 380)
+
+
+def age_sex_histogram(participants: Mapping[str, pd.DataFrame], *, colours: Colours | None = None) -> go.Figure:
+    """Draw age histograms by sex, one panel for each set (or site), on one age axis.
+
+    Parameters
+    ----------
+    participants : mapping of str to DataFrame
+        Columns age (years) and sex ("F", "M" or ""); rows without age are counted in the panel's title.
+    """
+    known = {name: table.dropna(subset=["age"]) for name, table in participants.items()}
+    if not any(len(table) for table in known.values()):
+        return message_figure("No ages: the participants table has no usable column age.")
+    colours = colours or cohort_colours(participants)
+    titles = []
+    for name, table in participants.items():
+        without = len(table) - len(known[name])
+        titles.append(f"{name} (N = {len(table)}{f', {without} without age' if without else ''})")
+    height = 80 + 180 * len(known)
+    figure = make_subplots(len(known), 1, shared_xaxes=True, subplot_titles=titles, vertical_spacing=45 / height)
+    for row, (name, table) in enumerate(known.items(), start=1):
+        for sex, (label, pattern) in SEXES.items():
+            ages = table.loc[table["sex"] == sex, "age"]
+            if len(ages):
+                colour = colours.get(name, MARK)  # repeated as pattern background, which page themes replace otherwise
+                marker = {"color": colour, "pattern": {"shape": pattern, "bgcolor": colour, "fgcolor": "white"}}
+                hover = f"{label}, %{{x}} years: %{{y}}<extra>{name}</extra>"
+                bins = {"start": 0, "end": 130, "size": 5}
+                figure.add_histogram(x=ages, xbins=bins, name=label, marker=marker, hovertemplate=hover, row=row, col=1)
+    one_legend_entry_each(figure)
+    figure.update_layout(barmode="stack")
+    figure.update_yaxes(title="subjects")
+    figure.update_xaxes(title="age (years)", row=len(known))
+    return styled(figure, height)
+
+
+def _effect_hover(row: pd.Series | None) -> str:
+    if row is None or not np.isfinite(row["cohens_d"]):
+        return "no value: no volumes, or no variance"
+    lines = [f"d = {row['cohens_d']:+.3f}"]
+    if "ci_low" in row:
+        lines[0] += f", 95 % [{row['ci_low']:+.2f}, {row['ci_high']:+.2f}]"
+        lines.append(f"log spread ratio {row['spread_ratio']:+.2f}")
+        lines.append(f"q = {row['q_value']:.2g}: {row['verdict']}")
+        lines.append(f"N = {row['n_real']} real, {row['n_synthetic']} synthetic")
+    return "<br>".join(lines)

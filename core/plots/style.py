@@ -1,0 +1,53 @@
+"""What all figures share: colours of cohorts, lines, background, the empty figure."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Iterable, Mapping
+
+import plotly.graph_objects as go
+
+REAL_COLOURS = {"real": "#7a7a7a", "real MRIs": "#7a7a7a", "training": "#b0b0b0"}
+# Okabe & Ito (2008), the pale yellow last, then the darker half of Paul Tol's "muted" scheme
+PALETTE = (
+    *("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"),
+    *("#882255", "#44AA99", "#999933", "#332288", "#117733", "#AA4499"),
+)
+GRID = "rgba(128,128,128,0.25)"
+MARK = "rgba(128,128,128,0.9)"
+CLEAR = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}
+
+Colours = Mapping[str, str]
+
+
+def cohort_colours(names: Iterable[str]) -> dict[str, str]:
+    """Return one colour for each cohort, by position: grey for real cohorts, colour-blind-safe for the others."""
+    unique = list(dict.fromkeys(names))
+    others = [name for name in unique if name not in REAL_COLOURS]
+    extra = [colorsys.hls_to_rgb((0.13 + 0.618 * i) % 1, 0.35 + 0.3 * (i % 2), 0.6) for i in range(len(others))]
+    palette = [*PALETTE, *("#" + "".join(f"{round(255 * part):02x}" for part in rgb) for rgb in extra)]
+    chosen = REAL_COLOURS | dict(zip(others, palette, strict=False))
+    return {name: chosen[name] for name in unique}
+
+
+def message_figure(text: str, height: int = 240) -> go.Figure:
+    """Return an empty figure that says why there is nothing to show."""
+    figure = go.Figure()
+    figure.add_annotation(text=text, showarrow=False, xref="paper", yref="paper", x=0.5, y=0.5, font_size=15)
+    figure.update_layout(xaxis_visible=False, yaxis_visible=False)
+    return styled(figure, height)
+
+
+def styled(figure: go.Figure, height: int, *, top: int = 40, right: int = 10) -> go.Figure:
+    """Give a figure its height, margins and the see-through background."""
+    figure.update_layout(height=height, margin={"l": 10, "r": right, "t": top, "b": 10}, **CLEAR)
+    figure.update_xaxes(gridcolor=GRID, zerolinecolor=GRID, automargin=True)
+    return figure.update_yaxes(gridcolor=GRID, zerolinecolor=GRID, automargin=True)
+
+
+def one_legend_entry_each(figure: go.Figure) -> None:
+    """Let traces of one name share one entry of the legend, which switches them together."""
+    seen: set[str] = set()
+    for trace in figure.data:
+        trace.update(legendgroup=trace.name, showlegend=trace.name not in seen)
+        seen.add(trace.name)
