@@ -6,9 +6,19 @@ Keys are the names in metrics.csv; the published variant of a metric has "/publi
 from __future__ import annotations
 
 from core.metrics import classifier, extrapolation, features, images, neighbours, published, sliced, spectrum
-from core.metrics.base import CohortName, FeatureMetric, Group, Metric, Score, VolumeMetric
+from core.metrics.base import CohortName, CurvePoint, FeatureMetric, GramMetric, Group, Metric, Score, VolumeMetric
 
-__all__ = ["METRICS", "CohortName", "FeatureMetric", "Group", "Metric", "Score", "VolumeMetric"]
+__all__ = [
+    "METRICS",
+    "CohortName",
+    "CurvePoint",
+    "FeatureMetric",
+    "GramMetric",
+    "Group",
+    "Metric",
+    "Score",
+    "VolumeMetric",
+]
 
 METRICS: dict[str, Metric] = {
     "fid": features.FRECHET,

@@ -15,6 +15,20 @@ Setting = str | int | float | None
 
 
 @dataclass(frozen=True)
+class CurvePoint:
+    """Mean of an estimate over random subsets of ``n`` subjects of each cohort, and its spread over them.
+
+    ``ci_low`` and ``ci_high`` lie 1.96 standard deviations of the subsets beside the mean; None where
+    there is but one subset.
+    """
+
+    n: int
+    value: float
+    ci_low: float | None
+    ci_high: float | None
+
+
+@dataclass(frozen=True)
 class Score:
     """One number with its interval, its floor and what it was computed from.
 
@@ -33,6 +47,10 @@ class Score:
         Every choice that changes the number.
     warnings : tuple of str
         What a reader must know before comparing it.
+    p_value : float or None
+        Permutation test of equal distributions, where the metric has one.
+    curve : tuple of CurvePoint
+        The estimate at growing cohort sizes, where the metric has one.
     """
 
     value: float | None
@@ -43,10 +61,12 @@ class Score:
     n_synthetic: int
     settings: dict[str, Setting] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    p_value: float | None = None
+    curve: tuple[CurvePoint, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the score as plain JSON types."""
-        return {**asdict(self), "warnings": list(self.warnings)}
+        return {**asdict(self), "warnings": list(self.warnings), "curve": [asdict(point) for point in self.curve]}
 
 
 class Evaluate(Protocol):
@@ -54,6 +74,13 @@ class Evaluate(Protocol):
 
     def __call__(self, real: NDArray[np.floating], synthetic: NDArray[np.floating], *, seed: int, n_boot: int) -> Score:
         """Return the score; ``n_boot`` = 0 leaves out the interval."""
+
+
+class EvaluateGram(Protocol):
+    """Score two cohorts of volumes from their inner products."""
+
+    def __call__(self, products: NDArray[np.float64], n_real: int, *, seed: int, n_boot: int) -> Score:
+        """Return the score; ``products`` (n + m, n + m) come from `core.metrics.gram.gram_matrix`, real rows first."""
 
 
 class Plan(Protocol):
@@ -125,9 +152,11 @@ class Metric:
         return self.name if self.variant == "corrected" else f"{self.name}/published"
 
     @property
-    def inputs(self) -> Literal["features", "volumes"]:
+    def inputs(self) -> Literal["features", "gram", "volumes"]:
         """What the metric compares; features are compared once for every encoder."""
-        return "features" if isinstance(self, FeatureMetric) else "volumes"
+        if isinstance(self, FeatureMetric):
+            return "features"
+        return "gram" if isinstance(self, GramMetric) else "volumes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +164,13 @@ class FeatureMetric(Metric):
     """A metric of two feature matrices."""
 
     evaluate: Evaluate
+
+
+@dataclass(frozen=True, kw_only=True)
+class GramMetric(Metric):
+    """A metric of volumes that needs only their inner products, so one pass over the files serves all cohorts."""
+
+    evaluate: EvaluateGram
 
 
 @dataclass(frozen=True, kw_only=True)
