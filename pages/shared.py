@@ -20,10 +20,10 @@ from core.errors import InputError, SynthScopeError
 from core.jobs import Job
 from core.segmentation import SEGMENTERS
 from core.settings import Settings, from_environment
-from core.study import PROVENANCE, Cohort, Study, read_study
+from core.study import Cohort, Study, read_study
 from core.volume import Volume
 from core.workflows import Results, demo_folder, known_studies, load_case, load_case_labels, read_results
-from core.workflows.results import contrasting_labels, nifti_bytes, plane_image, results_folder
+from core.workflows.results import RESULT_FILES, contrasting_labels, nifti_bytes, plane_image, results_folder
 
 # session keys
 STUDY = "study"  # path of the chosen study.toml
@@ -46,8 +46,6 @@ COHORT_WIDTH = 260  # pixels of a table's cohort column
 TEXT_COLOURS = {"light": "#1B1F24", "dark": "#E8EBEE"}  # those of .streamlit/config.toml
 VIEWER = "pages/viewer.py"
 PLANES = ("axial", "coronal", "sagittal")
-RESULT_FILES = ("cases.csv", "metrics.csv", "qc.csv", "volumes.csv", "quality.csv", "effect_sizes.csv", PROVENANCE)
-
 GOOD_END = {"lower": "↓ lower is better", "higher": "↑ higher is better", "match real": "→ closest to the floor"}
 FLOOR_HELP = "Real volumes against real volumes at the same N: what a perfect generator would score."
 

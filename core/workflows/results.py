@@ -6,7 +6,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +29,30 @@ METRIC_COLUMNS = (
 CASE_COLUMNS = ("cohort", "case", "status", "reason", "notes", "path", "participant", "age", "sex", "site")
 QC_COLUMNS = ("cohort", "subject", *quality.QC_SCORES)
 VOLUME_COLUMNS = ("cohort", "subject", *anatomy.volume_columns(True))
-QUALITY_COLUMNS = ("cohort", *(field.name for field in fields(quality.GateResult)))
+MAP_COLUMNS = ("encoder", "method", "cohort", "case", "x", "y", "share_x", "share_y")
+COPY_COLUMNS = ("cohort", "space", "case", "nearest_training", "ratio", "distance_training", "distance_held_out")
+COPY_CHECK_COLUMNS = ("cohort", "space", "share", "p_value", "n_synthetic", "n_reference")
+DETAILS = "details.json"
+RESULT_FILES = (
+    "cases.csv", "metrics.csv", DETAILS, "map.csv", "copies.csv", "copy_check.csv",
+    "qc.csv", "volumes.csv", "quality.csv", "effect_sizes.csv", PROVENANCE,
+)  # fmt: skip
+QUALITY_COLUMNS = ("cohort", *(item.name for item in fields(quality.GateResult)))
 GOLDEN_RATIO = 0.618034
 TEXT_COLUMNS = (
     "cohort", "case", "subject", "status", "reason", "notes", "path", "participant", "sex", "site", "group", "region",
-    "encoder", "metric", "variant", "direction", "fingerprint", "verdict",
+    "encoder", "metric", "variant", "direction", "fingerprint", "verdict", "method", "space", "nearest_training",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Results:
-    """The tables of one study as far as they are computed; empty tables keep their columns."""
+    """The tables of one study as far as they are computed; empty tables keep their columns.
+
+    ``details`` has one item for each row of ``metrics``: p-value, curve, settings and warnings of the score. ``map``
+    holds all cases in one plane per encoder and method, ``copies`` every synthetic case beside its nearest training
+    case, ``copy_check`` what that says about a cohort.
+    """
 
     metrics: pd.DataFrame
     quality: pd.DataFrame
@@ -48,15 +61,15 @@ class Results:
     qc: pd.DataFrame
     volumes: pd.DataFrame
     provenance: dict[str, Any]
+    details: list[dict[str, Any]] = field(default_factory=list)
+    map: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(MAP_COLUMNS)))
+    copies: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(COPY_COLUMNS)))
+    copy_check: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(COPY_CHECK_COLUMNS)))
 
 
 def read_results(settings: Settings, study: Path | str) -> Results:
     """Read what is known about a study so far."""
     folder = results_folder(settings, Path(study))
-    try:
-        provenance = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        provenance = {}
     return Results(
         metrics=_read_csv(folder / "metrics.csv", METRIC_COLUMNS),
         quality=_read_csv(folder / "quality.csv", QUALITY_COLUMNS),
@@ -64,7 +77,11 @@ def read_results(settings: Settings, study: Path | str) -> Results:
         cases=_read_csv(folder / "cases.csv", CASE_COLUMNS),
         qc=_read_csv(folder / "qc.csv", ("cohort", "subject", *quality.QC_SCORES)),
         volumes=_read_csv(folder / "volumes.csv", ("cohort", "subject", *anatomy.volume_columns(True))),
-        provenance=provenance,
+        provenance=_read_json(folder / PROVENANCE) or {},
+        details=_read_json(folder / DETAILS) or [],
+        map=_read_csv(folder / "map.csv", MAP_COLUMNS),
+        copies=_read_csv(folder / "copies.csv", COPY_COLUMNS),
+        copy_check=_read_csv(folder / "copy_check.csv", COPY_CHECK_COLUMNS),
     )
 
 
@@ -74,6 +91,14 @@ def results_folder(settings: Settings, study: Path) -> Path:
     path = path / "study.toml" if path.is_dir() else path
     name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
     return Store(settings.workspace).folder("results", name)
+
+
+def _read_json(path: Path) -> Any:
+    """Read a JSON file; None while it is not there."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:

@@ -21,8 +21,10 @@ from core.study import PROVENANCE, Study, StudySettings, read_spec, unique_names
 from core.volume import grid_named, grid_of
 from core.workflows import tasks
 from core.workflows.cohorts import encoder_weights, folder_cohort, gather_features, prepare_folder, segment_sources
-from core.workflows.evaluation import Evaluation, evaluate
+from core.workflows.evaluation import evaluate
 from core.workflows.results import METRIC_COLUMNS
+from core.workflows.run import Run
+from core.workflows.scoring import Scoring
 
 DEMO = Path(__file__).resolve().parents[2] / "data" / "demo"
 
@@ -256,11 +258,12 @@ def _score_folders(
     settings = StudySettings(encoders=tuple(encoder_names)) if encoder_names else StudySettings()
     grid = grid_of([case.path for case in cohorts[0].cases])
     study = Study("folders", grid, cohorts[0], tuple(cohorts[1:]), None, settings, Path(real))
-    run = Evaluation(context, study, [])
+    run = Run(context, study, [])
+    scoring = Scoring(run)
     with context.stage(0.0, 0.1):
         run.prepare()
     with context.stage(0.1, 0.8):
-        run.score_features()
+        scoring.score_features()
     with context.stage(0.8, 1.0):
-        run.score_volumes()
-    return run.metrics_table(), run.failed()
+        scoring.score_volumes()
+    return scoring.table(), run.failed()
