@@ -3,7 +3,7 @@ import pytest
 
 from core.errors import InputError
 from core.metrics import neighbours
-from core.metrics.copies import copy_check
+from core.metrics.copies import copy_check, copy_check_distances
 
 
 def cohort(n, d, seed, scale=1.0):
@@ -71,3 +71,31 @@ def test_seed_and_bad_input():
         copy_check(arrays[0], arrays[1], arrays[2][:, :3], seed=0)
     with pytest.raises(InputError, match="NaN or Inf"):
         copy_check(arrays[0], arrays[1] * np.nan, arrays[2], seed=0)
+
+
+@pytest.mark.parametrize(("n_training", "n_held_out"), [(30, 30), (50, 20), (20, 50)])
+def test_known_distances_give_the_same_result_as_the_rows(n_training, n_held_out):
+    synthetic, training, held_out = cohort(25, 6, 0), cohort(n_training, 6, 1), cohort(n_held_out, 6, 2)
+    synthetic[4] = training[7]
+    tables = [np.linalg.norm(synthetic[:, None] - other[None], axis=2) for other in (training, held_out)]
+    expected = copy_check(synthetic, training, held_out, seed=3, worst=25)
+    found = copy_check_distances(*tables, seed=3, worst=25)
+    assert (found.share, found.p_value, found.n_reference) == (expected.share, expected.p_value, expected.n_reference)
+    assert [(p.synthetic, p.training) for p in found.worst] == [(p.synthetic, p.training) for p in expected.worst]
+    for pair in found.worst:
+        assert pair.distance_training == tables[0][pair.synthetic].min() == tables[0][pair.synthetic, pair.training]
+        assert pair.ratio * pair.distance_held_out == pytest.approx(pair.distance_training)
+
+
+@pytest.mark.parametrize(
+    ("to_training", "to_held_out", "what"),
+    [
+        (np.ones((3, 4)), np.ones((2, 4)), "expected distances"),
+        (np.ones((3, 4)), np.ones((3, 1)), "fewer than 2"),
+        (np.full((3, 4), np.nan), np.ones((3, 4)), "NaN"),
+        (np.ones((3, 4)), -np.ones((3, 4)), "negative"),
+    ],
+)
+def test_distances_that_are_none_are_refused(to_training, to_held_out, what):
+    with pytest.raises(InputError, match=what):
+        copy_check_distances(to_training, to_held_out, seed=0)

@@ -30,6 +30,17 @@ def test_products_are_those_of_the_whole_matrix_whatever_the_memory(tmp_path, me
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("memory_bytes", [10**9, 4_000])
+def test_products_of_the_first_volumes_with_all_leave_the_others_out(tmp_path, memory_bytes):
+    data = volumes(7)
+    found = gram_matrix(iter(data), 7, scratch=tmp_path, rows=3, memory_bytes=memory_bytes)
+    known = np.zeros((7, 7), dtype=bool)
+    known[:3], known[:, :3] = True, True
+    known[np.diag_indices(7)] = True
+    assert (np.isfinite(found) == known).all()
+    np.testing.assert_allclose(found[known], plain(data)[known], rtol=1e-6)
+
+
 def test_each_volume_is_asked_for_once_and_in_order(tmp_path):
     data, asked = volumes(6), []
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from core.errors import InputError
 from core.metrics.features import Matrix, checked
 from core.metrics.neighbours import distance_blocks
 
@@ -16,11 +17,16 @@ WORST = 10
 
 @dataclass(frozen=True)
 class CopyPair:
-    """A synthetic row, its nearest training row, and how much nearer that is than the nearest held-out row."""
+    """A synthetic row, its nearest training row, and how much nearer that is than the nearest held-out row.
+
+    ``ratio`` is ``distance_training`` over ``distance_held_out``.
+    """
 
     synthetic: int
     training: int
     ratio: float
+    distance_training: float
+    distance_held_out: float
 
 
 @dataclass(frozen=True)
@@ -82,21 +88,75 @@ def copy_check(
     """
     rows, seen = checked(synthetic, training)
     unseen, _ = checked(held_out, training)
-    rng, size = np.random.default_rng(seed), min(len(seen), len(unseen))
-    part = np.sort(rng.permutation(len(seen))[:size])
-    others = np.sort(rng.permutation(len(unseen))[:size])
+    part, others = _equal_parts(len(seen), len(unseen), seed)
     to_unseen, _ = _nearest(rows, unseen[others])
     to_part, _ = _nearest(rows, seen[part])
-    to_seen, which = (to_part, None) if worst < 1 else _nearest(rows, seen)
+    to_seen, which = _nearest(rows, seen) if worst > 0 else (to_part, part)
+    return _result(to_part, to_unseen, to_seen, which, size=len(part), seed=seed, worst=worst)
+
+
+def copy_check_distances(
+    to_training: ArrayLike, to_held_out: ArrayLike, *, seed: int, worst: int = WORST
+) -> CopyResult:
+    """Do as `copy_check` where the distances are known: volumes, by their inner products.
+
+    Parameters
+    ----------
+    to_training, to_held_out : array, shape (n, m), (n, l)
+        Distances of every synthetic volume to every training volume, and to every held-out one.
+    seed, worst : int
+        As for `copy_check`.
+
+    Returns
+    -------
+    CopyResult
+
+    Raises
+    ------
+    InputError
+        Not two tables with the same rows, fewer than two columns, NaN, Inf or negative distances.
+    """
+    seen, unseen = (np.asarray(table, dtype=np.float64) for table in (to_training, to_held_out))
+    if seen.ndim != 2 or unseen.ndim != 2 or len(seen) != len(unseen) or min(*seen.shape, *unseen.shape) < 1:
+        what = f"expected distances (n, m) and (n, l), found {seen.shape} and {unseen.shape}."
+        raise InputError(what, "distances", "Give one row for each synthetic volume.")
+    if min(seen.shape[1], unseen.shape[1]) < 2:
+        raise InputError("fewer than 2 volumes to compare with.", "distances", "Add training or held-out volumes.")
+    if not all(np.isfinite(table).all() and table.min() >= 0 for table in (seen, unseen)):
+        raise InputError("NaN, Inf or negative distances.", "distances", "Repair the volumes or leave them out.")
+    part, others = _equal_parts(seen.shape[1], unseen.shape[1], seed)
+    to_part, to_unseen = seen[:, part].min(axis=1), unseen[:, others].min(axis=1)
+    which = seen.argmin(axis=1)
+    return _result(to_part, to_unseen, seen.min(axis=1), which, size=len(part), seed=seed, worst=worst)
+
+
+def _equal_parts(n_seen: int, n_unseen: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Draw equally many rows of both references."""
+    rng, size = np.random.default_rng(seed), min(n_seen, n_unseen)
+    return np.sort(rng.permutation(n_seen)[:size]), np.sort(rng.permutation(n_unseen)[:size])
+
+
+def _result(
+    to_part: NDArray[np.float64],
+    to_unseen: NDArray[np.float64],
+    to_seen: NDArray[np.float64],
+    which: NDArray[np.intp],
+    *,
+    size: int,
+    seed: int,
+    worst: int,
+) -> CopyResult:
+    """Test and list: distances of the synthetic rows to the drawn parts, and to the whole training cohort."""
+    n = len(to_part)
     nearer, equal = int((to_part < to_unseen).sum()), int((to_part == to_unseen).sum())
-    decided = len(rows) - equal
+    decided = n - equal
     p_value = float(stats.binomtest(nearer, decided, alternative="greater").pvalue) if decided else 1.0
-    pairs: tuple[CopyPair, ...] = ()
-    if which is not None:
-        ratio = _ratio(to_seen, to_unseen)
-        first = np.argsort(ratio, kind="stable")[:worst]
-        pairs = tuple(CopyPair(int(i), int(which[i]), float(ratio[i])) for i in first)
-    return CopyResult((nearer + equal / 2) / len(rows), p_value, pairs, len(rows), size, seed)
+    ratio = _ratio(to_seen, to_unseen)
+    first = np.argsort(ratio, kind="stable")[: max(0, worst)]
+    pairs = tuple(
+        CopyPair(int(i), int(which[i]), float(ratio[i]), float(to_seen[i]), float(to_unseen[i])) for i in first
+    )
+    return CopyResult((nearer + equal / 2) / n, p_value, pairs, n, size, seed)
 
 
 def _nearest(rows: Matrix, others: Matrix) -> tuple[NDArray[np.float64], NDArray[np.intp]]:

@@ -22,7 +22,12 @@ MEMORY_BYTES = 2 * 10**9
 
 
 def gram_matrix(
-    volumes: Iterable[NDArray[np.floating]], n: int, *, scratch: Path, memory_bytes: int = MEMORY_BYTES
+    volumes: Iterable[NDArray[np.floating]],
+    n: int,
+    *,
+    scratch: Path,
+    rows: int | None = None,
+    memory_bytes: int = MEMORY_BYTES,
 ) -> NDArray[np.float64]:
     """Inner products of all pairs of volumes, intensities shifted by +1 so that the background is 0.
 
@@ -35,6 +40,8 @@ def gram_matrix(
     scratch : Path
         Existing folder for one temporary file of 4 bytes a voxel and volume; it is used, and removed
         afterwards, only where the volumes do not fit the memory.
+    rows : int, optional
+        Multiply only the first so many volumes with all; the other products are NaN but for the diagonal.
     memory_bytes : int
         Most memory to take, beside that of reading one volume.
 
@@ -63,7 +70,7 @@ def gram_matrix(
         held[0] = first
         for row, values in enumerate(flat, start=1):
             held[row] = values
-        return _accumulated(iter([held]), n, memory_bytes)
+        return _accumulated(iter([held]), n, rows, memory_bytes)
     width = memory_bytes // SHARE // (4 * n)  # voxels of a block
     if width < 1:
         raise InputError(f"{memory_bytes} bytes hold no voxel of {n} volumes.", "memory_bytes", "Allow more memory.")
@@ -73,7 +80,7 @@ def gram_matrix(
         raise InputError(what, str(scratch), "Free some space, or point the workspace to a larger disk.")
     with tempfile.TemporaryFile(dir=scratch) as file:
         _write_blocks(file.fileno(), first, flat, n, width)
-        return _accumulated(_read_blocks(file.fileno(), n, first.size, width), n, memory_bytes)
+        return _accumulated(_read_blocks(file.fileno(), n, first.size, width), n, rows, memory_bytes)
 
 
 def squared_distances(products: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -131,14 +138,22 @@ def _read_blocks(descriptor: int, n: int, size: int, width: int) -> Iterator[Row
             yield np.fromfile(file, dtype=np.float32, count=n * columns).reshape(n, columns)
 
 
-def _accumulated(blocks: Iterator[Rows32], n: int, memory_bytes: int) -> NDArray[np.float64]:
+def _accumulated(blocks: Iterator[Rows32], n: int, rows: int | None, memory_bytes: int) -> NDArray[np.float64]:
     """Sum the products of blocks of voxels in float64: (n, voxels) each, to (n, n)."""
-    products = np.zeros((n, n))
+    first = n if rows is None else rows
+    products, norms = np.zeros((first, n)), np.zeros(n)
     columns = max(1, min(COLUMNS, memory_bytes // SHARE // (8 * n)))
     with one_blas_thread():
         for block in blocks:
             for start in range(0, block.shape[1], columns):
                 part = block[:, start : start + columns]
                 part = part[:, part.any(axis=0)].astype(np.float64)
-                products += part @ part.T
-    return products
+                products += part[:first] @ part.T
+                if first < n:
+                    norms += np.einsum("ij,ij->i", part, part)
+    if first == n:
+        return products
+    whole = np.full((n, n), np.nan)
+    whole[:first], whole[:, :first] = products, products.T
+    whole[np.diag_indices(n)] = norms
+    return whole
