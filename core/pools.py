@@ -43,7 +43,7 @@ class InProcessPool:
     def map(self, function: Callable[..., Any], items: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Outcome]]:
         """Yield ``(index, outcome)`` in order."""
         for index, arguments in enumerate(items):
-            yield index, _attempt(function, *arguments)
+            yield index, attempt(function, *arguments)
 
 
 class DaskPool:
@@ -69,7 +69,7 @@ class DaskPool:
 
         def submit_next() -> None:
             for index, arguments in waiting:
-                future = self.client.submit(_attempt, function, *arguments, retries=TASK_RETRIES, pure=False)
+                future = self.client.submit(attempt, function, *arguments, retries=TASK_RETRIES, pure=False)
                 places[future.key] = index
                 completed.add(future)
                 return
@@ -128,8 +128,25 @@ class Context:
         finally:
             self._span = outer
 
-    def map(self, title: str, function: Callable[..., Any], items: Sequence[tuple[Any, ...]]) -> list[Outcome]:
+    def map(
+        self,
+        title: str,
+        function: Callable[..., Any],
+        items: Sequence[tuple[Any, ...]],
+        sizes: Sequence[int] | None = None,
+    ) -> list[Outcome]:
         """Run ``function`` over ``items`` on the pool.
+
+        Parameters
+        ----------
+        title : str
+            What the progress line calls the work.
+        function : callable
+            The task.
+        items : sequence of tuple
+            Its arguments, item by item.
+        sizes : sequence of int, optional
+            What each item counts for in the progress; 1 when not given.
 
         Returns
         -------
@@ -143,12 +160,15 @@ class Context:
         """
         outcomes = [Outcome()] * len(items)
         low, high = self._span
-        self._report(low, f"{title}: 0 of {len(items)}")
-        for done, (index, outcome) in enumerate(self.pool.map(function, items), start=1):
+        sizes = sizes or [1] * len(items)
+        done, total = 0, sum(sizes)
+        self._report(low, f"{title}: 0 of {total}")
+        for index, outcome in self.pool.map(function, items):
             outcomes[index] = outcome
+            done += sizes[index]
             if outcome.error:
                 self.log(outcome.error)
-            self._report(low + (high - low) * done / len(items), f"{title}: {done} of {len(items)}")
+            self._report(low + (high - low) * done / total, f"{title}: {done} of {total}")
             if self._cancelled():
                 raise Cancelled(title)
         if self._cancelled():
@@ -156,7 +176,7 @@ class Context:
         return outcomes
 
 
-def _attempt(function: Callable[..., Any], *arguments: Any) -> Outcome:
+def attempt(function: Callable[..., Any], *arguments: Any) -> Outcome:
     """Run one task; its failure is data, so that the others go on."""
     try:
         return Outcome(function(*arguments))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ import pandas as pd
 
 from core import encoders
 from core.errors import InputError
-from core.pools import Context
+from core.pools import Context, Outcome
 from core.store import Store, content_key
 from core.study import Case, Cohort, CohortSpec, Role, Study, StudySettings, find_cohort
 from core.volume import grid_of
@@ -20,6 +22,7 @@ from core.workflows import tasks
 from core.workflows.tasks import Source
 
 INTENSITY_RULES = {"real": "percentile", "training": "percentile", "synthetic": "maximum"}
+GROUP = 8  # volumes a feature task holds: its first load is the only one that waits, and a cancelled job ends soon
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,45 @@ def segment_sources(
     if not rows and failed:
         raise InputError(next(iter(failed.values())), title)
     return volumes, qc, failed
+
+
+def extract_features(
+    context: Context, sources: Sequence[Source], encoder: str, weights: str, title: str
+) -> list[Outcome]:
+    """Extract the features of volumes, a few to a task so that the next one loads while the network runs.
+
+    Returns
+    -------
+    list of Outcome
+        For each source the key of its features, or the reason there are none.
+    """
+
+    def run(groups: list[list[Source]]) -> list[Outcome]:
+        items = [(context.settings, group, encoder, weights) for group in groups]
+        return context.map(f"{encoder} features of {title}", tasks.extract_features, items, [len(g) for g in groups])
+
+    groups = source_groups(sources, context.settings.workers)
+    found = run(groups)
+    lost = [source for group, outcome in zip(groups, found, strict=True) if outcome.error for source in group]
+    # The volume that takes a worker down must take no other along: those of its group get a task each.
+    alone = dict(zip(lost, run([[source] for source in lost]), strict=True)) if lost else {}
+    outcomes: list[Outcome] = []
+    for group, outcome in zip(groups, found, strict=True):
+        parts = [alone[source] for source in group] if outcome.error else [outcome]
+        for part in parts:
+            outcomes += [part] if part.error else part.value
+    for outcome in outcomes:
+        if outcome.error:
+            context.log(outcome.error)
+    return outcomes
+
+
+def source_groups(sources: Sequence[Source], workers: int) -> list[list[Source]]:
+    """Split volumes, in order, into groups of `GROUP` at most: equal ones, and as many for each worker."""
+    n = max(1, workers)
+    count = min(len(sources), n * math.ceil(len(sources) / (GROUP * n)))
+    bounds = [len(sources) * i // max(count, 1) for i in range(count + 1)]
+    return [list(sources[start:stop]) for start, stop in itertools.pairwise(bounds)]
 
 
 def gather_features(store: Store, keys: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from core import __version__, encoders, metrics
 from core.errors import InputError, SynthScopeError
 from core.store import content_key
 from core.workflows import tasks
-from core.workflows.cohorts import INTENSITY_RULES, Prepared, encoder_weights, gather_features
+from core.workflows.cohorts import INTENSITY_RULES, Prepared, encoder_weights, extract_features, gather_features
 from core.workflows.results import DETAILS, METRIC_COLUMNS
 from core.workflows.run import Run
 
@@ -66,9 +66,7 @@ class Scoring:
 
     def encode(self, prepared: Prepared, encoder: str, weights: str, fingerprint: str) -> None:
         """Extract the features of a cohort; what fails is a gap."""
-        arguments = [(self.run.settings, source, encoder, weights) for source in prepared.sources]
-        title = f"{encoder} features of {prepared.cohort.name}"
-        outcomes = self.context.map(title, tasks.extract_features, arguments)
+        outcomes = extract_features(self.context, prepared.sources, encoder, weights, prepared.cohort.name)
         for source, outcome in zip(prepared.sources, outcomes, strict=True):
             if outcome.error:
                 self.run.gap(prepared.cohort.name, f"{encoder} features of {source.case_id}", outcome.error)

@@ -6,7 +6,9 @@ Arguments and results are small; volumes and features travel through the store, 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy as np
 
 from core import encoders, metrics, preprocess, segmentation, simulate
 from core.errors import InputError
+from core.pools import Outcome, attempt
 from core.settings import Settings
 from core.store import Store, content_key, write_json, write_volume
 from core.volume import HALF, Volume, grid_named, load_on_grid
@@ -126,20 +129,60 @@ def features_key(source: Source, fingerprint: str) -> str:
     return content_key("features", 1, [source.token], {"encoder": fingerprint})
 
 
-def extract_features(settings: Settings, source: Source, encoder: str, weights: str) -> str:
-    """Run one volume through an encoder; return the key of its features (d,)."""
+def extract_features(settings: Settings, sources: Sequence[Source], encoder: str, weights: str) -> list[Outcome]:
+    """Run volumes through an encoder one by one, the next one loading while the network works on the last.
+
+    Every volume's features (d,) are an artefact of their own: volumes that have one are not loaded, and one
+    that fails stops no other.
+
+    Returns
+    -------
+    list of Outcome
+        For each source the key of its features, or the reason there are none.
+    """
     store = Store(settings.workspace)
-    key = features_key(source, _fingerprint(encoder, weights))
+    keys = [features_key(source, _fingerprint(encoder, weights)) for source in sources]
+    missing = [source for source, key in zip(sources, keys, strict=True) if not store.has("npz", key)]
 
-    def forward() -> dict[str, np.ndarray]:
-        import torch
+    def one(source: Source, key: str) -> str:
+        def forward() -> dict[str, np.ndarray]:
+            import torch
 
-        volume = torch.from_numpy(source.load().data)[None, None].to(settings.device)  # (1, 1, x, y, z)
-        network = _encoder(encoder, weights, settings.device, settings.threads)
-        return {"features": network(volume)[0].float().cpu().numpy()}
+            volume = torch.from_numpy(load(source).data)[None, None].to(settings.device)  # (1, 1, x, y, z)
+            network = _encoder(encoder, weights, settings.device, settings.threads)
+            return {"features": network(volume)[0].float().cpu().numpy()}
 
-    store.get_or_compute("npz", key, forward, {"operation": "features", "source": asdict(source), "encoder": encoder})
-    return key
+        provenance = {"operation": "features", "source": asdict(source), "encoder": encoder}
+        store.get_or_compute("npz", key, forward, provenance)
+        return key
+
+    with _loading_ahead(missing) as load:
+        return [attempt(one, source, key) for source, key in zip(sources, keys, strict=True)]
+
+
+@contextmanager
+def _loading_ahead(sources: Sequence[Source]) -> Iterator[Callable[[Source], Volume]]:
+    """Offer a function that returns a volume and starts loading the next; two volumes are held at most."""
+    position = {source: index for index, source in enumerate(sources)}
+    loading: dict[int, Future[Volume]] = {}
+    with ThreadPoolExecutor(1, thread_name_prefix="load") as thread:
+
+        def begin(index: int) -> None:
+            if index < len(sources):
+                loading[index] = thread.submit(sources[index].load)
+
+        def load(source: Source) -> Volume:
+            index = position.get(source)
+            if index is None:  # its artefact was there, and damaged
+                return source.load()
+            if index not in loading:  # another process computed the volumes before it
+                begin(index)
+            volume = loading.pop(index)
+            begin(index + 1)
+            return volume.result()
+
+        begin(0)
+        yield load
 
 
 def segmentation_key(source: Source, engine: str) -> str:

@@ -20,7 +20,14 @@ from core.store import Store, content_key, read_features, write_atomically, writ
 from core.study import PROVENANCE, Study, StudySettings, read_spec, unique_names, write_spec
 from core.volume import grid_named, grid_of
 from core.workflows import tasks
-from core.workflows.cohorts import encoder_weights, folder_cohort, gather_features, prepare_folder, segment_sources
+from core.workflows.cohorts import (
+    encoder_weights,
+    extract_features,
+    folder_cohort,
+    gather_features,
+    prepare_folder,
+    segment_sources,
+)
 from core.workflows.evaluation import evaluate
 from core.workflows.results import METRIC_COLUMNS
 from core.workflows.run import Run
@@ -116,8 +123,7 @@ def features_folder(context: Context, folder: str, encoder: str, out: str, weigh
         encoders.build(encoder, weights)  # a wrong file is refused once, before the images are read
     weights = weights or encoder_weights(store, encoder)
     prepared = prepare_folder(context, Path(folder).name, folder, "synthetic")
-    items = [(context.settings, source, encoder, weights) for source in prepared.sources]
-    outcomes = context.map(f"{encoder} features", tasks.extract_features, items)
+    outcomes = extract_features(context, prepared.sources, encoder, weights, prepared.cohort.name)
     good = [(s.case_id, o.value) for s, o in zip(prepared.sources, outcomes, strict=True) if not o.error]
     failures = [{"case": row["case"], "error": row["reason"]} for row in prepared.rows if row["status"] != "ok"]
     failures += [
