@@ -1,8 +1,10 @@
 # make run: the app on the demo study. make test: everything tests need, then all tests.
+# make bench: the metrics beside their peers, on the same arrays.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8501
+BENCHMARKS ?= metrics cohorts memory image_mmd extraction
 
 .PHONY: run test lint bench clean
 .DEFAULT_GOAL := run
@@ -22,8 +24,8 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format .
 	$(BIN)/mypy
 
-bench: $(VENV)/.test
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+bench: $(VENV)/.bench
+	for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 clean:
 	rm -rf $(VENV)
@@ -37,4 +39,9 @@ $(VENV)/.run: requirements.txt | $(VENV)/bin/python
 
 $(VENV)/.test: requirements-dev.txt $(VENV)/.run
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-dev.txt
+	touch $@
+
+# The peers live apart: their dependencies would replace ours (requirements-bench.txt says why).
+$(VENV)/.bench: requirements-bench.txt $(VENV)/.test
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --upgrade --target $(VENV)/peers -r requirements-bench.txt
 	touch $@

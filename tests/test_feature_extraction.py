@@ -149,7 +149,7 @@ def test_groups_keep_the_order_and_serve_the_workers_alike(n, workers):
     assert [item for group in groups for item in group] == list(range(n))
     lengths = [len(group) for group in groups]
     if n:
-        assert 1 <= min(lengths) and max(lengths) <= 8 and max(lengths) - min(lengths) <= 1
+        assert min(lengths) >= 1 and max(lengths) <= 8 and max(lengths) - min(lengths) <= 1
         assert len(groups) % max(1, workers) == 0 or len(groups) == n
 
 
