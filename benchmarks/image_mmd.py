@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from core.metrics.gram import gram_matrix
 
 from benchmarks import measure
 from benchmarks.volumes import write_files
 from core import metrics
+from core.metrics.gram import gram_matrix
 from core.volume import grid_named, load_on_grid
 
 
