@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,9 @@ class Settings:
         in the calling process.
     threads : int
         Threads of one worker process (``SYNTHSCOPE_THREADS``).
+    synthseg : str
+        SynthSeg's program or command line (``SYNTHSCOPE_SYNTHSEG``); without the variable, ``mri_synthseg`` where
+        ``PATH`` or ``FREESURFER_HOME`` has it; "" when there is none.
     """
 
     workspace: Path
@@ -34,6 +38,7 @@ class Settings:
     device: str = "cpu"
     workers: int = 2
     threads: int = 1
+    synthseg: str = ""
 
 
 def from_environment() -> Settings:
@@ -56,6 +61,7 @@ def from_environment() -> Settings:
         device=os.environ.get("SYNTHSCOPE_DEVICE", "cpu"),
         workers=_count("SYNTHSCOPE_WORKERS", cores),
         threads=max(1, _count("SYNTHSCOPE_THREADS", 1)),
+        synthseg=os.environ.get("SYNTHSCOPE_SYNTHSEG", "") or _find_synthseg(),
     )
 
 
@@ -68,7 +74,13 @@ def child_environment(settings: Settings) -> dict[str, str]:
         "SYNTHSCOPE_DEVICE": settings.device,
         "SYNTHSCOPE_WORKERS": str(settings.workers),
         "SYNTHSCOPE_THREADS": str(settings.threads),
+        "SYNTHSCOPE_SYNTHSEG": settings.synthseg,
     }
+
+
+def _find_synthseg() -> str:
+    freesurfer = os.environ.get("FREESURFER_HOME", "")
+    return shutil.which("mri_synthseg") or (shutil.which("mri_synthseg", path=f"{freesurfer}/bin") or "")
 
 
 def _count(name: str, default: int) -> int:

@@ -1,17 +1,19 @@
 """Segmenters: a volume on an atlas grid in; labels, regional volumes and eight QC scores out.
 
-Adding an engine is one file here and one line in `SEGMENTERS`.
+Adding an engine is one file here and one line in `SEGMENTERS`. An engine works case by case (``load``), or, when it is
+a program that is slow to start, on batches (``load_batch``).
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from core.errors import InputError
+from core.errors import InputError, SynthScopeError
 from core.volume import Volume
 
 DATA = Path(__file__).parents[2] / "data"
@@ -46,19 +48,44 @@ class Segmentation:
     qc: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Program:
+    """A segmenter that is installed beside the product, and what it may use.
+
+    Parameters
+    ----------
+    command : str
+        Path, or a command line such as "python /opt/SynthSeg/scripts/commands/SynthSeg_predict.py"; "" when absent.
+    threads : int
+        Threads it may use.
+    device : str
+        "cpu", "cuda" or "cuda:1".
+    """
+
+    command: str
+    threads: int = 1
+    device: str = "cpu"
+
+
 Segmenter = Callable[[Volume], Segmentation]
+# Volumes and an empty folder to work in; one result or error a volume, in their order.
+BatchSegmenter = Callable[[Sequence[Volume], Path], Iterator[Segmentation | SynthScopeError]]
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A registered segmenter: its name on screen, what it is in one sentence, its source, what it needs."""
+    """A registered segmenter: its name on screen, what it is in one sentence, its source, what it needs.
+
+    Exactly one of ``load`` and ``load_batch`` is given.
+    """
 
     label: str
     card: str
     reference: str
     needs: str  # program that must be installed; "" for none
     version: str  # raised when its numbers change
-    load: Callable[[], Segmenter]
+    load: Callable[[], Segmenter] | None = None
+    load_batch: Callable[[Program], BatchSegmenter] | None = None
 
 
 def _load_atlas() -> Segmenter:
@@ -66,6 +93,22 @@ def _load_atlas() -> Segmenter:
 
     return segment
 
+
+def _load_synthseg(program: Program) -> BatchSegmenter:
+    from core.segmentation.synthseg import SynthSeg
+
+    return SynthSeg(program, robust=True)
+
+
+def _load_synthseg_standard(program: Program) -> BatchSegmenter:
+    from core.segmentation.synthseg import SynthSeg
+
+    return SynthSeg(program, robust=False)
+
+
+BATCH = 10  # volumes a call of an outside program: starting it then costs about a tenth of the time
+SYNTHSEG_NEEDS = "mri_synthseg (FreeSurfer 7.4 or newer) or SynthSeg_predict.py"
+SYNTHSEG_REFERENCE = "SynthSeg+: Billot et al., PNAS 120 (2023), doi:10.1073/pnas.2216399120"
 
 SEGMENTERS: dict[str, Engine] = {
     "atlas": Engine(
@@ -76,6 +119,24 @@ SEGMENTERS: dict[str, Engine] = {
         version="2",
         load=_load_atlas,
     ),
+    "synthseg": Engine(
+        label="SynthSeg+ (robust)",
+        card="The published engine with --robust --parc, as in the paper; its author means --robust for scans that "
+        "are not skull-stripped.",
+        reference=SYNTHSEG_REFERENCE,
+        needs=SYNTHSEG_NEEDS,
+        version="1+robust+parc",
+        load_batch=_load_synthseg,
+    ),
+    "synthseg-standard": Engine(
+        label="SynthSeg 2.0",
+        card="The published engine with --parc and without --robust: the network that its author means for "
+        "skull-stripped scans too.",
+        reference=SYNTHSEG_REFERENCE,
+        needs=SYNTHSEG_NEEDS,
+        version="1+parc",
+        load_batch=_load_synthseg_standard,
+    ),
 }
 
 
@@ -85,14 +146,56 @@ def build(name: str) -> Segmenter:
     Raises
     ------
     InputError
-        When there is no such segmenter.
+        When there is no such segmenter, or it works on batches.
     """
-    return _engine(name).load()
+    load = _engine(name).load
+    if load is None:
+        raise InputError(f"{name} runs on batches only.", "segmenter", "Use `core.segmentation.build_batch`.")
+    return load()
+
+
+def in_batches(name: str) -> bool:
+    """Tell whether a segmenter is a program that works on batches."""
+    return _engine(name).load_batch is not None
+
+
+def build_batch(name: str, program: Program) -> BatchSegmenter:
+    """Return the segmenter called ``name``, for batches of volumes.
+
+    Raises
+    ------
+    InputError
+        When there is no such segmenter, or it works case by case.
+    MissingAsset
+        When the program is not installed.
+    """
+    load = _engine(name).load_batch
+    if load is None:
+        raise InputError(f"{name} works case by case.", "segmenter", "Use `core.segmentation.build`.")
+    return load(program)
+
+
+def program_version(name: str, program: Program) -> str:
+    """Return the version of the program a segmenter runs, "" when it cannot be asked or none is needed."""
+    if not in_batches(name) or not program.command:
+        return ""
+    from core.segmentation.synthseg import installed_version
+
+    return installed_version(program)
 
 
 def fingerprint(name: str) -> str:
     """Return what identifies the numbers of a segmenter: its name and version."""
     return f"{name}-{_engine(name).version}"
+
+
+def clear_scratch(folder: Path) -> None:
+    """Empty the working folder of a program, and end what a killed process left running there."""
+    from core.segmentation.outside import end_leftovers
+
+    end_leftovers(folder)
+    for path in folder.iterdir():
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def label_names() -> dict[int, str]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from core import encoders
+from core import encoders, segmentation
 from core.errors import InputError
 from core.pools import Context, Outcome
 from core.store import Store, content_key
@@ -94,9 +94,19 @@ def segment_sources(
         SynthSeg's columns, one row per segmented case.
     failed : dict
         Case to reason.
+
+    Raises
+    ------
+    InputError
+        Every case failed.
+    MissingAsset
+        The engine is a program that is not installed, and not everything is stored.
     """
-    arguments = [(context.settings, source, engine) for source in sources]
-    outcomes = context.map(f"segmenting {title}", tasks.segment, arguments)
+    if segmentation.in_batches(engine):
+        outcomes = _segment_in_batches(context, engine, sources, title)
+    else:
+        arguments = [(context.settings, source, engine) for source in sources]
+        outcomes = context.map(f"segmenting {title}", tasks.segment, arguments)
     failed = {s.case_id: o.error for s, o in zip(sources, outcomes, strict=True) if o.error}
     rows = {s.case_id: o.value for s, o in zip(sources, outcomes, strict=True) if not o.error}
     index = pd.Index(list(rows), name="subject")
@@ -105,6 +115,30 @@ def segment_sources(
     if not rows and failed:
         raise InputError(next(iter(failed.values())), title)
     return volumes, qc, failed
+
+
+def _segment_in_batches(context: Context, engine: str, sources: Sequence[Source], title: str) -> list[Outcome]:
+    """Segment what is not stored yet, batch by batch; return one outcome a source."""
+    settings = context.settings
+    todo = [source for source in sources if tasks.segmented(settings, source, engine) is None]
+    errors: dict[str, str] = {}
+    if todo:
+        segmentation.build_batch(engine, tasks.program_of(settings))  # a missing program is said once, before any work
+        size = segmentation.BATCH
+        batches = [tuple(todo[start : start + size]) for start in range(0, len(todo), size)]
+        arguments = [(settings, batch, engine) for batch in batches]
+        outcomes = context.map(f"segmenting {title}", tasks.segment_batch, arguments, [len(b) for b in batches])
+        for batch, outcome in zip(batches, outcomes, strict=True):
+            lost = dict.fromkeys((s.case_id for s in batch), outcome.error) if outcome.error else outcome.value
+            errors |= lost
+            for error in lost.values() if not outcome.error else ():
+                context.log(error)
+    rows = {source.case_id: tasks.segmented(settings, source, engine) for source in sources}
+    vanished = "its result was stored and is gone. Run again."
+    return [
+        Outcome(error=errors[case]) if case in errors else Outcome(row) if row else Outcome(error=vanished)
+        for case, row in rows.items()
+    ]
 
 
 def extract_features(
