@@ -19,6 +19,7 @@ from core.store import Store, content_key
 from core.study import Case, Cohort, CohortSpec, Role, Study, StudySettings, find_cohort
 from core.volume import grid_of
 from core.workflows import tasks
+from core.workflows.batches import segment_in_batches
 from core.workflows.tasks import Source
 
 INTENSITY_RULES = {"real": "percentile", "training": "percentile", "synthetic": "maximum"}
@@ -103,7 +104,7 @@ def segment_sources(
         The engine is a program that is not installed, and not everything is stored.
     """
     if segmentation.in_batches(engine):
-        outcomes = _segment_in_batches(context, engine, sources, title)
+        outcomes = segment_in_batches(context, engine, sources, title)
     else:
         arguments = [(context.settings, source, engine) for source in sources]
         outcomes = context.map(f"segmenting {title}", tasks.segment, arguments)
@@ -115,30 +116,6 @@ def segment_sources(
     if not rows and failed:
         raise InputError(next(iter(failed.values())), title)
     return volumes, qc, failed
-
-
-def _segment_in_batches(context: Context, engine: str, sources: Sequence[Source], title: str) -> list[Outcome]:
-    """Segment what is not stored yet, batch by batch; return one outcome a source."""
-    settings = context.settings
-    todo = [source for source in sources if tasks.segmented(settings, source, engine) is None]
-    errors: dict[str, str] = {}
-    if todo:
-        segmentation.build_batch(engine, tasks.program_of(settings))  # a missing program is said once, before any work
-        size = segmentation.BATCH
-        batches = [tuple(todo[start : start + size]) for start in range(0, len(todo), size)]
-        arguments = [(settings, batch, engine) for batch in batches]
-        outcomes = context.map(f"segmenting {title}", tasks.segment_batch, arguments, [len(b) for b in batches])
-        for batch, outcome in zip(batches, outcomes, strict=True):
-            lost = dict.fromkeys((s.case_id for s in batch), outcome.error) if outcome.error else outcome.value
-            errors |= lost
-            for error in lost.values() if not outcome.error else ():
-                context.log(error)
-    rows = {source.case_id: tasks.segmented(settings, source, engine) for source in sources}
-    vanished = "its result was stored and is gone. Run again."
-    return [
-        Outcome(error=errors[case]) if case in errors else Outcome(row) if row else Outcome(error=vanished)
-        for case, row in rows.items()
-    ]
 
 
 def extract_features(

@@ -6,20 +6,18 @@ Arguments and results are small; volumes and features travel through the store, 
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from core import encoders, metrics, preprocess, segmentation, simulate
-from core.errors import CacheCorrupt, InputError, SynthScopeError
+from core.errors import InputError
 from core.pools import Outcome, attempt
 from core.settings import Settings
 from core.store import Store, content_key, write_json, write_volume
@@ -210,68 +208,6 @@ def segment(settings: Settings, source: Source, engine: str) -> dict[str, Any]:
 
     row: dict[str, Any] = store.get_or_compute("json", key, run, {"engine": engine, "source": asdict(source)})
     return row
-
-
-def program_of(settings: Settings) -> segmentation.Program:
-    """Return the outside segmenter of these settings, with the threads of all workers: it runs alone."""
-    workers = 1 if settings.scheduler else max(1, settings.workers)
-    return segmentation.Program(settings.synthseg, settings.threads * workers, settings.device)
-
-
-def segmented(settings: Settings, source: Source, engine: str) -> dict[str, Any] | None:
-    """Return the stored table row of a volume, None when there is none or another version of a program made it."""
-    store = Store(settings.workspace)
-    key = segmentation_key(source, engine)
-    try:
-        row: dict[str, Any] = store.get("json", key)
-    except (KeyError, CacheCorrupt):
-        return None
-    version = segmentation.program_version(engine, program_of(settings))
-    stale = bool(version) and row.get("program") != version
-    return None if stale or not store.has("labels", key) else row
-
-
-def segment_batch(settings: Settings, sources: Sequence[Source], engine: str) -> dict[str, str]:
-    """Segment volumes with one call of an outside program; each is stored as `segment` stores it.
-
-    Returns
-    -------
-    dict
-        Error in words by case, of those that failed.
-
-    Raises
-    ------
-    JobFailed, MissingAsset
-        Nothing can be segmented on this machine.
-    """
-    store = Store(settings.workspace)
-    host = socket.gethostname()
-    errors: dict[str, str] = {}
-    # One at a time on a host: it uses all threads, and two might not fit into memory.
-    with FileLock(store.folder("locks") / f"{engine}-{host}.lock"):
-        folder = store.folder("scratch", f"{engine}-{host}")
-        segmentation.clear_scratch(folder)
-        todo = [source for source in sources if segmented(settings, source, engine) is None]
-        loaded: list[tuple[Source, Volume]] = []
-        for source in todo:
-            try:
-                loaded.append((source, replace(source.load(), case_id=source.case_id)))
-            except SynthScopeError as error:
-                errors[source.case_id] = str(error)
-        program = program_of(settings)
-        version = segmentation.program_version(engine, program)
-        results = segmentation.build_batch(engine, program)([volume for _, volume in loaded], folder)
-        for (source, _), result in zip(loaded, results, strict=True):
-            if isinstance(result, SynthScopeError):
-                errors[source.case_id] = str(result)
-                continue
-            key = segmentation_key(source, engine)
-            provenance = {"engine": engine, "program": version, "source": asdict(source)}
-            row = {"volumes": dict(result.volumes), "qc": dict(result.qc), "program": version}
-            store.put("labels", key, result.labels)
-            store.put("json", key, row, provenance)
-        segmentation.clear_scratch(folder)
-    return errors
 
 
 def measure(settings: Settings, sources: Sequence[Source], metric: str, roles: Sequence[str]) -> float | None:
