@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 
@@ -40,10 +38,13 @@ def test_symmetry_units_and_growth():
     assert frechet_extrapolated(real, real[::-1]).value < 0.1  # subsets differ although the cohorts do not
 
 
-def test_settings_hold_the_curve_and_a_small_cohort_is_marked():
+def test_score_holds_the_curve_and_a_small_cohort_is_marked():
     score = evaluate_extrapolated(cohort(24, 40, 0), cohort(24, 40, 1), seed=0, n_boot=5)
-    curve = json.loads(score.settings["curve"])
-    assert [size for size, _ in curve] == [12, 15, 18, 21, 24]
+    assert [point.n for point in score.curve] == [12, 15, 18, 21, 24]
+    line = frechet_extrapolated(cohort(24, 40, 0), cohort(24, 40, 1))
+    assert [point.value for point in score.curve] == pytest.approx(line.distances, rel=1e-9)
+    assert all(point.ci_low < point.value < point.ci_high for point in score.curve[:-1])
+    assert score.curve[-1].ci_low is None  # all rows: nothing spreads
     assert any("N = 24 is small beside the feature width 40" in warning for warning in score.warnings)
     large = evaluate_extrapolated(cohort(30, 4, 0), cohort(30, 4, 1), seed=0, n_boot=0)
     assert not any("small beside" in warning for warning in large.warnings)

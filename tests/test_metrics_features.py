@@ -17,7 +17,7 @@ from core.metrics.features import (
     median_distance,
     mmd2,
 )
-from core.metrics.resampling import half_samples
+from core.metrics.resampling import half_draws, one_by_one
 
 KERNELS = ("rbf", "polynomial", "linear")
 FEATURE_METRICS = [metric for metric in METRICS.values() if isinstance(metric, FeatureMetric)]
@@ -103,7 +103,7 @@ def test_frechet_from_the_table_of_products_is_the_same_number(n, d):
     real, synthetic = cohort(n, d, 0, shift=50.0), cohort(n + 3, d, 1, shift=50.2)
     estimate = frechet_estimate(real, synthetic)
     i, j = np.array([0, 3, 5, 5, 9, 11]), np.array([1, 2, 8, 4, 4])
-    assert estimate(i, n + j) == pytest.approx(frechet_distance(real[i], synthetic[j]), rel=1e-8)
+    assert estimate([(i, n + j)])[0] == pytest.approx(frechet_distance(real[i], synthetic[j]), rel=1e-8)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -167,7 +167,7 @@ def test_half_samples_of_a_mean_have_its_standard_error():
     def gap(i, j):
         return float(pooled[i].mean() - pooled[j].mean())
 
-    draws = half_samples(gap, 50, 40, rng=np.random.default_rng(1), n_boot=6000)
+    draws = one_by_one(gap)(half_draws(50, 40, rng=np.random.default_rng(1), n_boot=6000))
     expected = np.sqrt(rows.var(ddof=1) / 50 + 9 * rows[:40].var(ddof=1) / 40)
     assert draws.std() == pytest.approx(expected, rel=0.03)
 

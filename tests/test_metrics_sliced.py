@@ -59,9 +59,10 @@ def test_grows_with_the_shift():
 
 def test_estimate_of_chosen_rows_is_the_distance_of_these_rows():
     real, synthetic = cohort(30, 6, 0), cohort(25, 6, 1, shift=0.4)
-    estimate = _estimate(_projected(real, synthetic, 0, 1000))
+    estimate = _estimate(_projected(real, synthetic, 0, 1000), 30)
     i, j = np.array([9, 0, 4, 17]), np.array([3, 24, 7, 2, 11])
-    assert estimate(i, 30 + j) == pytest.approx(sliced_wasserstein(real[i], synthetic[j]), rel=1e-9)
+    assert estimate([(i, 30 + j)])[0] == pytest.approx(sliced_wasserstein(real[i], synthetic[j]), rel=1e-9)
+    assert estimate([(i, j)])[0] == pytest.approx(sliced_wasserstein(real[i], real[j]), rel=1e-9)  # a split
 
 
 def test_floor_is_what_a_perfect_generator_scores():

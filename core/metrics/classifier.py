@@ -9,7 +9,7 @@ from scipy import linalg
 from core.errors import InputError
 from core.metrics.base import FeatureMetric, Score
 from core.metrics.features import Matrix, checked, feature_warnings
-from core.metrics.resampling import Estimate, Rows, score
+from core.metrics.resampling import Estimate, Rows, one_by_one, score
 from core.metrics.threads import one_blas_thread
 
 FOLDS = 5
@@ -60,7 +60,7 @@ def classifier_accuracy(
             f"expected 2 folds or more and a penalty > 0, found {folds} and {penalty}.", "classifier", "Use 5 and 1."
         )
     estimate = _estimate(first, second, seed, folds, penalty)
-    return estimate(np.arange(len(first)), np.arange(len(first), len(first) + len(second)))
+    return float(estimate([(np.arange(len(first)), np.arange(len(first), len(first) + len(second)))])[0])
 
 
 def evaluate_classifier(
@@ -116,32 +116,42 @@ def _estimate(real: Matrix, synthetic: Matrix, seed: int, folds: int, penalty: f
     def fold_of(rows: Rows, parts: int) -> NDArray[np.intp]:
         return np.argsort(np.argsort(place[rows])) % parts
 
-    def estimate(i: Rows, j: Rows) -> float:
+    def value(i: Rows, j: Rows) -> float:
         rows, parts = np.concatenate([i, j]), min(folds, len(i), len(j))
         fold = np.concatenate([fold_of(i, parts), fold_of(j, parts)])
         label = np.repeat([-1.0, 1.0], [len(i), len(j)])
-        table = products[np.ix_(rows, rows)]
-        right = np.empty(len(rows))
-        for part in range(parts):
-            test = fold == part
-            margin = _margins(table, ~test, test, label[~test], penalty)
-            right[test] = (1 + np.sign(margin * label[test])) / 2  # undecided counts half
+        with one_blas_thread():
+            margin = _margins(products[rows[:, None], rows], fold, label, penalty)
+        right = (1 + np.sign(margin * label)) / 2  # undecided counts half
         return float((right[: len(i)].mean() + right[len(i) :].mean()) / 2)
 
-    return estimate
+    return one_by_one(value)
 
 
-def _margins(
-    table: Matrix, train: NDArray[np.bool_], test: NDArray[np.bool_], label: NDArray[np.float64], penalty: float
-) -> NDArray[np.float64]:
-    """Output of the classifier for the test rows, less its threshold: dual form of ridge regression."""
-    within, across = table[np.ix_(train, train)], table[np.ix_(test, train)]
-    means = within.mean(axis=0)
-    across = across - means - across.mean(axis=1, keepdims=True) + means.mean()
-    within = within - means - means[:, None] + means.mean()
-    with one_blas_thread():
-        ridge = within + penalty * np.eye(len(within))
-        weights = linalg.solve(ridge, label - label.mean(), assume_a="pos", check_finite=False)
-        fitted, margin = within @ weights, across @ weights
-    margin -= (fitted[label > 0].mean() + fitted[label < 0].mean()) / 2
+def _margins(table: Matrix, fold: NDArray[np.intp], label: NDArray[np.float64], penalty: float) -> NDArray[np.float64]:
+    """Output of each fold's classifier for its test rows, less its threshold: (rows,).
+
+    One inverse serves all folds: where R turns labels into residuals of the ridge regression of all rows,
+    the residuals of fold F under the regression without F are the solution of R_FF e = (R y)_F, and the
+    output of that regression is y − R (y − e at F), because it fits itself (Cook & Weisberg 1982).
+    """
+    n = len(table)
+    means = table.mean(axis=0)
+    table -= means
+    table -= (means - means.mean())[:, None]
+    table[np.diag_indices(n)] += penalty
+    factor, failed = linalg.lapack.dpotrf(table, lower=1, overwrite_a=1)
+    inverse, _ = linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)
+    if failed:
+        raise np.linalg.LinAlgError("the ridge is not positive definite")
+    leave = penalty * (np.tril(inverse) + np.tril(inverse, -1).T) - 1 / n  # R; the mean is fitted without penalty
+    residual = leave @ label
+    margin = np.empty(n)
+    for part in range(int(fold.max()) + 1):
+        test = np.flatnonzero(fold == part)
+        error = linalg.solve(leave[test[:, None], test], residual[test], assume_a="pos", check_finite=False)
+        output = label - residual + leave[:, test] @ error
+        train = fold != part
+        threshold = (output[train & (label > 0)].mean() + output[train & (label < 0)].mean()) / 2
+        margin[test] = label[test] - error - threshold
     return np.where(np.abs(margin) < 1e-12, 0.0, margin)

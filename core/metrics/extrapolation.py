@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from core.errors import InputError
 from core.metrics.base import FeatureMetric, Score
 from core.metrics.features import checked, feature_warnings, frechet_estimate
-from core.metrics.resampling import Estimate, Rows, score
+from core.metrics.resampling import Draw, Rows, curve_point, score
 
 FRACTIONS = (0.5, 0.625, 0.75, 0.875, 1.0)
 REPEATS = 4  # random subsets at each size below the full one
@@ -64,13 +64,14 @@ def frechet_extrapolated(real: ArrayLike, synthetic: ArrayLike, *, seed: int = S
         raise InputError(
             f"{n} real and {m} synthetic rows: the curve needs {LEAST} of each.", "features", "Add volumes."
         )
-    return _curve(frechet_estimate(first, second), np.arange(n), np.arange(n, n + m), seed)
+    distances = frechet_estimate(first, second)(_subsets(np.arange(n), np.arange(n, n + m), seed))
+    return _line(n, m, distances)
 
 
 def evaluate_extrapolated(
     real: NDArray[np.floating], synthetic: NDArray[np.floating], *, seed: int, n_boot: int
 ) -> Score:
-    """Extrapolated Fréchet distance with half-sample interval, floor and its curve in the settings."""
+    """Extrapolated Fréchet distance with half-sample interval, floor and the curve behind the line."""
     first, second = checked(real, synthetic)
     n, m, width = len(first), len(second), first.shape[1]
     notes = feature_warnings(first, second, covariance=False)
@@ -79,10 +80,13 @@ def evaluate_extrapolated(
             f"N = {min(n, m)} is small beside the feature width {width}: the curve bends, so this is not yet the value "
             "at infinite N; compare only at equal N"
         )
-    distance = frechet_estimate(first, second)
+    distance, whole = frechet_estimate(first, second), {}
 
-    def estimate(i: Rows, j: Rows) -> float:
-        return _curve(distance, i, j, SUBSET_SEED).value
+    def estimate(draws: Sequence[Draw]) -> NDArray[np.float64]:
+        subsets = [subset for i, j in draws for subset in _subsets(i, j, SUBSET_SEED)]
+        distances = distance(subsets).reshape(len(draws), -1)
+        whole["distances"] = distances[0]  # the first draw is both cohorts as they are
+        return np.array([_line(len(i), len(j), row).value for (i, j), row in zip(draws, distances, strict=True)])
 
     found = score(
         estimate,
@@ -98,9 +102,10 @@ def evaluate_extrapolated(
     )
     if found.value is None:
         return found
-    curve = _curve(distance, np.arange(n), np.arange(n, n + m), SUBSET_SEED)
-    points = [[round(n, 1), float(f"{d:.6g}")] for n, d in zip(curve.sizes, curve.distances, strict=True)]
-    return replace(found, settings={**found.settings, "curve": json.dumps(points)})
+    rows = np.split(whole["distances"], np.cumsum(_repeats())[:-1])
+    sizes = [round(_harmonic(*size)) for size in _sizes(n, m)]
+    curve = tuple(curve_point(size, row, 0.0) for size, row in zip(sizes, rows, strict=True))
+    return replace(found, curve=curve)
 
 
 FRECHET_EXTRAPOLATED = FeatureMetric(
@@ -113,24 +118,38 @@ FRECHET_EXTRAPOLATED = FeatureMetric(
     least_n=LEAST,
     reference="Chong & Forsyth, CVPR 2020, arXiv:1911.07023",
     meaning="The Fréchet distance less the part that comes from having few volumes, as far as a line shows it.",
-    version=1,
+    version=2,
     evaluate=evaluate_extrapolated,
 )
 
 
-def _curve(distance: Estimate, i: Rows, j: Rows, seed: int) -> Extrapolation:
-    """Distances of random subsets of the rows, and their line in 1/N, every subset with equal weight."""
+def _sizes(n: int, m: int) -> list[tuple[int, int]]:
+    """Rows of both cohorts at each point of the curve."""
+    return [(round(fraction * n), round(fraction * m)) for fraction in FRACTIONS]
+
+
+def _repeats() -> list[int]:
+    return [1 if fraction == 1 else REPEATS for fraction in FRACTIONS]
+
+
+def _subsets(i: Rows, j: Rows, seed: int) -> list[Draw]:
+    """Random subsets of the rows, point after point of the curve."""
     rng = np.random.default_rng(seed)
-    inverse, values = [], []
-    sizes: list[float] = []
-    means: list[float] = []
-    for fraction in FRACTIONS:
-        a, b = round(fraction * len(i)), round(fraction * len(j))
-        repeats = 1 if fraction == 1 else REPEATS
-        found = [distance(rng.permutation(i)[:a], rng.permutation(j)[:b]) for _ in range(repeats)]
-        sizes.append(2 / (1 / a + 1 / b))
-        means.append(float(np.mean(found)))
-        inverse += [1 / sizes[-1]] * repeats
-        values += found
-    intercept = float(np.polyfit(np.array(inverse) * len(i), values, 1)[1])
+    return [
+        (rng.permutation(i)[:a], rng.permutation(j)[:b])
+        for (a, b), repeats in zip(_sizes(len(i), len(j)), _repeats(), strict=True)
+        for _ in range(repeats)
+    ]
+
+
+def _line(n: int, m: int, distances: NDArray[np.float64]) -> Extrapolation:
+    """Line in 1/N through the distances of the subsets, each with equal weight."""
+    sizes = [_harmonic(a, b) for a, b in _sizes(n, m)]
+    means = [float(part.mean()) for part in np.split(distances, np.cumsum(_repeats())[:-1])]
+    inverse = np.repeat([1 / size for size in sizes], _repeats())
+    intercept = float(np.polyfit(inverse * n, distances, 1)[1])
     return Extrapolation(intercept, tuple(sizes), tuple(means))
+
+
+def _harmonic(n: int, m: int) -> float:
+    return 2 / (1 / n + 1 / m)

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import linalg
 
 from core.errors import InputError
-from core.metrics.base import FeatureMetric, Score
-from core.metrics.resampling import Estimate, Rows, score
+from core.metrics.base import FeatureMetric, Score, Setting
+from core.metrics.kernels import (
+    MEDIAN_ROWS,
+    Kernel,
+    Matrix,
+    kernel_blocks,
+    kernel_matrix,
+    median_distance,
+    mmd2_of_draws,
+    pair_sums,
+)
+from core.metrics.resampling import PERMUTATIONS, TABLE_ROWS, Draw, Estimate, Rows, one_by_one, score
 from core.metrics.threads import one_blas_thread
 
-Matrix = NDArray[np.float64]
-Kernel = Literal["rbf", "polynomial", "linear"]
+ROUNDING = 1e-10  # error of a Fréchet distance, relative to it, at which singular values take the slow way
 
 
 def frechet_distance(real: ArrayLike, synthetic: ArrayLike) -> float:
@@ -83,44 +92,8 @@ def mmd2(real: ArrayLike, synthetic: ArrayLike, *, kernel: Kernel, bandwidth: fl
     n, pooled = len(first), np.vstack([first, second])
     if kernel == "rbf" and bandwidth is None:
         bandwidth = median_distance(pooled)
-    estimate = _mmd2_estimate(kernel_matrix(pooled, kernel=kernel, bandwidth=bandwidth))
-    return estimate(np.arange(n), np.arange(n, len(pooled)))
-
-
-def median_distance(rows: ArrayLike) -> float:
-    """Median Euclidean distance between distinct rows, the usual bandwidth of an RBF kernel.
-
-    Parameters
-    ----------
-    rows : array, shape (n, d)
-
-    Raises
-    ------
-    InputError
-        When it is zero: at least half the pairs are equal.
-    """
-    squared = _squared_distances(np.asarray(rows, dtype=np.float64))
-    median = float(np.median(np.sqrt(squared[np.triu_indices(len(squared), 1)])))
-    if not median > 0:
-        raise InputError(
-            "the median distance between feature rows is 0, so the RBF kernel has no bandwidth.",
-            "features",
-            "Look for repeated volumes or a constant encoder, or give a bandwidth.",
-        )
-    return median
-
-
-def kernel_matrix(rows: Matrix, *, kernel: Kernel, bandwidth: float | None = None) -> Matrix:
-    """Kernel values between all rows: (n, d) to (n, n)."""
-    if kernel == "linear":
-        return rows @ rows.T
-    if kernel == "polynomial":
-        return (rows @ rows.T / rows.shape[1] + 1) ** 3
-    if kernel != "rbf":
-        raise InputError(f"unknown kernel {kernel!r}.", "kernel", "Choose one of: rbf, polynomial, linear.")
-    if bandwidth is None or not (np.isfinite(bandwidth) and bandwidth > 0):
-        raise InputError(f"expected a bandwidth > 0, found {bandwidth}.", "bandwidth", "Give a positive number.")
-    return np.exp(-_squared_distances(rows) / (2 * bandwidth**2))
+    estimate = _mmd2_estimate(pooled, kernel=kernel, bandwidth=bandwidth)
+    return float(estimate([(np.arange(n), np.arange(n, len(pooled)))])[0])
 
 
 def checked(real: ArrayLike, synthetic: ArrayLike) -> tuple[Matrix, Matrix]:
@@ -145,18 +118,11 @@ def frechet_estimate(real: Matrix, synthetic: Matrix) -> Estimate:
     """Fréchet distance between any rows of the pooled cohorts, from one table of products where that is cheaper."""
     pooled = np.vstack([real, synthetic])
     pooled -= pooled.mean(axis=0)  # keeps the products small beside the spread
-    if len(pooled) > pooled.shape[1]:
-        return lambda i, j: _frechet(pooled[i], pooled[j])
-    products = pooled @ pooled.T
-
-    def estimate(i: Rows, j: Rows) -> float:
-        within_i, within_j, between = products[np.ix_(i, i)], products[np.ix_(j, j)], products[np.ix_(i, j)]
-        gap = within_i.mean() + within_j.mean() - 2 * between.mean()
-        spread = sum((np.trace(w) - len(w) * w.mean()) / (len(w) - 1) for w in (within_i, within_j))
-        centred = between - between.mean(0) - between.mean(1)[:, None] + between.mean()
-        return _assemble(float(gap), float(spread), centred, len(i), len(j))
-
-    return estimate
+    if len(pooled) > TABLE_ROWS or max(len(real), len(synthetic)) > 2 * pooled.shape[1]:
+        return one_by_one(lambda i, j: _frechet(pooled[i], pooled[j]))
+    with one_blas_thread():
+        products = pooled @ pooled.T
+    return lambda draws: _frechet_of_draws(products, draws)
 
 
 def feature_warnings(real: Matrix, synthetic: Matrix, *, covariance: bool) -> list[str]:
@@ -187,6 +153,7 @@ def evaluate_frechet(real: NDArray[np.floating], synthetic: NDArray[np.floating]
         biased=True,
         settings={"width": first.shape[1], "ddof": 1},
         warnings=feature_warnings(first, second, covariance=True),
+        curve=True,
     )
 
 
@@ -212,7 +179,7 @@ FRECHET = FeatureMetric(
     least_n=2,
     reference="Heusel et al., NeurIPS 2017, arXiv:1706.08500",
     meaning="How far apart the two cohorts lie in mean and covariance of what the encoder sees.",
-    version=1,
+    version=2,
     evaluate=evaluate_frechet,
 )
 MMD2_RBF = FeatureMetric(
@@ -225,7 +192,7 @@ MMD2_RBF = FeatureMetric(
     least_n=2,
     reference="Gretton et al., JMLR 13 (2012) 723-773",
     meaning="Whether the two cohorts differ in any way the encoder sees; 0 when they do not, whatever their size.",
-    version=1,
+    version=2,
     evaluate=evaluate_mmd2_rbf,
 )
 KID = FeatureMetric(
@@ -238,7 +205,7 @@ KID = FeatureMetric(
     least_n=2,
     reference="Bińkowski et al., ICLR 2018, arXiv:1801.01401",
     meaning="How far apart the two cohorts lie in mean, spread and skew of what the encoder sees; 0 when equal.",
-    version=1,
+    version=2,
     evaluate=evaluate_kid,
 )
 
@@ -246,36 +213,35 @@ KID = FeatureMetric(
 def _evaluate_mmd2(
     real: Matrix, synthetic: Matrix, *, kernel: Kernel, bandwidth: float | None, seed: int, n_boot: int
 ) -> Score:
-    matrix = kernel_matrix(np.vstack([real, synthetic]), kernel=kernel, bandwidth=bandwidth)
+    pooled = np.vstack([real, synthetic])
+    settings: dict[str, Setting] = {"width": real.shape[1], "kernel": kernel, "bandwidth": bandwidth}
+    if kernel == "rbf" and len(real) > TABLE_ROWS:
+        settings["bandwidth_rows"] = MEDIAN_ROWS
     return score(
-        _mmd2_estimate(matrix),
+        _mmd2_estimate(pooled, kernel=kernel, bandwidth=bandwidth),
         len(real),
         len(synthetic),
         seed=seed,
         n_boot=n_boot,
         lower=-np.inf,
         biased=False,
-        settings={"width": real.shape[1], "kernel": kernel, "bandwidth": bandwidth},
+        settings=settings,
         warnings=feature_warnings(real, synthetic, covariance=False),
+        permutations=PERMUTATIONS,
+        curve=True,
     )
 
 
-def _mmd2_estimate(kernel: Matrix) -> Estimate:
-    diagonal = np.diag(kernel)
-
-    def within(i: Rows) -> float:
-        return float((kernel[np.ix_(i, i)].sum() - diagonal[i].sum()) / (len(i) * (len(i) - 1)))
-
-    return lambda i, j: within(i) + within(j) - 2 * float(kernel[np.ix_(i, j)].mean())
-
-
-def _squared_distances(rows: Matrix) -> Matrix:
-    centred = rows - rows.mean(axis=0)  # distances do not change, rounding does
-    products = centred @ centred.T
-    norms = np.diag(products)
-    squared = norms[:, None] + norms[None, :] - 2 * products
-    squared[squared < 1e-12 * norms.max()] = 0.0  # rounding of equal rows
-    return squared
+def _mmd2_estimate(pooled: Matrix, *, kernel: Kernel, bandwidth: float | None) -> Estimate:
+    """Unbiased MMD² of any rows; of many rows the kernel is computed block by block and never held whole."""
+    if len(pooled) <= TABLE_ROWS:
+        matrix = kernel_matrix(pooled, kernel=kernel, bandwidth=bandwidth)
+        return lambda draws: mmd2_of_draws(iter([(slice(None), matrix)]), np.diag(matrix), draws)
+    norms = (pooled**2).sum(axis=1)
+    diagonals = {"rbf": np.ones(len(pooled)), "polynomial": (norms / pooled.shape[1] + 1) ** 3, "linear": norms}
+    return lambda draws: mmd2_of_draws(
+        kernel_blocks(pooled, kernel=kernel, bandwidth=bandwidth), diagonals[kernel], draws
+    )
 
 
 def _frechet(real: Matrix, synthetic: Matrix) -> float:
@@ -284,13 +250,53 @@ def _frechet(real: Matrix, synthetic: Matrix) -> float:
     first, second = real - real.mean(axis=0), synthetic - synthetic.mean(axis=0)
     spread = (first**2).sum() / (len(first) - 1) + (second**2).sum() / (len(second) - 1)
     between = _triangle(first) @ _triangle(second).T
-    return _assemble(float(gap @ gap), float(spread), between, len(first), len(second))
+    nuclear = float(linalg.svdvals(between, check_finite=False).sum())
+    value = float(gap @ gap + spread) - 2 * nuclear / math.sqrt((len(first) - 1) * (len(second) - 1))
+    return max(0.0, value)  # below 0 only by rounding
 
 
-def _assemble(gap: float, spread: float, between: Matrix, n: int, m: int) -> float:
+def _frechet_of_draws(products: Matrix, draws: Sequence[Draw]) -> NDArray[np.float64]:
+    """Fréchet distance of each draw from the inner products of centred rows: (draws,)."""
+    sums, diagonal = pair_sums(iter([(slice(None), products)]), len(products), draws), np.diag(products)
+    values = np.empty(len(draws))
     with one_blas_thread():
-        nuclear = float(linalg.svdvals(between, check_finite=False).sum())
-    return max(0.0, gap + spread - 2 * nuclear / math.sqrt((n - 1) * (m - 1)))  # below 0 only by rounding
+        for k, (i, j) in enumerate(draws):
+            n, m = len(i), len(j)
+            within_i, within_j, across = sums[k] / (n * n, m * m, n * m)
+            spread = (diagonal[i].sum() - n * within_i) / (n - 1) + (diagonal[j].sum() - m * within_j) / (m - 1)
+            rest, scale = within_i + within_j - 2 * across + spread, 2 / math.sqrt((n - 1) * (m - 1))
+            between = _centred(products, i, j)
+            nuclear, error = _nuclear_by_eigenvalues(between)
+            if not scale * error <= ROUNDING * abs(rest - scale * nuclear):
+                nuclear = float(linalg.svdvals(between, check_finite=False).sum())
+            values[k] = max(0.0, rest - scale * nuclear)
+    return values
+
+
+def _centred(products: Matrix, i: Rows, j: Rows) -> Matrix:
+    """Products of the centred rows i and j; a row drawn w times becomes one row times √w, same singular values."""
+    (i, often_i), (j, often_j) = (np.unique(rows, return_counts=True) for rows in (i, j))
+    between = products[i[:, None], j]
+    along_i, along_j = often_i @ between / often_i.sum(), between @ often_j / often_j.sum()
+    between -= along_i
+    between -= (along_j - along_j @ often_i / often_i.sum())[:, None]
+    if often_i.max() > 1 or often_j.max() > 1:
+        between *= np.sqrt(often_i)[:, None] * np.sqrt(often_j)
+    return between
+
+
+def _nuclear_by_eigenvalues(between: Matrix) -> tuple[float, float]:
+    """Sum of the singular values of centred products at half the cost, and a bound of its error.
+
+    They are roots of the eigenvalues of BBᵀ, of which the first is 0 because B is centred. Squaring costs
+    small ones their digits, which the bound says.
+    """
+    short = between if len(between) <= between.shape[1] else between.T
+    squares = linalg.eigvalsh(short @ short.T, check_finite=False, driver="evr")[1:]
+    if not len(squares) or not squares[0] > 0:
+        return 0.0, math.inf
+    values = np.sqrt(squares)
+    return float(values.sum()), float(10 * np.finfo(float).eps * squares[-1] * (0.5 / values).sum())
 
 
 def _triangle(rows: Matrix) -> Matrix:

@@ -6,7 +6,7 @@ and density ask whether synthetic volumes lie in balls of real ones, recall and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -17,14 +17,14 @@ from numpy.typing import ArrayLike, NDArray
 from core.errors import InputError
 from core.metrics.base import FeatureMetric, Score
 from core.metrics.features import Matrix, checked, feature_warnings
-from core.metrics.resampling import Estimate, Rows, score
+from core.metrics.resampling import TABLE_ROWS, Draw, Estimate, Rows, score
 from core.metrics.threads import one_blas_thread
 
 Share = Literal["precision", "recall", "density", "coverage"]
 
 NEIGHBOURS = 5
 BLOCK = 1024  # rows of distances held at a time
-TABLE_ROWS = 4096  # up to here all distances are kept for the resampling: 128 MiB
+NEAREST = 48  # rows sorted around each centre; a half-sample finds its fifth nearest among them nearly always
 LEAST_FOR_COVERAGE = 100  # below it, simulated intervals of a share near 0 or 1 hold it less often than stated
 SHARES: tuple[Share, ...] = ("precision", "recall", "density", "coverage")
 
@@ -171,20 +171,62 @@ COVERAGE = _metric(
 
 
 def _estimate(real: Matrix, synthetic: Matrix, share: Share) -> Estimate:
+    """Share of any draws. Distances pass by once, in blocks of centres that serve all draws."""
     pooled = np.vstack([real, synthetic])
     pooled -= pooled.mean(axis=0)
-    if len(pooled) > TABLE_ROWS:
-        return lambda i, j: _share_in_blocks(pooled[i], pooled[j], share, NEIGHBOURS)
-    table = np.vstack([squared for _, squared in distance_blocks(pooled, pooled)])
-    np.fill_diagonal(table, np.inf)
+    if len(pooled) <= TABLE_ROWS:
+        table = np.vstack([squared for _, squared in distance_blocks(pooled, pooled)])
+        return lambda draws: _share_of_draws(iter([(slice(0, len(table)), table)]), len(table), draws, share)
+    return lambda draws: _share_of_draws(distance_blocks(pooled, pooled), len(pooled), draws, share)
 
-    def estimate(i: Rows, j: Rows) -> float:
-        centres = j if share == "recall" else i
-        own = np.partition(table[np.ix_(centres, centres)], NEIGHBOURS - 1, axis=1)[:, NEIGHBOURS - 1]
-        others = table[np.ix_(centres, i if share == "recall" else j)]
-        return _share(others < own[:, None], share, NEIGHBOURS)
 
-    return estimate
+def _share_of_draws(
+    blocks: Iterator[tuple[slice, Matrix]], n: int, draws: Sequence[Draw], share: Share
+) -> NDArray[np.float64]:
+    """Share of each draw: (draws,). Of every centre only its nearest rows are sorted, once for all draws."""
+    roles = [(j, i) if share == "recall" else (i, j) for i, j in draws]  # centres, others
+    found = [np.zeros(len(others)) for _, others in roles]  # balls around each other row
+    filled = np.zeros(len(draws))
+    for block, squared in blocks:
+        squared[np.arange(len(squared)), np.arange(block.start, block.stop)] = np.inf
+        near = _nearest(squared)
+        for k, (centres, others) in enumerate(roles):
+            rows = centres[(centres >= block.start) & (centres < block.stop)] - block.start
+            inside = squared[rows[:, None], others] < _radii_among(squared, near, rows, centres, n)[:, None]
+            if share == "coverage":
+                filled[k] += inside.any(axis=1).sum()
+            elif share == "density":
+                filled[k] += inside.sum()
+            else:
+                found[k] += inside.any(axis=0)
+    if share == "coverage":
+        return np.array([count / len(centres) for count, (centres, _) in zip(filled, roles, strict=True)])
+    if share == "density":
+        return np.array([count / len(others) / NEIGHBOURS for count, (_, others) in zip(filled, roles, strict=True)])
+    return np.array([float((hits > 0).mean()) for hits in found])
+
+
+def _nearest(squared: Matrix) -> NDArray[np.intp]:
+    """Columns of the `NEAREST` least distances of each row, ascending: (rows, at most NEAREST)."""
+    most = min(NEAREST, squared.shape[1])
+    some = np.argpartition(squared, most - 1, axis=1)[:, :most]
+    order = np.argsort(np.take_along_axis(squared, some, axis=1), axis=1)
+    return np.take_along_axis(some, order, axis=1)
+
+
+def _radii_among(squared: Matrix, near: NDArray[np.intp], rows: Rows, centres: Rows, n: int) -> NDArray[np.float64]:
+    """Squared distance of some rows of a block to their k-th nearest centre, from the sorted nearest rows."""
+    chosen = np.zeros(n, dtype=bool)
+    chosen[centres] = True
+    candidates = near[rows]
+    passed = np.cumsum(chosen[candidates], axis=1, dtype=np.int16)
+    reached = passed[:, -1] >= NEIGHBOURS
+    place = np.argmax(passed >= NEIGHBOURS, axis=1)
+    own = squared[rows, candidates[np.arange(len(rows)), place]]
+    if not reached.all():  # the k-th nearest centre is not among the sorted ones
+        far = squared[rows[~reached][:, None], centres]
+        own[~reached] = np.partition(far, NEIGHBOURS - 1, axis=1)[:, NEIGHBOURS - 1]
+    return np.asarray(own)
 
 
 def _share_in_blocks(real: Matrix, synthetic: Matrix, share: Share, k: int) -> float:
@@ -197,10 +239,3 @@ def _share_in_blocks(real: Matrix, synthetic: Matrix, share: Share, k: int) -> f
     if share == "coverage":
         return filled / len(centres)
     return float(hits.mean() / k if share == "density" else (hits > 0).mean())
-
-
-def _share(inside: NDArray[np.bool_], share: Share, k: int) -> float:
-    """Share from which others lie in which balls: (centres, others)."""
-    if share == "density":
-        return float(inside.sum() / inside.shape[1] / k)
-    return float(inside.any(axis=1 if share == "coverage" else 0).mean())

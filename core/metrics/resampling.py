@@ -10,22 +10,46 @@ misses it. Draws are centred on the estimate, because at half the size the bias 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse, stats
 
 from core.errors import InputError
-from core.metrics.base import Group, Score, Setting
+from core.metrics.base import CurvePoint, Group, Score, Setting
 
 Rows = NDArray[np.intp]
-Estimate = Callable[[Rows, Rows], float]  # rows of the pooled cohorts in the real and in the synthetic role
+Draw = tuple[Rows, Rows]  # rows of the pooled cohorts in the real and in the synthetic role
+Estimate = Callable[[Sequence[Draw]], NDArray[np.float64]]  # all draws at once, so that they share the work
 
 LEVEL = 0.95
 SPLITS = 20  # real-against-real splits averaged into the floor
 LEAST_FOR_INTERVAL = 4  # a half-sample then has two subjects
 LEAST_FOR_CURVATURE = 32  # a quarter of a split then has eight
+CURVE_FRACTIONS = (0.125, 0.25, 0.5, 0.75, 1.0)  # of the smaller cohort
+CURVE_LEAST = 4  # subjects of each cohort at the first point of a curve
+SUBSETS = 10  # random subsets behind a point of the curve
+PERMUTATIONS = 1000
+TABLE_ROWS = 4096  # up to here a table of all pairs is kept (128 MiB); beyond, draws are fewer
+LARGE_DRAWS = 200
+
+
+@dataclass
+class _Batch:
+    """Draws of all parts of a score, evaluated together."""
+
+    draws: list[Draw] = field(default_factory=list)
+
+    def add(self, draws: Sequence[Draw]) -> slice:
+        self.draws += draws
+        return slice(len(self.draws) - len(draws), len(self.draws))
+
+
+def one_by_one(value: Callable[[Rows, Rows], float]) -> Estimate:
+    """Estimate that evaluates its draws one after the other."""
+    return lambda draws: np.array([value(i, j) for i, j in draws], dtype=np.float64)
 
 
 def score(
@@ -41,13 +65,16 @@ def score(
     warnings: Sequence[str] = (),
     upper: float = np.inf,
     least: int = 2,
+    permutations: int = 0,
+    curve: bool = False,
+    most_draws: int = LARGE_DRAWS,
 ) -> Score:
     """Evaluate an estimate with its interval and floor; with fewer than ``least`` subjects it is a gap.
 
     Parameters
     ----------
     estimate : callable
-        Takes two arrays of row numbers of the pooled cohorts (real rows first).
+        Takes draws: pairs of arrays of row numbers of the pooled cohorts (real rows first).
     n_real, n_synthetic : int
         Subjects in each cohort.
     seed, n_boot : int
@@ -62,6 +89,12 @@ def score(
         Greatest possible value, at which the interval is cut.
     least : int
         Fewest subjects a cohort, a half-sample and a part of a split need.
+    permutations : int
+        Permutations of the labels behind the p-value; 0 leaves it out.
+    curve : bool
+        Whether to add the estimate at growing cohort sizes.
+    most_draws : int
+        Most half-samples, and most permutations, of cohorts that have more than `TABLE_ROWS` rows together.
 
     Raises
     ------
@@ -71,51 +104,86 @@ def score(
     if min(n_real, n_synthetic) < least:
         gap = f"{n_real} real and {n_synthetic} synthetic volumes: this metric needs {least} of each"
         return Score(None, None, None, None, n_real, n_synthetic, {**settings, "seed": seed}, (*warnings, gap))
-    value = estimate(np.arange(n_real), np.arange(n_real, n_real + n_synthetic))
-    if not np.isfinite(value):
-        raise InputError(f"the value is {value}: the features are too large for float64.", "features", "Rescale them.")
-    notes = list(warnings)
-    low = high = None
-    enough = max(LEAST_FOR_INTERVAL, 2 * least)
+    notes, batch, enough = list(warnings), _Batch(), max(LEAST_FOR_INTERVAL, 2 * least)
+    if n_real + n_synthetic > TABLE_ROWS:
+        n_boot, permutations = min(n_boot, most_draws), min(permutations, most_draws)
+    whole = batch.add([(np.arange(n_real), np.arange(n_real, n_real + n_synthetic))])
+    halves = splits = shuffled = slice(0, 0)
     if min(n_real, n_synthetic) < enough:
         notes.append(f"fewer than {enough} volumes in a cohort: no interval")
     elif n_boot:
-        draws = half_samples(estimate, n_real, n_synthetic, rng=np.random.default_rng([seed, 0]), n_boot=n_boot)
-        low, high = centred_interval(value, draws, lower=lower, upper=upper)
+        halves = batch.add(half_draws(n_real, n_synthetic, rng=np.random.default_rng([seed, 0]), n_boot=n_boot))
     if n_real != n_synthetic:
         notes.append(f"different N: {n_real} real and {n_synthetic} synthetic; compare only with scores at these sizes")
-    floor, floor_settings = real_floor(
-        estimate, n_real, n_synthetic, rng=np.random.default_rng([seed, 1]), biased=biased, least=least
-    )
-    if floor is None:
+    floor_plan = FloorPlan.make(n_real, n_synthetic, biased=biased, least=least)
+    if floor_plan is None:
         notes.append(f"fewer than {2 * least} real volumes: no floor")
-    interval = f"{LEVEL:.0%} from {n_boot} half-samples of the subjects, centred on the estimate"
-    return Score(
-        value,
-        low,
-        high,
-        floor,
-        n_real,
-        n_synthetic,
-        {**settings, "seed": seed, "interval": interval if low is not None else None, **floor_settings},
-        tuple(notes),
-    )
+    else:
+        splits = batch.add(floor_plan.draws(np.random.default_rng([seed, 1])))
+    sizes = curve_sizes(n_real, n_synthetic, max(least, CURVE_LEAST)) if curve else []
+    points = [
+        batch.add(subset_draws(n_real, n_synthetic, size, rng=np.random.default_rng([seed, 2, size]))) for size in sizes
+    ]
+    if permutations:
+        rng = np.random.default_rng([seed, 3])
+        orders = (rng.permutation(n_real + n_synthetic) for _ in range(permutations))
+        shuffled = batch.add([(order[:n_real], order[n_real:]) for order in orders])
+    values = estimate(batch.draws)
+    value = float(values[whole][0])
+    if not np.isfinite(value):
+        raise InputError(f"the value is {value}: the features are too large for float64.", "features", "Rescale them.")
+    found: dict[str, Setting] = {**settings, "seed": seed, "interval": None}
+    low = high = p_value = floor = None
+    if len(values[halves]):
+        low, high = centred_interval(value, values[halves], lower=lower, upper=upper)
+        found["interval"] = f"{LEVEL:.0%} from {n_boot} half-samples of the subjects, centred on the estimate"
+    if floor_plan is not None:
+        floor, floor_settings = floor_plan.carried(values[splits])
+        found.update(floor_settings)
+    if permutations:
+        p_value = permutation_p(value, values[shuffled])
+        found["permutations"] = permutations
+    spread = tuple(curve_point(n, values[p], lower, upper) for n, p in zip(sizes, points, strict=True))
+    return Score(value, low, high, floor, n_real, n_synthetic, found, tuple(notes), p_value, spread)
 
 
-def half_samples(
-    estimate: Estimate, n_real: int, n_synthetic: int, *, rng: np.random.Generator, n_boot: int
-) -> NDArray[np.float64]:
-    """Evaluate an estimate on random halves of both cohorts; odd sizes are rounded up or down at random.
-
-    Returns
-    -------
-    ndarray, shape (n_boot,)
-    """
+def half_draws(n_real: int, n_synthetic: int, *, rng: np.random.Generator, n_boot: int) -> list[Draw]:
+    """Random halves of both cohorts; odd sizes are rounded up or down at random."""
 
     def half(n: int) -> Rows:
         return np.sort(rng.permutation(n)[: (n + int(rng.integers(2))) // 2])  # file order matters to published code
 
-    return np.array([estimate(half(n_real), n_real + half(n_synthetic)) for _ in range(n_boot)])
+    return [(half(n_real), n_real + half(n_synthetic)) for _ in range(n_boot)]
+
+
+def subset_draws(n_real: int, n_synthetic: int, size: int, *, rng: np.random.Generator) -> list[Draw]:
+    """Random subsets of ``size`` rows of both cohorts: `SUBSETS`, or one where that is all rows of both."""
+    repeats = 1 if size == n_real == n_synthetic else SUBSETS
+    return [
+        (np.sort(rng.permutation(n_real)[:size]), n_real + np.sort(rng.permutation(n_synthetic)[:size]))
+        for _ in range(repeats)
+    ]
+
+
+def curve_sizes(n_real: int, n_synthetic: int, least: int) -> list[int]:
+    """Cohort sizes at which a curve is drawn, ascending."""
+    n = min(n_real, n_synthetic)
+    return sorted({size for size in (round(fraction * n) for fraction in CURVE_FRACTIONS) if size >= least})
+
+
+def curve_point(n: int, values: NDArray[np.float64], lower: float, upper: float = np.inf) -> CurvePoint:
+    """Mean and spread of an estimate over subsets of n rows; the spread is cut at the range of the estimate."""
+    mean = float(values.mean())
+    if len(values) < 2:
+        return CurvePoint(n, mean, None, None)
+    half_width = float(stats.norm.ppf((1 + LEVEL) / 2) * values.std(ddof=1))
+    return CurvePoint(n, mean, max(lower, mean - half_width), min(upper, mean + half_width))
+
+
+def permutation_p(value: float, permuted: NDArray[np.float64]) -> float:
+    """Share of permutations with a value as large, the observed one counted among them (Phipson & Smyth 2010)."""
+    tolerance = 1e-12 * abs(value)  # a permutation that only exchanges the cohorts is equal but for rounding
+    return float((1 + (permuted >= value - tolerance).sum()) / (1 + len(permuted)))
 
 
 def centred_interval(
@@ -127,48 +195,68 @@ def centred_interval(
     return max(lower, min(value, float(low))), min(upper, max(value, float(high)))
 
 
-def real_floor(
-    estimate: Estimate, n_real: int, n_synthetic: int, *, rng: np.random.Generator, biased: bool, least: int = 2
-) -> tuple[float | None, dict[str, Setting]]:
-    """Mean of the estimate over random splits of the real cohort into a real and a synthetic part.
+@dataclass(frozen=True)
+class FloorPlan:
+    """Splits of the real cohort into a real and a synthetic part, and how their mean becomes the floor.
 
-    The synthetic part has ``n_synthetic`` rows where the real cohort has twice as many, half the
-    real cohort otherwise; the rest plays the real cohort. A split is smaller than the comparison it
-    stands for, and a biased estimate is larger at a smaller size: it is then carried to the size of
-    the comparison (harmonic mean of the two cohort sizes) by the power of N seen between splits of
-    this size and smaller ones.
-
-    Returns
-    -------
-    floor : float or None
-        None where a part has fewer than ``least`` rows (two: with fewer than four real rows).
-    settings : dict
-        Sizes and rule used.
+    The synthetic part has as many rows as the synthetic cohort where the real cohort has twice as many,
+    half the real cohort otherwise; the rest plays the real cohort. A split is smaller than the comparison
+    it stands for, and a biased estimate is larger at a smaller size: it is then carried to the size of the
+    comparison (harmonic mean of the two cohort sizes) by the power of N seen between splits of this size
+    and smaller ones.
     """
-    part = min(n_synthetic, n_real // 2)
-    rest = n_real - part
-    if part < least:
-        return None, {}
 
-    def mean_over_splits(divisor: int) -> float:
-        a, b = rest // divisor, part // divisor
-        orders = (rng.permutation(n_real) for _ in range(SPLITS))
-        return float(np.mean([estimate(order[:a], order[a : a + b]) for order in orders]))
+    n_real: int
+    rest: int
+    part: int
+    size: float
+    target: float
+    divisors: tuple[int, ...]
+    carry: bool
 
-    floor = mean_over_splits(1)
-    settings: dict[str, Setting] = {"floor_splits": SPLITS, "floor_n_real": rest, "floor_n_synthetic": part}
-    size, target = _harmonic(rest, part), _harmonic(n_real, n_synthetic)
-    if not biased or target <= size:
-        return floor, settings
-    if part < 4 or floor <= 0:
-        return floor, {**settings, "floor_rule": "at the size of the splits: too few real volumes to carry it further"}
-    divisors = (1, 2, 4) if part >= LEAST_FOR_CURVATURE else (1, 2)
-    sizes = [_harmonic(rest // k, part // k) for k in divisors]
-    means = [floor, *(mean_over_splits(k) for k in divisors[1:])]
-    powers = -np.diff(np.log(means)) / np.diff(np.log(sizes))
-    power = float(np.clip(2 * powers[0] - powers[-1], 0.0, 1.0))  # it changes with N as much again at the next step
-    rule = f"carried from {size:.4g} to {target:.4g} volumes by N^-{power:.3f}"
-    return floor * (size / target) ** power, {**settings, "floor_rule": rule, "floor_at_split": floor}
+    @classmethod
+    def make(cls, n_real: int, n_synthetic: int, *, biased: bool, least: int = 2) -> FloorPlan | None:
+        """Return the plan; None where a part has fewer than ``least`` rows (two: with fewer than four real rows)."""
+        part = min(n_synthetic, n_real // 2)
+        rest = n_real - part
+        if part < least:
+            return None
+        size, target = _harmonic(rest, part), _harmonic(n_real, n_synthetic)
+        carry = biased and target > size
+        divisors = (1,) if not carry or part < 4 else (1, 2, 4) if part >= LEAST_FOR_CURVATURE else (1, 2)
+        return cls(n_real, rest, part, size, target, divisors, carry)
+
+    def draws(self, rng: np.random.Generator) -> list[Draw]:
+        """List `SPLITS` random splits at each size."""
+        return list(self._draws(rng))
+
+    def _draws(self, rng: np.random.Generator) -> Iterator[Draw]:
+        for divisor in self.divisors:
+            a, b = self.rest // divisor, self.part // divisor
+            for _ in range(SPLITS):
+                order = rng.permutation(self.n_real)
+                yield order[:a], order[a : a + b]
+
+    def carried(self, values: NDArray[np.float64]) -> tuple[float, dict[str, Setting]]:
+        """Floor at the size of the comparison, with the sizes and the rule used."""
+        means = values.reshape(len(self.divisors), SPLITS).mean(axis=1)
+        floor = float(means[0])
+        settings: dict[str, Setting] = {
+            "floor_splits": SPLITS,
+            "floor_n_real": self.rest,
+            "floor_n_synthetic": self.part,
+        }
+        if not self.carry:
+            return floor, settings
+        if len(means) == 1 or floor <= 0:
+            rule = "at the size of the splits: too few real volumes to carry it further"
+            return floor, {**settings, "floor_rule": rule}
+        sizes = [_harmonic(self.rest // k, self.part // k) for k in self.divisors]
+        powers = -np.diff(np.log(means)) / np.diff(np.log(sizes))
+        power = float(np.clip(2 * powers[0] - powers[-1], 0.0, 1.0))  # changes with N as much again at the next step
+        rule = f"carried from {self.size:.4g} to {self.target:.4g} volumes by N^-{power:.3f}"
+        carried = floor * (self.size / self.target) ** power
+        return carried, {**settings, "floor_rule": rule, "floor_at_split": floor}
 
 
 def summarise_groups(

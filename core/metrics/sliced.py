@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from core.errors import InputError
 from core.metrics.base import FeatureMetric, Score
 from core.metrics.features import Matrix, checked, feature_warnings
-from core.metrics.resampling import Estimate, Rows, score
+from core.metrics.resampling import Estimate, Rows, one_by_one, score
 from core.metrics.threads import one_blas_thread
 
 DIRECTIONS = 1000
@@ -61,7 +61,7 @@ def evaluate_sliced(real: NDArray[np.floating], synthetic: NDArray[np.floating],
     """Sliced Wasserstein distance with half-sample interval and real-against-real floor."""
     first, second = checked(real, synthetic)
     return score(
-        _estimate(_projected(first, second, DIRECTION_SEED, DIRECTIONS)),
+        _estimate(_projected(first, second, DIRECTION_SEED, DIRECTIONS), len(first)),
         len(first),
         len(second),
         seed=seed,
@@ -99,24 +99,34 @@ def _projected(real: Matrix, synthetic: Matrix, seed: int, directions: int) -> M
         return np.hstack([axes @ (real - origin).T, axes @ (synthetic - origin).T])
 
 
-def _estimate(projections: Matrix) -> Estimate:
-    """Transport between any distinct rows; rows are ranked once and only picked out afterwards."""
+def _estimate(projections: Matrix, n_real: int) -> Estimate:
+    """Transport between any distinct rows; rows are ranked once along each direction and only picked out afterwards."""
+    sides = [_ranked(projections[:, :n_real], 0), _ranked(projections[:, n_real:], n_real)]
+
+    def value(i: Rows, j: Rows) -> float:
+        picked = []
+        for rows in (i, j):
+            order, ranked = sides[int(rows[0] >= n_real)]  # all rows of a draw's side are of one cohort
+            taken = np.zeros(projections.shape[1], dtype=bool)
+            taken[rows] = True
+            picked.append(ranked[taken[order]].reshape(len(projections), len(rows)))
+        return _transport(*picked)
+
+    return one_by_one(value)
+
+
+def _ranked(projections: Matrix, start: int) -> tuple[NDArray[np.intp], Matrix]:
+    """Row numbers, counted from ``start``, and values in ascending order along each direction."""
     order = np.argsort(projections, axis=1)
-    ranked = np.take_along_axis(projections, order, axis=1)
-
-    def chosen(rows: Rows) -> Matrix:
-        taken = np.zeros(projections.shape[1], dtype=bool)
-        taken[rows] = True
-        return ranked[taken[order]].reshape(len(projections), len(rows))
-
-    return lambda i, j: _transport(chosen(i), chosen(j))
+    return order + start, np.take_along_axis(projections, order, axis=1)
 
 
 def _transport(real: Matrix, synthetic: Matrix) -> float:
     """Mean squared W2 of sorted values: (directions, n), (directions, m)."""
     n, m = real.shape[1], synthetic.shape[1]
     if n == m:
-        return float(((real - synthetic) ** 2).mean())
+        gap = np.subtract(real, synthetic).ravel()
+        return float(gap @ gap / gap.size)
     steps = np.unique(np.concatenate([np.arange(n + 1) * m, np.arange(m + 1) * n]))  # in units of 1 / nm: exact
     weights = np.diff(steps) / (n * m)
     total = 0.0
