@@ -17,8 +17,9 @@ def test_classifier_is_the_one_of_scikit_learn(d):
     label = np.repeat([-1.0, 1.0], 25)
     expected = linear_model.RidgeClassifier(alpha=0.7 * d).fit(train, label).decision_function(test)
     rows = np.vstack([train, test])
-    chosen = np.arange(len(rows)) < 50
-    found = _margins(rows @ rows.T / d, chosen, ~chosen, label, 0.7)
+    fold = (np.arange(len(rows)) < 50).astype(int)  # the first classifier leaves out the test rows
+    labels = np.concatenate([label, np.repeat([-1.0, 1.0], 9)])
+    found = _margins(rows @ rows.T / d, fold, labels, 0.7)[50:]
     np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-10)
 
 

@@ -6,7 +6,15 @@ from scipy import ndimage
 
 from core.errors import InputError
 from core.metrics import METRICS, VolumeMetric
-from core.metrics.images import WEIGHTS, measure_within, ms_ssim, plan_within, scales_for, summarise_within
+from core.metrics.images import (
+    WEIGHTS,
+    measure_within,
+    ms_ssim,
+    plan_against_real,
+    plan_within,
+    scales_for,
+    summarise_within,
+)
 from core.metrics.resampling import mean_interval
 from core.volume import FULL, HALF
 
@@ -253,3 +261,15 @@ def test_missing_values_are_counted_and_a_score_without_any_is_a_gap():
     assert any("no group of synthetic volumes has a value" in warning for warning in gap.warnings)
     with pytest.raises(InputError, match="23 values for 24 groups"):
         summarise_within(groups, values[1:], n_real=6, n_synthetic=6, seed=0, n_boot=1)
+
+
+@pytest.mark.parametrize(("n_real", "n_synthetic", "each"), [(20, 15, 4), (3, 7, 3), (12, 12, 4)])
+def test_pairs_against_real_use_every_volume_equally_often(n_real, n_synthetic, each):
+    groups = plan_against_real(n_real, n_synthetic, seed=0)
+    mixed = [(i, j) for (role, i), (other, j) in groups if (role, other) == ("synthetic", "real")]
+    assert len(set(mixed)) == len(mixed) == n_synthetic * each
+    used = np.bincount([j for _, j in mixed], minlength=n_real)
+    assert used.max() - used.min() <= 1
+    assert set(np.bincount([i for i, _ in mixed])) == {each}
+    floor = [group for group in groups if group[0][0] == "real"]
+    assert floor == [group for group in plan_within(n_real, n_synthetic, seed=0) if group[0][0] == "real"]

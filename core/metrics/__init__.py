@@ -5,7 +5,7 @@ Keys are the names in metrics.csv; the published variant of a metric has "/publi
 
 from __future__ import annotations
 
-from core.metrics import classifier, extrapolation, features, images, neighbours, published, sliced, spectrum
+from core.metrics import classifier, extrapolation, features, image_mmd, images, neighbours, published, sliced, spectrum
 from core.metrics.base import CohortName, CurvePoint, FeatureMetric, GramMetric, Group, Metric, Score, VolumeMetric
 
 __all__ = [
@@ -32,9 +32,11 @@ METRICS: dict[str, Metric] = {
     "density": neighbours.DENSITY,
     "coverage": neighbours.COVERAGE,
     "ms-ssim": images.MS_SSIM,
+    "ms-ssim-real": images.MS_SSIM_REAL,
     "sharpness": spectrum.SHARPNESS,
+    "image-mmd": image_mmd.IMAGE_MMD,
     "fid/published": published.FID,
     "mmd/published": published.MMD,
-    "image-mmd/published": published.IMAGE_MMD,
+    "image-mmd/published": image_mmd.IMAGE_MMD_PUBLISHED,
     "ms-ssim/published": published.MS_SSIM,
 }

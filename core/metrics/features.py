@@ -21,7 +21,7 @@ from core.metrics.kernels import (
     mmd2_of_draws,
     pair_sums,
 )
-from core.metrics.resampling import PERMUTATIONS, TABLE_ROWS, Draw, Estimate, Rows, one_by_one, score
+from core.metrics.resampling import LARGE_DRAWS, PERMUTATIONS, TABLE_ROWS, Draw, Estimate, Rows, one_by_one, score
 from core.metrics.threads import one_blas_thread
 
 ROUNDING = 1e-10  # error of a Fréchet distance, relative to it, at which singular values take the slow way
@@ -229,6 +229,7 @@ def _evaluate_mmd2(
         warnings=feature_warnings(real, synthetic, covariance=False),
         permutations=PERMUTATIONS,
         curve=True,
+        most_draws=LARGE_DRAWS,
     )
 
 

@@ -213,7 +213,7 @@ def measure_within(*volumes: NDArray[np.floating], cohorts: Sequence[CohortName]
 def summarise_within(
     groups: Sequence[Group], values: Sequence[float], *, n_real: int, n_synthetic: int, seed: int, n_boot: int
 ) -> Score:
-    """Mean MS-SSIM within the synthetic cohort, beside the mean within the real one as its floor."""
+    """Mean MS-SSIM of the pairs with a synthetic volume, beside the mean within the real cohort as its floor."""
     settings: dict[str, Setting] = {
         "data_range": DATA_RANGE,
         "sigma": SIGMA,
@@ -223,6 +223,30 @@ def summarise_within(
     return summarise_groups(
         groups, values, n_real=n_real, n_synthetic=n_synthetic, seed=seed, n_boot=n_boot, settings=settings
     )
+
+
+def plan_against_real(
+    n_real: int, n_synthetic: int, *, seed: int, pairs_per_volume: int = PAIRS_PER_VOLUME
+) -> list[Group]:
+    """Pairs of a synthetic and a real volume for the value, pairs of real volumes for the floor.
+
+    Every synthetic volume meets ``pairs_per_volume`` real ones (all of a small cohort), and these take turns,
+    so that all real volumes are used equally often. The real pairs are those of `plan_within`.
+
+    Raises
+    ------
+    InputError
+        When a cohort has fewer than two volumes.
+    """
+    within = plan_within(n_real, n_synthetic, seed=seed, pairs_per_volume=pairs_per_volume)
+    order = np.random.default_rng([seed, n_real, n_synthetic]).permutation(n_real)
+    each = min(pairs_per_volume, n_real)
+    groups: list[Group] = [
+        (("synthetic", i), ("real", int(order[(i * each + step) % n_real])))
+        for i in range(n_synthetic)
+        for step in range(each)
+    ]
+    return [*groups, *(group for group in within if group[0][0] == "real")]
 
 
 MS_SSIM = VolumeMetric(
@@ -237,6 +261,21 @@ MS_SSIM = VolumeMetric(
     meaning="How alike two brains of the cohort are: above the real value the generator lacks variety.",
     version=1,
     plan=plan_within,
+    measure=measure_within,
+    summarise=summarise_within,
+)
+MS_SSIM_REAL = VolumeMetric(
+    name="ms-ssim-real",
+    label="MS-SSIM against real",
+    variant="corrected",
+    unit="",
+    direction="match real",
+    range=(0.0, 1.0),
+    least_n=2,
+    reference="Wang et al., Asilomar 2003, doi:10.1109/ACSSC.2003.1292216",
+    meaning="How alike a synthetic and a real brain are: below the value of two real brains they look different.",
+    version=1,
+    plan=plan_against_real,
     measure=measure_within,
     summarise=summarise_within,
 )

@@ -244,16 +244,6 @@ def measure_image_mmd(*volumes: NDArray[np.floating], cohorts: Sequence[CohortNa
     return value
 
 
-def summarise_image_mmd(
-    groups: Sequence[Group], values: Sequence[float], *, n_real: int, n_synthetic: int, seed: int, n_boot: int
-) -> Score:
-    """Mean over the groups with a synthetic volume; the floor is the mean over groups of four real volumes."""
-    settings: dict[str, Setting] = {"passes": _passes(groups, n_synthetic - 1), "divided_by_voxels": "no"}
-    return summarise_groups(
-        groups, values, n_real=n_real, n_synthetic=n_synthetic, seed=seed, n_boot=n_boot, settings=settings
-    )
-
-
 def plan_ms_ssim(
     n_real: int, n_synthetic: int, *, seed: int, passes: int = SSIM_PASSES, real_pairs: int = REAL_PAIRS
 ) -> list[Group]:
@@ -322,21 +312,6 @@ MMD = FeatureMetric(
     meaning="About half of the squared mean gap plus the variance within pairs; it mostly repeats FID.",
     version=1,
     evaluate=evaluate_feature_mmd,
-)
-IMAGE_MMD = VolumeMetric(
-    name="image-mmd",
-    label="Image MMD, as published",
-    variant="published",
-    unit="squared intensity summed over voxels",
-    direction="lower",
-    range=(0.0, float("inf")),
-    least_n=2,
-    reference=REFERENCE,
-    meaning="Squared difference between the average of two real and of two synthetic volumes, voxel by voxel.",
-    version=1,
-    plan=plan_image_mmd,
-    measure=measure_image_mmd,
-    summarise=summarise_image_mmd,
 )
 MS_SSIM = VolumeMetric(
     name="ms-ssim",
