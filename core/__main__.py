@@ -115,14 +115,13 @@ def metrics(
     out: Out = Path("metrics.csv"),
     encoder: Annotated[list[str] | None, typer.Option(help="Encoder; repeat.")] = None,
     metric: Annotated[list[str] | None, typer.Option(help="Metric; repeat. All without it.")] = None,
+    training: Annotated[Path | None, typer.Option(help="What the generators saw, for the copy check.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Score synthetic cohorts against real ones: metrics.csv."""
-    named = _named(synthetic)
-    _run(
-        lambda context: workflows.evaluate_folders(context, str(real), named, str(out), encoder or (), metric or ()),
-        as_json,
-    )
+    """Score synthetic cohorts against real ones: metrics.csv, and metrics.json with details, gaps and warnings."""
+    named, seen = _named(synthetic), str(training) if training else ""
+    names = (encoder or (), metric or ())
+    _run(lambda context: workflows.evaluate_folders(context, str(real), named, str(out), *names, seen), as_json)
 
 
 @app.command()
@@ -194,6 +193,8 @@ def _run(
         typer.echo(json.dumps(result, sort_keys=True))
     failed = int(result.get("failed", 0)) + int(result.get("gaps", 0))
     typer.echo(f"\n{_summary(result)}", err=True)
+    for gap in result.get("missing", []):
+        typer.echo(f"  {gap['cohort']}: {gap['what']}: {gap['reason']}", err=True)
     for failure in result.get("failures", []):
         typer.echo(f"  {failure['case']}: {failure['error']}", err=True)
     raise typer.Exit(3 if failed else 0)

@@ -14,6 +14,7 @@ import socket
 import time
 import uuid
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -237,29 +238,51 @@ def write_volume(volume: Volume, path: Path) -> None:
     write_atomically(path, lambda p: save(volume, p), suffix=".nii.gz")
 
 
-def read_features(path: Path) -> tuple[np.ndarray, list[str]]:
-    """Read a features file of the command line.
+@dataclass(frozen=True)
+class FeatureFile:
+    """A features file of the command line: ``features`` (n, d), ``cases`` (n,), and what they were made with.
 
-    Returns
-    -------
-    features : ndarray, shape (n, d)
-    cases : list of str, length n
+    ``encoder`` and ``weights`` are its name and fingerprint, "" in a file that does not say.
+    """
+
+    features: np.ndarray
+    cases: tuple[str, ...]
+    encoder: str = ""
+    weights: str = ""
+
+
+def write_features(content: FeatureFile, path: Path) -> None:
+    """Write a features file atomically: plain arrays, no pickle."""
+    arrays = {"features": content.features, "cases": np.array(content.cases, dtype=np.str_)}
+    arrays |= {"encoder": np.array(content.encoder), "weights": np.array(content.weights)}
+    write_atomically(path, lambda p: _write_npz(arrays, p))
+
+
+def read_features(path: Path) -> FeatureFile:
+    """Read a features file of the command line; pickles are refused, never executed.
 
     Raises
     ------
     CacheCorrupt
-        Not an npz with arrays ``features`` (n, d) and ``cases`` (n,).
+        Not an npz with arrays ``features`` (n, d), finite numbers, and ``cases`` (n,).
     """
     advice = "Write it with `python -m core features`."
     try:
         arrays = _read_npz(path)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise CacheCorrupt("not an npz of plain arrays.", str(path), advice) from error
     features, cases = arrays.get("features"), arrays.get("cases")
-    if features is None or cases is None or features.ndim != 2 or len(cases) != len(features):
+    if features is None or cases is None or features.ndim != 2 or cases.shape != features.shape[:1]:
         found = {name: array.shape for name, array in arrays.items()}
         raise CacheCorrupt(f"expected features (n, d) and cases (n,), found {found}.", str(path), advice)
-    return features, [str(case) for case in cases]
+    if features.dtype.kind not in "fiu":
+        raise CacheCorrupt(f"expected numbers, found features of type {features.dtype}.", str(path), advice)
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        what = f"{len(bad)} of {len(features)} rows hold NaN or Inf, the first is {cases[bad[0]]}."
+        raise CacheCorrupt(what, str(path), "Leave these cases out, or extract their features again.")
+    text = {name: str(arrays[name]) if name in arrays else "" for name in ("encoder", "weights")}
+    return FeatureFile(features, tuple(str(case) for case in cases), **text)
 
 
 def _sha256(path: Path) -> str:

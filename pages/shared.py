@@ -165,7 +165,7 @@ def evaluate(path: str, name: str) -> None:
 def _explain_demo(job: Job | None) -> None:
     if job and job.active:
         st.info(
-            "**The demo study is being made.** 24 simulated brains stand for the real cohort, and three control "
+            "**The demo study is being made.** 24 simulated brains stand for the real cohort, and four control "
             "cohorts each have one known defect. The first brains appear here within a minute; all results take "
             "a few minutes. You can look around meanwhile.",
             icon=":material/hourglass_top:",

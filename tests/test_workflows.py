@@ -16,6 +16,7 @@ from core.study import PROVENANCE, CohortSpec, StudySettings, StudySpec, read_st
 from core.volume import HALF
 from core.workflows import tasks
 from core.workflows.cohorts import prepare
+from core.workflows.results import DETAILS
 
 N = 5
 
@@ -85,6 +86,10 @@ def test_a_study_gives_the_three_tables(cohorts: Path, context: Context, tmp_pat
         (m.name, m.variant) for m in metrics.METRICS.values()
     }
     assert (scores[["n_real", "n_synthetic"]] == N).all(axis=None)
+    details = json.loads((tmp_path / "out" / "details.json").read_text())
+    identity = ["cohort", "metric", "encoder", "variant", "fingerprint"]
+    assert [[d[i] for i in identity] for d in details] == scores[identity].fillna("").to_numpy().tolist()
+    assert all(d["settings"] for d, value in zip(details, scores["value"], strict=True) if np.isfinite(value))
     effects = pd.read_csv(tmp_path / "out" / "effect_sizes.csv")
     assert len(effects) == 49
     strongest = effects.loc[effects["cohens_d"].abs().idxmax()]
@@ -106,12 +111,23 @@ def test_the_second_run_computes_nothing_and_writes_the_same_bytes(cohorts, cont
     workflows.evaluate(context, str(path), str(tmp_path / "first"))
     monkeypatch.setattr(Store, "put", lambda *args, **kwargs: pytest.fail("an artefact was computed again"))
     workflows.evaluate(context, str(path), str(tmp_path / "second"))
-    for name in ("metrics.csv", "quality.csv", "effect_sizes.csv", "cases.csv", PROVENANCE):
+    for name in ("metrics.csv", DETAILS, "quality.csv", "effect_sizes.csv", "cases.csv", PROVENANCE):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
     stored = workflows.read_results(settings, path)
     pd.testing.assert_frame_equal(
         stored.effect_sizes[["cohens_d"]], pd.read_csv(tmp_path / "first" / "effect_sizes.csv")[["cohens_d"]]
     )
+
+
+def test_a_study_without_results_reads_as_empty_tables_with_their_columns(settings, tmp_path):
+    results = workflows.read_results(settings, tmp_path / "study.toml")
+    assert results.details == []
+    assert results.provenance == {}
+    tables = (results.map, results.copies, results.copy_check)
+    assert [table.empty for table in tables] == [True] * 3
+    assert {"x", "y", "case"} <= set(results.map)
+    assert {"ratio", "nearest_training"} <= set(results.copies)
+    assert {"share", "p_value"} <= set(results.copy_check)
 
 
 def test_bad_files_are_rows_with_a_reason_and_the_others_go_on(cohorts, context, tmp_path):

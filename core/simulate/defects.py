@@ -131,6 +131,17 @@ def _flip(case: Simulated, strength: float, rng: np.random.Generator) -> Simulat
     return _with_image(case, np.ascontiguousarray(case.volume.data[::-1]))
 
 
+def _memorise(case: Simulated, strength: float, rng: np.random.Generator) -> Simulated:
+    """Change the intensities of the same brain a little: its contrast (a power of the signal) and some noise."""
+    inside = case.volume.data > -1
+    signal = (case.volume.data[inside] + 1) / 2
+    signal = signal ** np.float32(np.exp(rng.normal(0, strength)))
+    signal += np.float32(strength / 2) * rng.standard_normal(len(signal), dtype=np.float32)
+    data = np.full_like(case.volume.data, -1)
+    data[inside] = np.clip(2 * signal - 1, np.nextafter(np.float32(-1), np.float32(0)), 1)
+    return _with_image(case, data)
+
+
 def _with_image(case: Simulated, data: Array) -> Simulated:
     return replace(case, volume=replace(case.volume, data=data))
 
@@ -184,5 +195,15 @@ DEFECTS: dict[str, Defect] = {
     ),
     "left-right-flip": Defect(
         "{:.0%} mirrored", "This share of the cases is mirrored.", 1.0, "of the cases", 0, 1, on_image=_flip
+    ),
+    "memorised": Defect(
+        "people seen in training, intensities changed by {:.0%}",
+        "The people of this seed once more, contrast and noise changed by this share: with the seed of a training "
+        "cohort, what a generator makes that has memorised it.",
+        0.05,
+        "of the intensity",
+        0,
+        0.5,
+        on_image=_memorise,
     ),
 }

@@ -5,13 +5,13 @@
 """
 
 from core.workflows.evaluation import evaluate
+from core.workflows.folders import evaluate_folders
 from core.workflows.library import create_study, known_studies, remember_study
 from core.workflows.results import Results, load_case, load_case_labels, read_results, results_folder
 from core.workflows.verbs import (
     anatomy_of_tables,
     demo,
     demo_folder,
-    evaluate_folders,
     features_folder,
     preprocess_scans,
     quality_of_tables,

@@ -13,6 +13,7 @@ from core.errors import InputError, SynthScopeError
 from core.pools import Context
 from core.study import Cohort, Study, read_study
 from core.workflows.cohorts import Prepared, segment_sources
+from core.workflows.copies import CopyCheck
 from core.workflows.results import QC_COLUMNS, VOLUME_COLUMNS, results_folder
 from core.workflows.run import Run
 from core.workflows.scoring import Scoring
@@ -48,11 +49,16 @@ def evaluate(context: Context, study: str, out: str = "") -> dict[str, Any]:
     scoring = Scoring(run)
     with context.stage(0.0, 0.1):
         run.prepare()
-    with context.stage(0.1, 0.5):
+    with context.stage(0.1, 0.45):
         scoring.score_features()
-    with context.stage(0.5, 0.65):
+    with context.stage(0.45, 0.5):
+        scoring.score_products()
+    with context.stage(0.5, 0.6):
+        CopyCheck(scoring).check()
+        run.write_provenance(complete=False)
+    with context.stage(0.6, 0.7):
         scoring.score_volumes()
-    with context.stage(0.65, 1.0):
+    with context.stage(0.7, 1.0):
         run.compare_anatomy()
     return run.finish()
 

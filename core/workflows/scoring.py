@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,9 @@ import pandas as pd
 
 from core import __version__, encoders, metrics
 from core.errors import InputError, SynthScopeError
+from core.pools import Outcome
 from core.store import content_key
-from core.workflows import tasks
+from core.workflows import cohort_tasks, tasks
 from core.workflows.cohorts import INTENSITY_RULES, Prepared, encoder_weights, extract_features, gather_features
 from core.workflows.results import DETAILS, METRIC_COLUMNS
 from core.workflows.run import Run
@@ -21,11 +23,10 @@ NO_DETAILS: dict[str, Any] = {"p_value": None, "curve": [], "settings": {}, "war
 
 @dataclass(frozen=True)
 class Encoded:
-    """Features of one cohort under one encoder: their key in the store, the cases of the rows, what the encoder is."""
+    """Features of one cohort under one encoder: their key in the store, the cases of the rows."""
 
     key: str
     cases: tuple[str, ...]
-    fingerprint: str
 
 
 class Scoring:
@@ -34,14 +35,24 @@ class Scoring:
     Parameters
     ----------
     run : Run
-        Its cohorts are prepared.
+        Its cohorts are prepared before the first score.
+    only : collection of str
+        Names of the metrics wanted; all without it.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, only: Collection[str] = ()) -> None:
+        self.only = frozenset(only)
         self.run, self.context, self.study, self.store = run, run.context, run.study, run.store
         self.rows: list[dict[str, Any]] = []
         self.details: list[dict[str, Any]] = []
+        self.encoders: dict[str, tuple[str, str]] = {}  # weight file and fingerprint of those that can be used
         self.encoded: dict[tuple[str, str], Encoded] = {}  # by encoder and cohort
+        self.products: dict[str, Outcome] = {}  # key of the inner products of real and synthetic volumes, by cohort
+
+    def wanted(self, inputs: str) -> list[str]:
+        """Keys of the metrics that are wanted and compare these inputs."""
+        chosen = [key for key, metric in metrics.METRICS.items() if metric.inputs == inputs]
+        return [key for key in chosen if not self.only or metrics.METRICS[key].name in self.only]
 
     def score_features(self) -> None:
         """Extract features and score them, encoder by encoder."""
@@ -54,18 +65,22 @@ class Scoring:
                 except SynthScopeError as error:
                     self.run.gap("all", encoder, str(error))
                     continue
-                self._score_encoder(encoder, weights, fingerprint)
+                self.encoders[encoder] = (weights, fingerprint)
+                self._score_encoder(encoder)
 
-    def _score_encoder(self, encoder: str, weights: str, fingerprint: str) -> None:
+    def _score_encoder(self, encoder: str) -> None:
         cohorts = [self.run.real, *self.run.synthetic]
         for index, prepared in enumerate(cohorts):
             with self.context.stage(index / len(cohorts), (index + 1) / len(cohorts)):
-                self.encode(prepared, encoder, weights, fingerprint)
+                self.encode(prepared, encoder)
                 if index:
-                    self._score_pair(prepared, encoder, fingerprint)
+                    self.score_pair(prepared, encoder)
 
-    def encode(self, prepared: Prepared, encoder: str, weights: str, fingerprint: str) -> None:
-        """Extract the features of a cohort; what fails is a gap."""
+    def encode(self, prepared: Prepared, encoder: str) -> None:
+        """Extract the features of a cohort unless they are known; what fails is a gap."""
+        if (encoder, prepared.cohort.name) in self.encoded:
+            return
+        weights, _ = self.encoders[encoder]
         outcomes = extract_features(self.context, prepared.sources, encoder, weights, prepared.cohort.name)
         for source, outcome in zip(prepared.sources, outcomes, strict=True):
             if outcome.error:
@@ -73,43 +88,72 @@ class Scoring:
         good = [(s.case_id, o.value) for s, o in zip(prepared.sources, outcomes, strict=True) if not o.error]
         if good:
             key = gather_features(self.store, [value for _, value in good])
-            self.encoded[encoder, prepared.cohort.name] = Encoded(key, tuple(case for case, _ in good), fingerprint)
+            self.encoded[encoder, prepared.cohort.name] = Encoded(key, tuple(case for case, _ in good))
 
-    def _score_pair(self, prepared: Prepared, encoder: str, fingerprint: str) -> None:
-        entries = [(key, m) for key, m in metrics.METRICS.items() if m.inputs == "features"]
-        settings = self.study.settings
+    def score_pair(self, prepared: Prepared, encoder: str) -> None:
+        """Score the features of one synthetic cohort against the real ones."""
+        _, fingerprint = self.encoders[encoder]
+        entries, settings = self.wanted("features"), self.study.settings
         names = (self.run.real.cohort.name, prepared.cohort.name)
         if missing := [name for name in names if (encoder, name) not in self.encoded]:
-            for key, _ in entries:
+            for key in entries:
                 self._add(prepared, key, encoder, fingerprint, None, f"no features of {missing[0]}")
             return
         keys = [self.encoded[encoder, name].key for name in names]
         outcomes = self.context.map(
             f"{encoder} scores of {prepared.cohort.name}",
             tasks.score_features,
-            [(self.run.settings, key, *keys, settings.seed, settings.n_boot) for key, _ in entries],
+            [(self.run.settings, key, *keys, settings.seed, settings.n_boot) for key in entries],
         )
-        for (key, _), outcome in zip(entries, outcomes, strict=True):
+        for key, outcome in zip(entries, outcomes, strict=True):
             self._add(prepared, key, encoder, fingerprint, outcome.value, outcome.error)
         self.write()
 
     def score_volumes(self) -> None:
         """Score what is measured on the volumes themselves."""
-        entries = [(key, m) for key, m in metrics.METRICS.items() if isinstance(m, metrics.VolumeMetric)]
-        cohorts = self.run.synthetic
-        steps = [(prepared, key, metric) for prepared in cohorts for key, metric in entries]
-        for index, (prepared, key, metric) in enumerate(steps):
+        steps = [(prepared, key) for prepared in self.run.synthetic for key in self.wanted("volumes")]
+        for index, (prepared, key) in enumerate(steps):
             with self.context.stage(index / len(steps), (index + 1) / len(steps)):
                 try:
-                    score = self._score_groups(prepared, key, metric)
+                    score = self._score_groups(prepared, key)
                 except InputError as error:
                     self._add(prepared, key, "", "", None, str(error))
                 else:
                     self._add(prepared, key, "", "", score, "")
             self.write()
 
-    def _score_groups(self, prepared: Prepared, key: str, metric: metrics.VolumeMetric) -> dict[str, Any]:
-        settings = self.study.settings
+    def score_products(self) -> None:
+        """Score what needs the inner products of the volumes only."""
+        entries = self.wanted("gram")
+        if not entries and self.run.training is None:  # the copy check needs the products too
+            return
+        cohorts, settings = self.run.synthetic, self.study.settings
+        real = self.run.real.sources
+        title = "inner products of real and synthetic volumes"
+        outcomes = self.context.map(
+            title, cohort_tasks.products_of_cohorts, [(self.run.settings, real, p.sources) for p in cohorts]
+        )
+        for prepared, products in zip(cohorts, outcomes, strict=True):
+            self.products[prepared.cohort.name] = products
+            if products.error:
+                for key in entries:
+                    self._add(prepared, key, "", "", None, products.error)
+                continue
+            scores = self.context.map(
+                f"image scores of {prepared.cohort.name}",
+                cohort_tasks.score_products,
+                [
+                    (self.run.settings, key, products.value, len(real), settings.seed, settings.n_boot)
+                    for key in entries
+                ],
+            )
+            for key, score in zip(entries, scores, strict=True):
+                self._add(prepared, key, "", "", score.value, score.error)
+        self.write()
+
+    def _score_groups(self, prepared: Prepared, key: str) -> dict[str, Any]:
+        settings, metric = self.study.settings, metrics.METRICS[key]
+        assert isinstance(metric, metrics.VolumeMetric)
         counts = {"n_real": len(self.run.real.sources), "n_synthetic": len(prepared.sources)}
         if min(counts.values()) < metric.least_n:
             what = f"needs at least {metric.least_n} volumes in each cohort, found {min(counts.values())}."

@@ -8,30 +8,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from core import __version__, anatomy, encoders, metrics, preprocess, quality, simulate
+from core import __version__, anatomy, encoders, preprocess, quality, simulate
 from core.errors import InputError
 from core.participants import read_participants, split_participants
 from core.pools import Context
 from core.settings import Settings
-from core.store import Store, content_key, read_features, write_atomically, write_csv, write_json
-from core.study import PROVENANCE, Study, StudySettings, read_spec, unique_names, write_spec
-from core.volume import grid_named, grid_of
+from core.store import FeatureFile, Store, content_key, write_atomically, write_csv, write_features, write_json
+from core.study import PROVENANCE, read_spec, unique_names, write_spec
+from core.volume import grid_named
 from core.workflows import tasks
-from core.workflows.cohorts import (
-    encoder_weights,
-    extract_features,
-    folder_cohort,
-    gather_features,
-    prepare_folder,
-    segment_sources,
-)
+from core.workflows.cohorts import encoder_weights, extract_features, gather_features, prepare_folder, segment_sources
 from core.workflows.evaluation import evaluate
-from core.workflows.results import METRIC_COLUMNS
-from core.workflows.run import Run
-from core.workflows.scoring import Scoring
 
 DEMO = Path(__file__).resolve().parents[2] / "data" / "demo"
 
@@ -132,49 +121,9 @@ def features_folder(context: Context, folder: str, encoder: str, out: str, weigh
     if not good:
         raise InputError(failures[0]["error"], folder)
     features = store.get("npz", gather_features(store, [key for _, key in good]))["features"]
-    arrays = {"features": features, "cases": np.array([case for case, _ in good])}
-
-    def write(path: Path) -> None:
-        with path.open("wb") as file:
-            np.savez(file, **arrays)
-
-    write_atomically(Path(out), write)
+    cases = tuple(case for case, _ in good)
+    write_features(FeatureFile(features, cases, encoder, encoders.fingerprint(encoder, weights or None)), Path(out))
     return {"cases": len(prepared.rows), "failed": len(failures), "failures": failures, "out": out}
-
-
-def evaluate_folders(
-    context: Context,
-    real: str,
-    synthetic: Mapping[str, str],
-    out: str,
-    encoder_names: Sequence[str] = (),
-    names: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Score folders, or features files, against each other; writes metrics.csv.
-
-    Raises
-    ------
-    InputError
-        Unknown metric, folders mixed with features files, different feature widths.
-    """
-    files = [Path(path).is_file() for path in (real, *synthetic.values())]
-    if any(files) and not all(files):
-        names = [name for name, is_file in zip(("real", *synthetic), files, strict=True) if is_file]
-        what = f"folders and features files are mixed: {', '.join(names)} came as a file."
-        raise InputError(what, "--real, --synthetic", "Give one kind for all.")
-    known = {metric.name for metric in metrics.METRICS.values()}
-    if unknown := set(names) - known:
-        raise InputError(
-            f"unknown metric {sorted(unknown)[0]!r}.", "--metric", f"Choose of: {', '.join(sorted(known))}."
-        )
-    if all(files):
-        table, failed = _score_files(real, synthetic), 0
-    else:
-        table, failed = _score_folders(context, real, synthetic, encoder_names)
-    if names:
-        table = table[table["metric"].isin(names)]
-    write_csv(table, Path(out))
-    return {"rows": len(table), "failed": failed, "out": out}
 
 
 def quality_of_tables(
@@ -200,7 +149,7 @@ def anatomy_of_tables(real: str, synthetic: Mapping[str, str], seed: int, out: s
 
 
 def demo(context: Context) -> dict[str, Any]:
-    """Make the demo study in the workspace (simulated real, three control cohorts), then evaluate it."""
+    """Make the demo study (simulated real and training cohorts, four control cohorts), then evaluate it."""
     folder = demo_folder(context.settings)
     plan = json.loads((DEMO / "cohorts.json").read_text(encoding="utf-8"))
     for index, item in enumerate(plan):
@@ -239,37 +188,3 @@ def _claim_folder(folder: Path, record: dict[str, Any], settings: dict[str, Any]
             what = f"the folder holds another cohort: {', '.join(f'{k} = {found.get(k)!r}' for k in differing)}."
             raise InputError(what, str(folder), "Choose another folder, or delete this one.")
     write_json(record, path)
-
-
-def _score_files(real: str, synthetic: Mapping[str, str]) -> pd.DataFrame:
-    first, _ = read_features(Path(real))
-    rows = []
-    for name, path in synthetic.items():
-        second, _ = read_features(Path(path))
-        for metric in (m for m in metrics.METRICS.values() if isinstance(m, metrics.FeatureMetric)):
-            score = metric.evaluate(first, second, seed=0, n_boot=StudySettings().n_boot).to_dict()
-            rows.append(
-                {"cohort": name, "metric": metric.name, "encoder": "file", "variant": metric.variant}
-                | {"direction": metric.direction, "fingerprint": ""}
-                | {c: score[c] for c in ("value", "ci_low", "ci_high", "floor", "n_real", "n_synthetic")}
-            )
-    return pd.DataFrame(rows, columns=list(METRIC_COLUMNS))
-
-
-def _score_folders(
-    context: Context, real: str, synthetic: Mapping[str, str], encoder_names: Sequence[str]
-) -> tuple[pd.DataFrame, int]:
-    cohorts = [folder_cohort("real", real, "real")]
-    cohorts += [folder_cohort(name, path, "synthetic") for name, path in synthetic.items()]
-    settings = StudySettings(encoders=tuple(encoder_names)) if encoder_names else StudySettings()
-    grid = grid_of([case.path for case in cohorts[0].cases])
-    study = Study("folders", grid, cohorts[0], tuple(cohorts[1:]), None, settings, Path(real))
-    run = Run(context, study, [])
-    scoring = Scoring(run)
-    with context.stage(0.0, 0.1):
-        run.prepare()
-    with context.stage(0.1, 0.8):
-        scoring.score_features()
-    with context.stage(0.8, 1.0):
-        scoring.score_volumes()
-    return scoring.table(), run.failed()
