@@ -200,3 +200,16 @@ def test_every_cohort_says_what_it_is():
         assert simulate.describe(name, defect.strength).startswith("control: ")
         assert defect.low <= defect.strength <= defect.high
         assert (defect.on_recipe is None) != (defect.on_image is None)
+
+
+def test_memorised_is_the_same_person_with_other_intensities(people):
+    for case, person in zip(with_defect("memorised", 0.05, 3), people, strict=False):
+        assert np.array_equal(case.labels, person.labels)
+        assert case.volumes == person.volumes
+        assert np.array_equal(case.volume.data == -1, case.labels == 0)
+        brain = case.labels > 0
+        change = case.volume.data[brain] - person.volume.data[brain]
+        assert 0.02 < change.std() < 0.15
+        assert np.corrcoef(case.volume.data[brain], person.volume.data[brain])[0, 1] > 0.95
+        distance = [np.linalg.norm(case.volume.data - other.volume.data) for other in people]
+        assert int(np.argmin(distance)) == person.index
