@@ -2,65 +2,36 @@
 
 from __future__ import annotations
 
-import pandas as pd
+import numpy as np
 import streamlit as st
 
 from core import plots
 from core.anatomy import paper_table
+from core.workflows import comparisons as compare
 from pages import shared
+from pages import similarity_parts as parts
 
 SOURCE = (
     "Wu, Peng, Li, Zhang, Pohl: *Evaluating the Quality of Brain MRI Generators*. MICCAI 2024. "
     "[arXiv:2409.08463](https://arxiv.org/abs/2409.08463). Numbers as printed; the paper gives no intervals."
 )
-ENCODER_NAMES = {"r101": "R101", "r50_23": "R50-23", "r50": "R50"}
-N = 400  # volumes of each cohort in the paper
 RENAMED = {"failed_rois": "failed_scores", "failed_mris": "failed_volumes", "passing_rate": "pass_rate"}
 
 
-def scores(table: pd.DataFrame) -> pd.DataFrame:
-    """Return Table 1 in the form of metrics.csv."""
-    real = table.set_index("model").loc["real MRIs", "ms_ssim"]
-    rows = []
-    for column in table.columns.drop("model"):
-        encoder, _, metric = column.rpartition("_")
-        encoder, metric = (encoder, metric) if encoder in ENCODER_NAMES else ("", column.replace("_", "-"))
-        similar = metric == "ms-ssim"
-        rows += [
-            {
-                "metric": metric,
-                "encoder": ENCODER_NAMES.get(encoder, ""),
-                "cohort": model,
-                "value": value,
-                "floor": real if similar else float("nan"),
-                "direction": "match real" if similar else "lower",
-            }
-            for model, value in zip(table["model"], table[column], strict=True)
-            if model != "real MRIs"
-        ]
-    blank = {"variant": "published", "ci_low": float("nan"), "ci_high": float("nan"), "n_real": N, "n_synthetic": N}
-    return pd.DataFrame(rows).assign(**blank)
-
-
 def show_table_1() -> None:
-    """Show similarity."""
-    table = paper_table(1)
-    columns = {"model": shared.text("Cohort")}
-    for column in table.columns.drop("model"):
-        encoder, _, metric = column.rpartition("_")
-        name = f"{ENCODER_NAMES[encoder]} {metric.upper()} ↓" if encoder in ENCODER_NAMES else "Image MMD ↓"
-        name, fmt = ("MS-SSIM → real", "%.2f") if column == "ms_ssim" else (name, "%.3f")
-        columns[column] = shared.number(name, "As printed, N = 400 each.", "%,d" if column == "image_mmd" else fmt)
-    shared.show_table(table, columns)
-    st.caption(
-        "↓ lower is better; → real: closest to the value of real MRIs is best. MS-SSIM of synthetic volumes is taken "
-        "against real volumes, that of real MRIs among themselves by another formula, so the two are not the same "
-        "measure. R101, R50-23 and R50 are MedicalNet networks. Units: FID and MMD in squared feature units, Image MMD "
-        "in squared intensity summed over voxels."
-    )
-    shared.show_figure(
-        plots.metric_dots(scores(table), colours=plots.cohort_colours(table["model"])), key="paper_scores"
-    )
+    """Show similarity: the table, the order of the generators under each encoder, every value."""
+    parts.show_paper_table()
+    ranked = parts.cached_paper()
+    models = list(dict.fromkeys(ranked["cohort"]))
+    names, colours = {name: name for name in models}, plots.cohort_colours(models)
+    metric = st.segmented_control("Order by", ["fid", "mmd"], default="fid", required=True, format_func=str.upper)
+    agreement = compare.rank_agreement(ranked, str(metric), "published")
+    encoders = {name: parts.encoder_label(name) for name in agreement.tau.index}
+    st.markdown(f"{compare.order_sentence(agreement, encoders, names)} The paper gives no intervals, so every "
+                "difference counts here, however small.")  # fmt: skip
+    parts.show_order(ranked, str(metric), "published", names, colours, "paper_order")
+    dots = ranked.assign(encoder=ranked["encoder"].map(parts.encoder_label), ci_low=np.nan, ci_high=np.nan)
+    shared.show_figure(plots.metric_dots(dots, colours=colours), key="paper_scores", alt="Every value of Table 1")
 
 
 def show_table_2() -> None:

@@ -30,6 +30,7 @@ STUDY = "study"  # path of the chosen study.toml
 PICKER = "study_picker"  # the widget that chooses it
 SELECTED_COHORT = "selected_cohort"  # what another page asks the viewer to show
 SELECTED_CASE = "selected_case"
+SELECTED_BESIDE = "selected_beside"  # (cohort, case) to show beside it
 DEMO_CHECKED = "demo_checked"
 ROUTED = "routed"  # app.py has run, so its navigation leads
 WANTED = "wanted"  # page and query of an address that was opened before app.py had run
@@ -347,16 +348,18 @@ def notes_of(cohort: Cohort, path: str) -> tuple[str, ...]:
     return cohort.notes
 
 
-def open_viewer(cohort: str, case: str) -> None:
-    """Go to the viewer and show this case."""
+def open_viewer(cohort: str, case: str, beside: tuple[str, str] | None = None) -> None:
+    """Go to the viewer and show this case, beside a (cohort, case) when given."""
     st.session_state[SELECTED_COHORT], st.session_state[SELECTED_CASE] = cohort, case
+    st.session_state[SELECTED_BESIDE] = beside
     st.switch_page(VIEWER)
 
 
-def viewer_button(cohort: str, case: str, key: str) -> None:
-    """Show a button that opens a case in the viewer."""
-    if st.button(f"Open {case} in the viewer", key=key, icon=":material/view_in_ar:", type="primary"):
-        open_viewer(cohort, case)
+def viewer_button(cohort: str, case: str, key: str, beside: tuple[str, str] | None = None) -> None:
+    """Show a button that opens a case in the viewer, beside a (cohort, case) when given."""
+    what = f"{case} beside {beside[1]}" if beside else case
+    if st.button(f"Open {what} in the viewer", key=key, icon=":material/view_in_ar:", type="primary"):
+        open_viewer(cohort, case, beside)
 
 
 def selected_point(event: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Similarity: every metric with its interval and floor, as published and corrected."""
+"""Similarity: who is closest to the real cohort, by which score and encoder, and how stable that answer is."""
 
 from __future__ import annotations
 
@@ -10,103 +10,57 @@ from core.encoders import ENCODERS
 from core.metrics import METRICS
 from core.study import Study
 from core.workflows import Results
-from core.workflows.results import rank_scores
-from pages import shared
-
-FIRST_METRICS = ("fid", "mmd2-rbf", "ms-ssim", "precision", "recall", "sharpness", "mmd", "image-mmd")
-VARIANTS = {"corrected": "Corrected", "published": "As published"}
-COLUMNS = {
-    "metric": shared.text("Metric", width=185),
-    "encoder": shared.text("Encoder", "The network that turns a volume into features; none for image metrics.", 95),
-    "place": shared.text("Place", "1 is best. Cohorts whose intervals overlap are tied.", 70),
-    "cohort": shared.text("Cohort", width=230),
-    "value": st.column_config.NumberColumn("Value", format="%.4g", width=85),
-    "interval": shared.text("95 % interval", "Interval of the value.", 140),
-    "floor": st.column_config.NumberColumn("Floor", help=shared.FLOOR_HELP, format="%.4g", width=85),
-    "n": shared.text("N real / synthetic", "Volumes used of each cohort."),
-    "good": shared.text("Good is"),
-    "unit": shared.text("Unit"),
-    "fingerprint": shared.text(
-        "Fingerprint", "Hash of everything the number was made from. Only scores with the same one are ranked together."
-    ),
-}
+from core.workflows import comparisons as compare
+from pages import copies_parts, shared
+from pages import similarity_parts as parts
 
 
-def choose(results: Results) -> pd.DataFrame:
-    """Let the user choose variants and encoders; return the ranked scores."""
-    ranked = rank_scores(results)
-    first, second = st.columns([2, 3])
-    metrics = list(dict.fromkeys(ranked["metric"]))
-    variants = first.segmented_control(
+def choose(ranked: pd.DataFrame) -> parts.Focus:
+    """Let the user choose one variant, encoder and metric; all are cached, so each answers at once."""
+    first, second = st.columns([1, 2])
+    variants = [name for name in parts.VARIANTS if name in set(ranked["variant"])]
+    variant = first.segmented_control(
         "Variant",
-        list(VARIANTS),
-        default=["corrected"],
-        selection_mode="multi",
-        format_func=VARIANTS.__getitem__,
-        key="similarity_variants",
+        variants,
+        default=variants[0],
+        required=True,
+        format_func=parts.VARIANTS.__getitem__,
+        key="variant",
+        bind="query-params",
         help="Corrected: the right estimator. As published: the numbers of the paper's code, quirks included.",
     )
-    known = [name for name in ranked["encoder"].unique() if name]
-    names = {name: f"{name}: {ENCODERS[name].label}" if name in ENCODERS else name for name in known}
-    encoders = second.pills(
-        "Encoders",
-        known,
-        default=known,
-        selection_mode="multi",
-        format_func=names.__getitem__,
-        key="similarity_encoders",
-    )
-    chosen = st.pills(
-        "Metrics",
-        metrics,
-        default=[name for name in metrics if name in FIRST_METRICS],
-        selection_mode="multi",
-        key="similarity_metrics",
-    )
-    ranked = ranked[ranked["metric"].isin(chosen)]
-    return ranked[ranked["variant"].isin(variants) & ranked["encoder"].isin([*encoders, ""])]
+    encoders = [name for name in dict.fromkeys(ranked["encoder"]) if name]
+    encoder = ""
+    if encoders:
+        cards = "; ".join(f"{parts.encoder_label(n)}: {ENCODERS[n].card}" for n in encoders if n in ENCODERS)
+        encoder = second.segmented_control(
+            "Encoder", encoders, default=encoders[0], required=True, format_func=parts.encoder_label, key="encoder",
+            bind="query-params", help=cards,
+        )  # fmt: skip
+    known = [metric for metric in METRICS.values() if metric.variant == variant]
+    there = set(ranked.loc[ranked["variant"] == variant, "metric"])
+    options = {m.name: parts.metric_label(m.key) for m in known if m.name in there}
+    options |= {name: name for name in there - set(options)}
+    metric = st.pills(
+        "Metric", list(options), default=next(iter(options)), required=True, format_func=options.__getitem__,
+        key="metric", bind="query-params",
+    )  # fmt: skip
+    return parts.Focus(str(metric), str(variant), str(encoder))
 
 
-def show_scores(study: Study, shown: pd.DataFrame) -> None:
-    """Show the dots and, variant by variant, the table of the chosen scores."""
+def show_focus(study: Study, results: Results, scores: pd.DataFrame, focus: parts.Focus) -> None:
+    """Show the chosen score: values with intervals and floor, and the curve against N."""
     names = shared.labels_of(study.cohorts)
-    labels = shown["cohort"].map(names).fillna(shown["cohort"])
-    dots = shown.assign(cohort=labels.map(shared.wrapped)).dropna(subset=["value"])
-    shared.show_figure(plots.metric_dots(dots, colours=shared.colours_of(study)), "dots")
-    st.caption(
-        "Filled: corrected. Open: as published. Bars: 95 % interval. Vertical tick: floor, real against real at the "
-        "same N. A bar that reaches the floor cannot be told from a perfect generator *by this score*; one beyond it "
-        "shows what the score does not see (blur lies below the floor of image-mmd)."
-    )
-    table = readable(shown.assign(cohort=labels))
-    for variant, part in table.groupby("variant", sort=False):
-        st.subheader(VARIANTS[str(variant)])
-        shared.show_table(part[list(COLUMNS)], COLUMNS, height="content")
-    unranked = table[table["note"] != ""].drop_duplicates(["cohort", "note"])
-    if len(unranked):
-        lines = [f"- {row['cohort']}, {row['metric']}: {row['note']}" for _, row in unranked.iterrows()]
-        st.warning("Some scores have no place:\n" + "\n".join(lines))
-
-
-def readable(shown: pd.DataFrame) -> pd.DataFrame:
-    """Return the scores in words: labels, places, intervals, units; in the order of the registry."""
-    keys = [m if v == "corrected" else f"{m}/{v}" for m, v in zip(shown["metric"], shown["variant"], strict=True)]
-    known = list(METRICS)
-    place = shown["rank"].map(lambda rank: "" if pd.isna(rank) else f"{rank:.0f}")
-    bounds = zip(shown["ci_low"], shown["ci_high"], strict=True)
-    counts = zip(shown["n_real"], shown["n_synthetic"], strict=True)
-    table = shown.assign(
-        order=[known.index(key) if key in known else len(known) for key in keys],
-        metric=[METRICS[key].label if key in METRICS else key for key in keys],
-        place=place.where(~shown["tie"], place + " (tie)"),
-        interval=["" if pd.isna(low) else f"{shared.brief(low)} – {shared.brief(high)}" for low, high in bounds],
-        n=[f"{real:.0f} / {synthetic:.0f}" for real, synthetic in counts],
-        good=shown["direction"].map(shared.GOOD_END).fillna(shown["direction"]),
-        unit=[METRICS[key].unit or "none" if key in METRICS else "" for key in keys],
-    )
-    return table.assign(network=pd.factorize(table["encoder"])[0]).sort_values(
-        ["order", "network", "rank"], kind="stable"
-    )
+    dots = scores.assign(cohort=scores["cohort"].map(names).fillna(scores["cohort"]).map(shared.wrapped))
+    left, right = st.columns(2)
+    with left:
+        figure = plots.metric_dots(dots.dropna(subset=["value"]), colours=shared.colours_of(study))
+        figure.update_layout(showlegend=False)
+        alt = f"{focus.label} of each cohort with 95 % interval and floor"
+        shared.show_figure(figure, "focus", alt=alt)
+        st.caption(f"{parts.describe(focus.key, scores)} Bars: 95 % interval. Vertical tick: floor.")
+    with right:
+        parts.show_curve(results, scores, focus, study)
 
 
 def show_meaning(results: Results) -> None:
@@ -129,14 +83,46 @@ def show_meaning(results: Results) -> None:
         shared.show_table(pd.DataFrame(rows), {}) if rows else st.caption("Not recorded yet.")
 
 
+@st.fragment
+def show_page(study: Study, results: Results, ranked: pd.DataFrame) -> None:
+    """Show the answer and what it rests on; a toggle redraws only this part."""
+    top = st.container(border=True)
+    focus = choose(ranked)
+    scores = compare.select(ranked, focus.metric, focus.variant, focus.encoder)
+    names = {cohort.name: shared.short_label(cohort) for cohort in study.cohorts}
+    with top:
+        st.markdown(parts.answer(scores, focus, names))
+        if scores["encoder"].any():
+            agreement = compare.rank_agreement(ranked, focus.metric, focus.variant)
+            encoders = {name: parts.encoder_label(name) for name in agreement.tau.index}
+            st.markdown(compare.order_sentence(agreement, encoders, names))
+    show_focus(study, results, scores, focus)
+    st.subheader("Table 1")
+    ours, theirs = st.tabs(["This study", "The paper, as printed"], key="table_one_tab", on_change="rerun")
+    if ours.open:
+        with ours:
+            parts.show_study_table(ranked, study, focus.variant)
+    if theirs.open:
+        with theirs:
+            parts.show_paper_table()
+    parts.explain_variants("image-mmd" in METRICS)
+    st.subheader("Order of the cohorts under each encoder")
+    labels = shared.labels_of(study.cohorts)
+    parts.show_order(ranked, focus.metric, focus.variant, labels, shared.colours_of(study), "bump")
+    st.subheader("Map of all volumes")
+    parts.show_map(results, study, focus.encoder)
+    st.subheader("Copy check")
+    copies_parts.show_copies(results, study, focus.encoder)
+    st.subheader("All scores")
+    if st.toggle("Show every metric, encoder and variant", key="similarity_all"):
+        parts.show_all(study, results, ranked)
+
+
 study, results = shared.current_study("Similarity", "How close is each synthetic cohort to the real one?")
 if results.metrics.empty:
     shared.still_computing("Similarity scores")
 else:
-    chosen = choose(results)
-    if chosen.empty:
-        st.info("Choose at least one variant.")
-    else:
-        show_scores(study, chosen)
+    path = shared.study_path()
+    show_page(study, results, parts.cached_ranks(path, shared.results_stamp(path)))
     show_meaning(results)
-shared.show_gaps(study, results, *{m.name for m in METRICS.values()}, *ENCODERS)
+shared.show_gaps(study, results, *{m.name for m in METRICS.values()}, *ENCODERS, "copy", "map")

@@ -22,12 +22,14 @@ def take_selection(study: Study) -> None:
     """Point the widgets to the case that another page, or the address, asks for."""
     cohort = st.session_state.pop(shared.SELECTED_COHORT, None) or st.query_params.get("cohort", "")
     case = st.session_state.pop(shared.SELECTED_CASE, None) or st.query_params.get("case", "")
+    beside = st.session_state.pop(shared.SELECTED_BESIDE, None)
     st.query_params.clear()
-    for found in study.cohorts:
-        if found.name == cohort and case in [c.case_id for c in found.cases]:
-            side = "real" if found.role == "real" else "synthetic"
-            st.session_state[f"viewer_{side}_cohort"] = cohort
-            st.session_state[f"viewer_{side}_{cohort}"] = case
+    for name, wanted in [(cohort, case), *([beside] if beside else [])]:
+        for found in study.cohorts:
+            if found.name == name and wanted in [c.case_id for c in found.cases]:
+                side = "synthetic" if found.role == "synthetic" else "real"  # training volumes are real ones
+                st.session_state[f"viewer_{side}_cohort"] = name
+                st.session_state[f"viewer_{side}_{name}"] = wanted
 
 
 def step(key: str, cases: Sequence[str], by: int) -> None:
@@ -199,9 +201,9 @@ study, results = shared.current_study("Viewer", "A real and a synthetic brain at
 take_selection(study)
 left, right = st.columns(2)
 with left:
-    real = choose(study, "real", [c for c in study.cohorts if c.role == "real"])
+    real = choose(study, "real", [c for c in study.cohorts if c.role != "synthetic"])
 with right:
-    synthetic = choose(study, "synthetic", [c for c in study.cohorts if c.role != "real"])
+    synthetic = choose(study, "synthetic", [c for c in study.cohorts if c.role == "synthetic"])
 pair = [side for side in (real, synthetic) if side]
 planes, interactive = st.tabs(["Three planes", "Interactive 3D"], on_change="rerun", key="viewer_tab")
 if planes.open:

@@ -47,6 +47,31 @@ def effects() -> pd.DataFrame:
     )
 
 
+def bump() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Places of three cohorts: A and B tied under r50, C without a place there; the scores behind them."""
+    places = pd.DataFrame({"r50": [1, 1, np.nan], "r101": [3, 2, 1]}, index=["A", "B", "C"])
+    cells = [
+        {"cohort": c, "encoder": e, "value": v} for e in places for c, v in zip("ABC", (1.0, 2.0, 3.0), strict=True)
+    ]
+    return places, pd.DataFrame(cells).assign(ci_low=0.5, ci_high=4.0, n_real=24, n_synthetic=20)
+
+
+def curve() -> pd.DataFrame:
+    points = [
+        {"cohort": c, "n": n, "value": 1 / n, "ci_low": 0.9 / n, "ci_high": 1.2 / n} for c in "AB" for n in (12, 6)
+    ]
+    return pd.DataFrame(points)
+
+
+def draw_curve(points: pd.DataFrame, width: int | None = None) -> go.Figure:
+    return plots.score_curve(points, pd.Series([0.01, 0.01]), title="FID", width=width)
+
+
+def embedding(n: int = 3) -> pd.DataFrame:
+    rows = [{"cohort": c, "case": f"{c}-{i}", "x": float(i), "y": -float(i)} for c in COHORTS for i in range(n)]
+    return pd.DataFrame(rows).assign(method="pca", share_x=0.41, share_y=np.nan)
+
+
 def participants() -> dict[str, pd.DataFrame]:
     test = pd.DataFrame({"age": [30.0, 40.0, np.nan], "sex": ["F", "M", "F"]})
     return {"test": test, "training": pd.DataFrame({"age": [50.0, 51.0], "sex": ["", "M"]})}
@@ -138,6 +163,49 @@ def test_metric_dots_show_every_cohort_metric_encoder_and_variant():
     assert dots[0].error_x.arrayminus[0] == pytest.approx(0.2)
 
 
+def test_rank_bump_draws_ties_as_ties_and_a_missing_place_as_a_gap():
+    places, scores = bump()
+    figure = plots.rank_bump(places, scores, names={"r50": "R50"})
+    lines = {trace.name: trace for trace in figure.data}
+    assert lines["A"].text == ("1", "3") and lines["B"].text == ("1", "2") and lines["C"].text == ("", "1")
+    assert np.isnan(lines["C"].y[0]) and lines["C"].y[1] == 1
+    (frame,) = figure.layout.shapes  # one frame, around A and B under r50
+    assert frame.x0 < 0 < frame.x1 and frame.y0 < min(lines["A"].y[0], lines["B"].y[0])
+    assert frame.y1 > max(lines["A"].y[0], lines["B"].y[0])
+    assert lines["A"].y[0] != lines["B"].y[0]  # both can be seen
+    assert list(figure.layout.xaxis.ticktext) == ["R50", "r101"]
+    turned = plots.rank_bump(places[["r101", "r50"]], scores, names={})
+    labels = {note.text: note.y for note in turned.layout.annotations}
+    assert labels["C<br>(no place)"] > max(labels["A"], labels["B"])
+    assert lines["B"].customdata[0][1] == "2 [0.5, 4]<br>N = 24 real, 20 synthetic"
+    assert figure.layout.yaxis.range[0] > figure.layout.yaxis.range[1]  # the closest on top
+
+
+def test_score_curve_shows_every_point_the_floor_and_the_number_of_features():
+    figure = draw_curve(curve(), width=20)
+    assert {trace.name: list(trace.x) for trace in figure.data} == {"A": [6, 12], "B": [6, 12]}
+    assert figure.data[0].error_y.array[0] == pytest.approx(0.2 / 6)
+    assert figure.data[0].error_y.arrayminus[0] == pytest.approx(0.1 / 6)
+    assert {(shape.y0, shape.x0) for shape in figure.layout.shapes} == {(0.01, 0), (0, 20)}
+    assert "d = 20" in texts(figure) and "floor" in texts(figure)
+
+
+def test_score_curve_says_when_the_number_of_features_is_out_of_sight():
+    figure = draw_curve(curve(), width=2048)
+    assert "d = 2048 lies far to the right" in texts(figure) and len(figure.layout.shapes) == 1
+    assert "d =" not in texts(draw_curve(curve()))
+
+
+@pytest.mark.parametrize("n", [3, 2000])
+def test_joint_map_shows_every_case_with_a_symbol_for_each_cohort(n: int):
+    figure = plots.joint_map(embedding(n))
+    points = [tuple(point) for trace in figure.data for point in trace.customdata]
+    assert points == [(f"{cohort}-{i}", cohort) for cohort in COHORTS for i in range(n)]
+    assert len({trace.marker.symbol for trace in figure.data}) == len({t.marker.color for t in figure.data}) == 3
+    assert figure.layout.xaxis.title.text == "PCA 1 (41% of the variance)"
+    assert figure.layout.yaxis.title.text == "PCA 2 (no unit)"
+
+
 @pytest.mark.parametrize("n", [6, 1000])
 def test_qc_scatter_shows_every_case_score_and_the_threshold(n: int):
     figure = plots.qc_scatter(qc(n), 0.65)
@@ -190,6 +258,9 @@ EMPTY = {
     "metric_dots without columns": lambda: plots.metric_dots(pd.DataFrame()),
     "qc_scatter": lambda: plots.qc_scatter({}),
     "qc_scatter empty table": lambda: plots.qc_scatter({"real": pd.DataFrame(columns=SCORES)}, 0.6),
+    "rank_bump": lambda: plots.rank_bump(bump()[0] * np.nan, bump()[1], names={}),
+    "score_curve": lambda: draw_curve(curve()[:0]),
+    "joint_map": lambda: plots.joint_map(embedding(0)),
     "effect_heatmap": lambda: plots.effect_heatmap(pd.DataFrame()),
     "region_distribution": lambda: plots.region_distribution({}, "cuneus"),
     "region_distribution gap": lambda: plots.region_distribution(
@@ -212,6 +283,9 @@ def test_all_gaps_heatmap():
 
 FULL = {
     "metric_dots": (plots.metric_dots, metrics),
+    "rank_bump": (lambda table: plots.rank_bump(bump()[0], table, names={}), lambda: bump()[1]),
+    "score_curve": (draw_curve, curve),
+    "joint_map": (plots.joint_map, embedding),
     "qc_scatter": (plots.qc_scatter, qc),
     "effect_heatmap": (plots.effect_heatmap, effects),
     "region_distribution": (lambda tables: plots.region_distribution(tables, SCORES[0]), qc),

@@ -6,7 +6,7 @@ without it the cohorts of that figure are coloured by position.
 """
 
 from core.plots.cohorts import age_sex_histogram, effect_heatmap, qc_scatter, region_distribution
-from core.plots.scores import metric_dots
+from core.plots.scores import joint_map, metric_dots, rank_bump, score_curve
 from core.plots.style import cohort_colours, message_figure
 from core.plots.volumes import triplanar
 
@@ -14,9 +14,12 @@ __all__ = [
     "age_sex_histogram",
     "cohort_colours",
     "effect_heatmap",
+    "joint_map",
     "message_figure",
     "metric_dots",
     "qc_scatter",
+    "rank_bump",
     "region_distribution",
+    "score_curve",
     "triplanar",
 ]

@@ -9,10 +9,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from core.plots.style import MARK, Colours, cohort_colours, message_figure, one_legend_entry_each, styled
+from core.plots.style import MANY_POINTS, MARK, Colours, cohort_colours, message_figure, one_legend_entry_each, styled
 
 STRIP = {"boxpoints": "all", "jitter": 0.5, "pointpos": 0, "fillcolor": "rgba(0,0,0,0)", "showlegend": False}
-MANY_POINTS = 4000  # beyond this WebGL draws faster than SVG
 SEXES = {"F": ("female", ""), "M": ("male", "/"), "": ("sex unknown", ".")}
 
 

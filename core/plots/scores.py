@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from core.plots.style import MARK, Colours, cohort_colours, message_figure, one_legend_entry_each, styled
+from core.plots.style import (
+    GRID,
+    MANY_POINTS,
+    MARK,
+    Colours,
+    cohort_colours,
+    message_figure,
+    one_legend_entry_each,
+    styled,
+)
 
+MAP_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down", "pentagon")
 FLOOR = {
     "mode": "markers",
     "marker": {"symbol": "line-ns", "size": 18, "line": {"width": 2, "color": MARK}},
@@ -67,3 +79,169 @@ def _dots(points: pd.DataFrame, cohort: str, variant: str, colours: Colours) -> 
         hovertemplate=f"{cohort}, {variant}: %{{x:.4g}} [%{{customdata[2]:.4g}}, %{{customdata[3]:.4g}}]"
         "<br>N = %{customdata[0]} real, %{customdata[1]} synthetic<extra></extra>",
     )
+
+
+def rank_bump(
+    places: pd.DataFrame, scores: pd.DataFrame, *, names: Mapping[str, str], colours: Colours | None = None
+) -> go.Figure:
+    """Draw the order of the cohorts under each encoder; tied cohorts stand in one capsule and share a place.
+
+    Parameters
+    ----------
+    places : DataFrame, cohort × encoder
+        As `core.workflows.comparisons.Agreement.places`; a cohort without place is a gap in its line.
+    scores : DataFrame
+        Rows of metrics.csv behind the places, for the hover: cohort, encoder, value, ci_low, ci_high, n_real,
+        n_synthetic.
+    names : mapping of str to str
+        Encoder to the name on the axis.
+    """
+    if not places.notna().any(axis=None):
+        return message_figure("No order yet: no score has a place.")
+    colours = colours or cohort_colours(places.index)
+    slots = pd.DataFrame({encoder: _slots(places[encoder]) for encoder in places}, index=places.index)
+    figure, count, size, unplaced = go.Figure(), len(places.columns), len(places), 0
+    for position, encoder in enumerate(places):
+        for _, tied in slots[encoder].groupby(places[encoder]):
+            if len(tied) > 1:
+                figure.add_shape(**_capsule(position, tied.min(), tied.max()))
+    known = {(row["cohort"], row["encoder"]): row for _, row in scores.iterrows()}
+    for cohort in places.index:
+        shown = places.loc[cohort]
+        figure.add_scatter(
+            x=list(range(count)),
+            y=slots.loc[cohort],
+            mode="lines+markers+text",
+            name=cohort,
+            text=["" if pd.isna(place) else f"{place:.0f}" for place in shown],
+            textfont={"color": "white", "size": 12},
+            marker={"color": colours.get(str(cohort), MARK), "size": 24},
+            line={"color": colours.get(str(cohort), MARK), "width": 3},
+            customdata=[[cohort, _score_hover(known.get((cohort, encoder)))] for encoder in places],
+            hovertemplate="<b>%{customdata[0]}</b><br>%{customdata[1]}<extra></extra>",
+        )
+        height, note = slots.loc[cohort].iloc[-1], ""
+        if pd.isna(height):  # named below those that have a place
+            unplaced += 1
+            height, note = slots.iloc[:, -1].count() + unplaced, "<br>(no place)"
+        at = {"x": count - 1, "y": height, "xanchor": "left", "xshift": 24}
+        figure.add_annotation(text=f"{cohort}{note}", showarrow=False, align="left", **at)
+    figure.update_xaxes(
+        tickvals=list(range(count)), ticktext=[names.get(str(e), str(e)) for e in places], showgrid=False
+    )
+    figure.update_xaxes(range=[-0.3, count - 0.7 + 0.35 * count], side="top", zeroline=False)
+    ends = {"tickvals": [1, size], "ticktext": ["closest", "farthest"] if size > 1 else ["closest", ""]}
+    figure.update_yaxes(range=[size + 0.6, 0.4], showgrid=False, zeroline=False, **ends)
+    figure.update_layout(showlegend=False)
+    return styled(figure, 90 + 52 * size, top=50)
+
+
+def score_curve(
+    points: pd.DataFrame, floors: pd.Series, *, title: str, width: int | None = None, colours: Colours | None = None
+) -> go.Figure:
+    """Draw a score against the number of volumes it is computed from.
+
+    Parameters
+    ----------
+    points : DataFrame
+        cohort, n, value, ci_low, ci_high: mean and spread over random subsets of n volumes of each cohort.
+    floors : Series
+        Floor at full size by cohort, NaN where there is none.
+    title : str
+        Name and unit of the score.
+    width : int, optional
+        Number of features: left of it, covariances are singular.
+    """
+    if points.empty:
+        return message_figure("No curve: this score was not computed at several N.")
+    colours = colours or cohort_colours(points["cohort"])
+    figure = go.Figure()
+    for cohort, part in points.sort_values("n").groupby("cohort", sort=False):
+        figure.add_scatter(
+            x=part["n"],
+            y=part["value"],
+            name=cohort,
+            mode="lines+markers",
+            marker={"color": colours.get(str(cohort), MARK), "size": 6},
+            error_y={
+                "array": part["ci_high"] - part["value"],
+                "arrayminus": part["value"] - part["ci_low"],
+                "thickness": 1,
+                "width": 2,
+            },
+            customdata=part[["ci_low", "ci_high"]].to_numpy(),
+            hovertemplate=f"{cohort}<br>N = %{{x}}: %{{y:.4g}}"
+            "<br>subsets: %{customdata[0]:.4g} to %{customdata[1]:.4g}<extra></extra>",
+        )
+    for floor in sorted(set(floors.dropna())):
+        figure.add_hline(floor, line_dash="dot", line_color=MARK)
+    if floors.notna().any():
+        note = {"showarrow": False, "xref": "paper", "x": 1, "xanchor": "right", "yanchor": "bottom"}
+        figure.add_annotation(text="floor", y=float(floors.max()), **note)
+    most = int(points["n"].max())
+    if width is not None and width <= 4 * most:
+        mark = {"annotation_text": f"d = {width}", "annotation_position": "top left"}
+        figure.add_vline(width, line_dash="dash", line_color=MARK, **mark)
+    elif width is not None:
+        right = {"xref": "paper", "yref": "paper", "x": 1, "y": 1, "xanchor": "right", "yanchor": "bottom"}
+        figure.add_annotation(text=f"d = {width} lies far to the right →", showarrow=False, **right)
+    figure.update_xaxes(title="N volumes of each cohort", rangemode="tozero")
+    figure.update_xaxes(title_standoff=8)
+    figure.update_layout(title={"text": title, "font_size": 14, "x": 0.5, "xanchor": "center"})
+    figure.update_layout(legend={"orientation": "h", "y": -0.3, "yanchor": "top", "x": 0})
+    return styled(figure, 380, top=60)
+
+
+def joint_map(points: pd.DataFrame, *, colours: Colours | None = None) -> go.Figure:
+    """Draw all volumes on one map fitted to all cohorts together; one colour and symbol for each cohort.
+
+    Parameters
+    ----------
+    points : DataFrame
+        Rows of map.csv of one encoder and method: cohort, case, x, y, method, share_x, share_y (explained
+        variance, NaN where the method has none). Each point's customdata is [case, cohort].
+    """
+    if points.empty:
+        return message_figure("No map yet: it needs the features of two cohorts.")
+    colours = colours or cohort_colours(points["cohort"])
+    kind = go.Scattergl if len(points) > MANY_POINTS else go.Scatter
+    figure = go.Figure()
+    for number, (cohort, part) in enumerate(points.groupby("cohort", sort=False)):
+        symbol = MAP_SYMBOLS[number % len(MAP_SYMBOLS)]
+        figure.add_trace(
+            kind(
+                x=part["x"],
+                y=part["y"],
+                mode="markers",
+                name=f"{cohort} (N = {len(part)})",
+                customdata=[[case, cohort] for case in part["case"]],
+                marker={"color": colours.get(str(cohort), MARK), "size": 9, "symbol": symbol, "opacity": 0.8},
+                hovertemplate="%{customdata[0]}<br>%{customdata[1]}<extra></extra>",
+            )
+        )
+    for axis, update in (("x", figure.update_xaxes), ("y", figure.update_yaxes)):
+        share = points[f"share_{axis}"].iloc[0]
+        name = f"{points['method'].iloc[0].upper()} {1 if axis == 'x' else 2}"
+        update(title=f"{name} ({share:.0%} of the variance)" if pd.notna(share) else f"{name} (no unit)")
+    figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
+    return styled(figure, 480)
+
+
+def _slots(places: pd.Series) -> pd.Series:
+    """Heights of the cohorts: each has its own, in the order of places; tied ones are neighbours."""
+    order = places.dropna().sort_values(kind="stable").index
+    return pd.Series(range(1, len(order) + 1), index=order, dtype=float).reindex(places.index)
+
+
+def _capsule(position: int, low: float, high: float) -> dict[str, object]:
+    """Return a frame around tied cohorts."""
+    box = {"x0": position - 0.09, "x1": position + 0.09, "y0": low - 0.38, "y1": high + 0.38}
+    return {"type": "rect", "layer": "below", "fillcolor": GRID, "line": {"color": MARK, "width": 1}, **box}
+
+
+def _score_hover(row: pd.Series | None) -> str:
+    if row is None or pd.isna(row["value"]):
+        return "not computed"
+    known = pd.notna(row["ci_low"]) and row["ci_low"] < row["ci_high"]
+    interval = f" [{row['ci_low']:.4g}, {row['ci_high']:.4g}]" if known else ""
+    return f"{row['value']:.4g}{interval}<br>N = {row['n_real']:.0f} real, {row['n_synthetic']:.0f} synthetic"

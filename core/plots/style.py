@@ -15,6 +15,7 @@ PALETTE = (
 )
 GRID = "rgba(128,128,128,0.25)"
 MARK = "rgba(128,128,128,0.9)"
+MANY_POINTS = 4000  # beyond this WebGL draws faster than SVG
 CLEAR = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}
 
 Colours = Mapping[str, str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,19 @@ def _case(cases: Sequence[Case], case_id: str, cohort: str) -> Case:
 
 
 def rank_scores(results: Results) -> pd.DataFrame:
+    """Rank the cohorts of each metric, encoder and variant; see `rank_table`."""
+    return rank_table(results.metrics, results.provenance.get("fingerprints", {}))
+
+
+def rank_table(scores: pd.DataFrame, fingerprints: Mapping[str, dict[str, Any]]) -> pd.DataFrame:
     """Rank the cohorts of each metric, encoder and variant.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        In the form of metrics.csv.
+    fingerprints : mapping of str to dict
+        What each fingerprint stands for.
 
     Returns
     -------
@@ -163,13 +175,12 @@ def rank_scores(results: Results) -> pd.DataFrame:
         that of another cohort. ``note``: why there is no rank; scores with different fingerprints are never
         ranked together, and the item that differs is named.
     """
-    table = results.metrics.assign(rank=np.nan, tie=False, note="")
-    fingerprints = results.provenance.get("fingerprints", {})
+    table = scores.assign(rank=np.nan, tie=False, note="")
     for _, group in table.groupby(["metric", "encoder", "variant"], sort=False, dropna=False):
         scored = group.dropna(subset=["value", "ci_low", "ci_high"])
         scored = scored[(scored["direction"] != "match real") | scored["floor"].notna()]
         main = scored["fingerprint"].value_counts().index[:1].tolist()
-        intervals = {i: _badness(row) for i, row in scored[scored["fingerprint"].isin(main)].iterrows()}
+        intervals = {i: badness(row) for i, row in scored[scored["fingerprint"].isin(main)].iterrows()}
         for index, row in group.iterrows():
             if index not in intervals:
                 table.loc[index, "note"] = _why_unranked(row, main, fingerprints)
@@ -284,8 +295,8 @@ def contrasting_labels(labels: Volume) -> Volume:
     return replace(labels, data=lookup[labels.data])
 
 
-def _badness(row: pd.Series) -> tuple[float, float]:
-    """Interval of how bad a score is: lower is better whatever the metric's direction."""
+def badness(row: pd.Series) -> tuple[float, float]:
+    """Return the interval of how bad a score is: lower is better whatever the metric's direction."""
     low, high = float(row["ci_low"]), float(row["ci_high"])
     if row["direction"] == "higher":
         return -high, -low
@@ -295,7 +306,7 @@ def _badness(row: pd.Series) -> tuple[float, float]:
     return low, high
 
 
-def _why_unranked(row: pd.Series, main: Sequence[str], fingerprints: dict[str, dict[str, Any]]) -> str:
+def _why_unranked(row: pd.Series, main: Sequence[str], fingerprints: Mapping[str, dict[str, Any]]) -> str:
     if not np.isfinite(row["value"]):
         return "not computed"
     if not (np.isfinite(row["ci_low"]) and np.isfinite(row["ci_high"])):

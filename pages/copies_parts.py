@@ -1,0 +1,103 @@
+"""The copy check: whether synthetic volumes lie nearer to what the generator saw than to other people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import streamlit as st
+
+from core.study import Study
+from core.workflows import Results
+from core.workflows import comparisons as compare
+from pages import shared
+from pages.similarity_parts import encoder_label
+
+IMAGE = "image"  # the space of volumes themselves, in copies.csv
+LISTED = 20
+SUSPICIOUS = 0.05  # p below which a cohort is named
+NO_TRAINING = (
+    "**Gap: no training cohort.** Whether volumes were copied can only be judged against what the generator saw. "
+    "Give the study a `[training]` cohort on the page *Studies*, or in study.toml, and evaluate it again."
+)
+PAIR_COLUMNS = {
+    "cohort": shared.text("Cohort", width=shared.COHORT_WIDTH),
+    "case": shared.text("Synthetic case"),
+    "nearest_training": shared.text("Nearest training case"),
+    "ratio": shared.number("Ratio", "Distance to the nearest training case over that to the nearest held-out case. "
+                           "Far below 1: suspiciously near. No unit."),
+    "distance_training": shared.number("To training", "Distance to the nearest training case."),
+    "distance_held_out": shared.number("To held-out", "Distance to the nearest real case that was held out."),
+}  # fmt: skip
+CHECK_COLUMNS = {
+    "cohort": shared.text("Cohort", width=shared.COHORT_WIDTH),
+    "space": shared.text("Measured on", "Features of an encoder, or the volumes themselves."),
+    "share": shared.number("Nearer to training", "Share of volumes nearer to training than to held-out people; about "
+                           "50 % without copying.", "percent"),
+    "interval": shared.text("95 % interval", "Wilson interval of the share, taking volumes as independent."),
+    "p_value": shared.number("p", "One-sided binomial test of a share above 50 %.", "%.2g"),
+    "n_synthetic": shared.number("N synthetic", "Volumes judged.", "%d"),
+    "n_reference": shared.number("N reference", "People drawn from each of training and held-out.", "%d"),
+}  # fmt: skip
+
+
+def show_copies(results: Results, study: Study, encoder: str) -> None:
+    """Show the copy check: share with p and interval, worst pairs, a way to both brains."""
+    if study.training is None:
+        st.info(NO_TRAINING, icon=":material/data_alert:")
+        return
+    if results.copy_check.empty:
+        shared.still_computing("The copy check")
+        return
+    names = shared.labels_of(study.cohorts)
+    check = results.copy_check
+    found = check[check["p_value"] < SUSPICIOUS]
+    who = list(dict.fromkeys(names.get(name, name) for name in found["cohort"]))
+    if who:
+        st.warning(f"Nearer to training than chance explains (p < 0.05): {', '.join(who)}. Look at the worst pairs.")
+    else:
+        st.success("No cohort lies nearer to its training cohort than chance explains (p ≥ 0.05 everywhere).")
+    table = check.assign(
+        cohort=check["cohort"].map(names).fillna(check["cohort"]),
+        space=check["space"].map(space_label),
+        interval=[share_interval(s, n) for s, n in zip(check["share"], check["n_synthetic"], strict=True)],
+    )
+    shared.show_table(table[list(CHECK_COLUMNS)], CHECK_COLUMNS, alt="Copy check of each cohort in each space")
+    show_pairs(results, names, encoder)
+
+
+def show_pairs(results: Results, names: Mapping[str, str], encoder: str) -> None:
+    """List the synthetic volumes nearest to a training volume; choosing a row leads to both brains."""
+    spaces = list(dict.fromkeys(results.copies["space"]))
+    if not spaces:
+        return
+    space = st.segmented_control(
+        "Worst pairs, measured on",
+        spaces,
+        default=encoder if encoder in spaces else spaces[0],
+        required=True,
+        format_func=space_label,
+        key="similarity_space",
+    )
+    pairs = results.copies[results.copies["space"] == space].sort_values("ratio", kind="stable", ignore_index=True)
+    shown = pairs.head(LISTED)
+    table = shown.assign(cohort=shown["cohort"].map(names).fillna(shown["cohort"]))
+    event = shared.show_table(
+        table[list(PAIR_COLUMNS)], PAIR_COLUMNS, on_select="rerun", selection_mode="single-row", key=f"copies_{space}",
+        alt="Synthetic volumes nearest to a training volume, smallest ratio first",
+    )  # fmt: skip
+    st.caption(f"The {len(shown)} smallest ratios of {len(pairs)}. Choose a row to open its brains.")
+    if rows := event["selection"]["rows"]:
+        chosen = shown.iloc[rows[0]]
+        original = ("training", chosen["nearest_training"])
+        shared.viewer_button(chosen["cohort"], chosen["case"], "open_copy", beside=original)
+
+
+def share_interval(share: float, n: float) -> str:
+    """Return the interval of a share in words."""
+    low, high = compare.wilson_interval(share, int(n))
+    return f"{low:.0%} – {high:.0%}"
+
+
+def space_label(space: str) -> str:
+    """Return the name of a space of the copy check."""
+    return "volumes themselves" if space == IMAGE else encoder_label(space)

@@ -1,0 +1,380 @@
+"""Parts of the pages Similarity and Paper: the answer, Table 1, order of the cohorts, curve, map, all scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from core import plots
+from core.encoders import ENCODERS
+from core.metrics import METRICS
+from core.study import Study
+from core.workflows import Results
+from core.workflows import comparisons as compare
+from core.workflows.results import rank_scores
+from pages import shared
+
+VARIANTS = {"corrected": "Corrected", "published": "As published"}
+SHORT_ENCODERS = {"medicalnet-r101": "R101", "medicalnet-r50-23": "R50-23", "medicalnet-r50": "R50"}
+ARROWS = {"lower": "↓", "higher": "↑", "match real": "→ real"}
+MAP_NAMES = {"pca": "PCA", "umap": "UMAP"}
+SCORE_COLUMNS = {
+    "metric": shared.text("Metric", width=185),
+    "encoder": shared.text("Encoder", "The network that turns a volume into features; none for image metrics.", 95),
+    "place": shared.text("Place", "1 is best. Cohorts whose intervals overlap are tied.", 70),
+    "cohort": shared.text("Cohort", width=230),
+    "value": st.column_config.NumberColumn("Value", format="%.4g", width=85),
+    "interval": shared.text("95 % interval", "Interval of the value.", 140),
+    "floor": st.column_config.NumberColumn("Floor", help=shared.FLOOR_HELP, format="%.4g", width=85),
+    "p": shared.number("p", "Permutation test, where the metric has one.", "%.2g"),
+    "n": shared.text("N real / synthetic", "Volumes used of each cohort."),
+    "good": shared.text("Good is"),
+    "unit": shared.text("Unit"),
+    "fingerprint": shared.text(
+        "Fingerprint", "Hash of everything the number was made from. Only scores with the same one are ranked together."
+    ),
+}
+DIFFERENCES = """
+| | As published | Corrected |
+|---|---|---|
+| **FID** | Only the first half of the real volumes, each counted twice. The same people twice look less varied than they are. | Every real volume once. |
+| **MMD** | Linear kernel on blocks of two volumes, so it sees little but the gap of the means, which FID holds already; the sum is divided by N − 1 instead of the number of blocks, which halves it. | Unbiased MMD² with an RBF kernel, on all pairs: sees any difference, and is 0 on average when there is none. |
+| **Image MMD** | Blocks of two volumes, summed over voxels and not averaged: it grows with the grid, so grids cannot be compared. | {image} |
+| **MS-SSIM** | Synthetic volumes against random real ones, the last scale counted four times; real pairs by another formula. The two are not the same measure. | Pairs within each cohort by the standard definition, so the number says how varied a cohort is, and real pairs give the value to match. |
+"""  # noqa: E501
+
+
+@dataclass(frozen=True)
+class Focus:
+    """The one score the page is about.
+
+    Parameters
+    ----------
+    metric, variant : str
+        As in metrics.csv.
+    encoder : str
+        As chosen; it does not matter to a metric of the volumes themselves.
+    """
+
+    metric: str
+    variant: str
+    encoder: str
+
+    @property
+    def key(self) -> str:
+        """Key in `METRICS`."""
+        return self.metric if self.variant == "corrected" else f"{self.metric}/{self.variant}"
+
+    @property
+    def label(self) -> str:
+        """Name of the metric on screen."""
+        return metric_label(self.key)
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def cached_ranks(path: str, stamp: tuple[tuple[str, int], ...]) -> pd.DataFrame:
+    """Return the ranked scores of a study; ``stamp`` makes new files be ranked again."""
+    return rank_scores(shared.cached_results(path, stamp))
+
+
+@st.cache_data(show_spinner=False)
+def cached_paper() -> pd.DataFrame:
+    """Return the paper's Table 1, ranked."""
+    return compare.paper_scores()
+
+
+def metric_label(key: str) -> str:
+    """Return a metric's name without its variant."""
+    return METRICS[key].label.removesuffix(", as published") if key in METRICS else key
+
+
+def encoder_label(name: str) -> str:
+    """Return a short name of an encoder: the paper's where it has one."""
+    return SHORT_ENCODERS.get(name, name)
+
+
+# -- the answer --------------------------------------------------------------------------------------------------------
+
+
+def answer(scores: pd.DataFrame, focus: Focus, names: Mapping[str, str]) -> str:
+    """Say in one line which cohort is closest by the chosen score."""
+    found = compare.closest(scores)
+    under = f", {encoder_label(focus.encoder)}" if scores["encoder"].any() else ""
+    by = f"by **{focus.label}** ({VARIANTS[focus.variant].lower()}{under})"
+    first = [f"**{names.get(name, name)}**" for name in found.cohorts]
+    values = scores.set_index("cohort")
+    if not first:
+        return f"No cohort can be placed {by}: {'; '.join(sorted({why for _, why in found.unranked})) or 'no score'}."
+    if len(first) == found.ranked and found.ranked > 1:
+        start = f"No cohort is closest {by}: {'both' if found.ranked == 2 else f'all {found.ranked}'} are tied."
+    elif len(first) > 1:
+        start = f"Closest to the real cohort {by}: {', '.join(first[:-1])} and {first[-1]}, **tied**."
+    elif found.ranked == 1:
+        start = f"Only {first[0]} can be placed {by}: {with_interval(values.loc[found.cohorts[0]])}."
+    else:
+        start = f"Closest to the real cohort {by}: {first[0]}, {with_interval(values.loc[found.cohorts[0]])}."
+    if found.at_floor:
+        who = " and ".join(names.get(name, name) for name in found.at_floor)
+        start += f" {who}: the interval reaches the floor, so this score cannot tell such volumes from real ones."
+    missing = [f"{names.get(name, name)} ({why})" for name, why in found.unranked]
+    return start + (f" Without a place: {'; '.join(missing)}." if missing else "")
+
+
+def with_interval(row: pd.Series) -> str:
+    """Return a score with its interval and floor."""
+    text = shared.brief(row["value"])
+    if pd.notna(row["ci_low"]) and row["ci_low"] < row["ci_high"]:
+        text += f" [{shared.brief(row['ci_low'])} – {shared.brief(row['ci_high'])}]"
+    return text + (f", floor {shared.brief(row['floor'])}" if pd.notna(row["floor"]) else "")
+
+
+def describe(key: str, scores: pd.DataFrame) -> str:
+    """Say what a metric means: one sentence, direction, unit, N, source."""
+    if key not in METRICS:
+        return ""
+    metric = METRICS[key]
+    return (
+        f"{metric.meaning} {shared.GOOD_END[metric.direction].capitalize()}. Unit: {metric.unit or 'none'}. "
+        f"N: {sizes(scores)}. {metric.reference}."
+    )
+
+
+def sizes(scores: pd.DataFrame) -> str:
+    """Return the numbers of volumes that were compared."""
+    pairs = zip(scores["n_real"], scores["n_synthetic"], strict=True)
+    return ", ".join(sorted({f"{real:.0f} real / {synthetic:.0f} synthetic" for real, synthetic in pairs}))
+
+
+# -- Table 1 -----------------------------------------------------------------------------------------------------------
+
+
+def show_table_one(cells: pd.DataFrame, names: Mapping[str, str], key: str, n_note: str = "") -> None:
+    """Show scores in the layout of the paper's Table 1: encoders over metrics."""
+    rows = list(dict.fromkeys(cells["cohort"]))
+    texts: dict[tuple[str, str], list[str]] = {("", "Cohort"): [names.get(name, name) for name in rows]}
+    bold: dict[tuple[str, str], list[str]] = {("", "Cohort"): [""] * len(rows)}
+    config: dict[int, Any] = {1: shared.text("Cohort", width=150)}  # by position, where 0 is the hidden index
+    for (encoder, column), part in cells.groupby(["encoder", "column"], sort=False):
+        title = (encoder_label(encoder) if encoder else "volumes", str(column))
+        part = part.set_index("cohort").loc[rows]
+        texts[title] = [cell_text(str(cohort), row) for cohort, row in part.iterrows()]
+        bold[title] = ["font-weight: bold" if best else "" for best in part["best"]]
+        config[len(texts)] = column_of(part, n_note)
+    table, weights = (pd.DataFrame(content) for content in (texts, bold))
+    st.dataframe(
+        table.style.apply(lambda _: weights, axis=None),
+        column_config=config,
+        hide_index=True,
+        row_height=shared.TALL_ROW,
+        height="content",
+        placeholder="–",
+        key=key,
+        alt="Similarity scores in the layout of Table 1 of the paper: cohorts by encoder and metric",
+    )
+
+
+def column_of(part: pd.DataFrame, n_note: str) -> Any:
+    """Describe one column of Table 1: name, direction; meaning, unit and N on hover."""
+    metric, column, encoder = (str(part[name].iloc[0]) for name in ("metric", "column", "encoder"))
+    known = METRICS.get(f"{metric}/published" if part["variant"].iloc[0] == "published" else metric)
+    arrow = ARROWS[known.direction] if known else ""
+    counts = part.dropna(subset=["n_synthetic"])
+    about = n_note or (f"N: {sizes(counts)}" if len(counts) else "Not computed")
+    meaning = f"{known.label}: {known.meaning} Unit: {known.unit or 'none'}. " if known else "No such estimate. "
+    card = f"{ENCODERS[encoder].label}. " if encoder in ENCODERS else ""
+    return shared.text(f"{column} {arrow}", f"{meaning}{card}{about}.", 104)
+
+
+def cell_text(cohort: str, row: pd.Series) -> str:
+    """Return a cell of Table 1: value, mark of the best, interval beneath."""
+    low, high = row["ci_low"], row["ci_high"]
+    interval = f"{short(low)}–{short(high)}" if pd.notna(low) and low < high else ""  # without spaces: one line
+    if pd.isna(row["value"]):
+        return interval if cohort == compare.REAL else str(row["note"] or "")
+    mark = "" if not row["best"] else " ☆" if row["tied"] else " ★"
+    return f"{shared.brief(row['value'])}{mark}" + (f" [{interval}]" if interval else "")
+
+
+def short(value: float) -> str:
+    """Return a bound of an interval with two digits, or all before the point."""
+    return f"{value:.2g}" if abs(value) < 10 else f"{value:,.0f}"
+
+
+def show_study_table(ranked: pd.DataFrame, study: Study, variant: str) -> None:
+    """Show Table 1 filled by this study, with its download."""
+    cohorts = [cohort.name for cohort in study.synthetic]
+    cells = compare.table_one(ranked, cohorts, study.settings.encoders, variant)
+    names = {cohort.name: shared.short_label(cohort) for cohort in study.synthetic}
+    names[compare.REAL] = f"{study.real.label}: floor"
+    show_table_one(cells.assign(variant=variant), names, "table_one_study")
+    lacking = [short for name, short in SHORT_ENCODERS.items() if name not in study.settings.encoders]
+    note = f" The paper's {', '.join(lacking)} are not encoders of this study." if lacking else ""
+    st.caption(
+        "★ best; ☆ best, tied with others; [95 % interval]. Last row: real against real at the same N, what a "
+        f"perfect generator would get. ↓ lower is better; → real: closest to the real value is best.{note}"
+    )
+    st.download_button(
+        "Download as CSV", compare.table_one_csv(cells), f"table_1_{variant}.csv", "text/csv", on_click="ignore"
+    )
+
+
+def show_paper_table() -> None:
+    """Show Table 1 as printed in the paper, in the same form."""
+    ranked = cached_paper()
+    cohorts = list(dict.fromkeys(ranked["cohort"]))
+    cells = compare.table_one(ranked, cohorts, list(compare.PAPER_ENCODERS.values()), "published")
+    note = f"As printed, N = {compare.PAPER_N} each"
+    show_table_one(cells.assign(variant="published"), {compare.REAL: "real MRIs"}, "table_one_paper", note)
+    st.caption(
+        "Wu et al., MICCAI 2024, numbers as printed. ★ best; ☆ best, tied by equal numbers: the paper gives no "
+        "intervals and no floors. MS-SSIM of real MRIs is by another formula than that of the synthetic ones."
+    )
+
+
+def explain_variants(image_corrected: bool) -> None:
+    """Explain in plain words how the published numbers differ from the corrected ones."""
+    with st.expander("What differs between *as published* and *corrected*"):
+        image = "Unbiased MMD² on all pairs of volumes." if image_corrected else "No corrected estimate yet."
+        st.markdown(DIFFERENCES.format(image=image))
+
+
+# -- order of the cohorts ----------------------------------------------------------------------------------------------
+
+
+def show_order(
+    ranked: pd.DataFrame, metric: str, variant: str, names: Mapping[str, str], colours: Mapping[str, str], key: str
+) -> None:
+    """Show the places of the cohorts under each encoder, and Kendall's τ between encoders."""
+    scores = compare.select(ranked, metric, variant)
+    if not scores["encoder"].any():
+        st.info("This score compares the volumes themselves: no encoder, so one order only.")
+        return
+    agreement = compare.rank_agreement(ranked, metric, variant)
+    label = {name: shared.wrapped(names.get(name, name), 28) for name in agreement.places.index}
+    figure = plots.rank_bump(
+        agreement.places.rename(index=label),
+        scores.assign(cohort=scores["cohort"].map(label)),
+        names={name: encoder_label(name) for name in agreement.places},
+        colours=colours | {label[name]: colours[names.get(name, name)] for name in label},
+    )
+    left, right = st.columns([3, 2])
+    with left:
+        alt = "Place of each cohort under each encoder; lines that cross change places"
+        shared.show_figure(figure, key, alt=alt)
+        st.caption("Number: place, 1 is closest. One frame: tied. Hover: value and 95 % interval.")
+    with right:
+        st.markdown("**Kendall's τ between encoders**")
+        tau = agreement.tau.rename(index=encoder_label, columns=encoder_label)
+        shown = tau.map(lambda value: "–" if pd.isna(value) else f"{value:.2f}")
+        st.table(shown, alt="Kendall's tau of each two encoders")
+        st.caption("1: same order. −1: reversed. Overlapping intervals are ties. –: no two cohorts are separated.")
+
+
+# -- curve and map -----------------------------------------------------------------------------------------------------
+
+
+def show_curve(results: Results, scores: pd.DataFrame, focus: Focus, study: Study) -> None:
+    """Show the score against the number of volumes, with its warnings."""
+    details = compare.details_of(results.details, focus.metric, focus.variant, focus.encoder)
+    points = compare.curve_points(results.details, focus.metric, focus.variant, focus.encoder)
+    names = shared.labels_of(study.cohorts)
+    unit = METRICS[focus.key].unit if focus.key in METRICS else ""
+    width = ENCODERS[focus.encoder].width if focus.encoder in ENCODERS and scores["encoder"].any() else None
+    figure = plots.score_curve(
+        points.assign(cohort=points["cohort"].map(names).fillna(points["cohort"])),
+        scores.set_index("cohort")["floor"],
+        title=f"{focus.label}{f' ({unit})' if unit else ''}",
+        width=width,
+        colours=shared.colours_of(study),
+    )
+    shared.show_figure(figure, "curve", alt=f"{focus.label} of each cohort against the number of volumes")
+    if len(points):
+        st.caption("Mean over random subsets of N volumes; bars: spread over subsets. Dotted: floor at full N.")
+    warnings = list(dict.fromkeys(text for detail in details for text in detail.get("warnings") or ()))
+    for text in warnings:
+        st.warning(f"{text[:1].upper()}{text[1:]}.", icon=":material/warning:")
+
+
+def show_map(results: Results, study: Study, encoder: str) -> None:
+    """Show all volumes on one map; a click leads to the brain."""
+    known = results.map[results.map["encoder"] == encoder]
+    if known.empty:
+        shared.still_computing(f"The map under {encoder_label(encoder)}")
+        return
+    methods = list(dict.fromkeys(known["method"]))
+    method = methods[0]
+    if len(methods) > 1:
+        method = st.segmented_control("Map", methods, default=method, required=True, key="similarity_map",
+                                      format_func=lambda name: MAP_NAMES.get(name, name))  # fmt: skip
+    names = shared.labels_of(study.cohorts)
+    points = known[known["method"] == method]
+    points = points.assign(cohort=points["cohort"].map(names).fillna(points["cohort"]))
+    figure = plots.joint_map(points, colours=shared.colours_of(study))
+    alt = f"{MAP_NAMES.get(str(method), str(method))} map of the features of all cohorts under {encoder_label(encoder)}"
+    event = shared.show_figure(figure, f"map_{method}", on_select="rerun", selection_mode="points", alt=alt)
+    st.caption(
+        "Each point is one volume; all cohorts are fitted together. Click a point to choose its brain. "
+        + ("Distances on a UMAP between far groups mean little." if method == "umap" else "")
+    )
+    if point := shared.selected_point(event):
+        cohort = next((name for name, label in names.items() if label == point[1]), point[1])
+        shared.viewer_button(cohort, str(point[0]), "open_map_point")
+
+
+# -- all scores --------------------------------------------------------------------------------------------------------
+
+
+def show_all(study: Study, results: Results, ranked: pd.DataFrame) -> None:
+    """Show every score: dots, and a table with everything a number was made from."""
+    names = shared.labels_of(study.cohorts)
+    shown = ranked.assign(cohort=ranked["cohort"].map(names).fillna(ranked["cohort"]))
+    variants = st.segmented_control(
+        "Variants", list(VARIANTS), default=list(VARIANTS), selection_mode="multi",
+        format_func=VARIANTS.__getitem__, key="all_variants",
+    )  # fmt: skip
+    shown = shown[shown["variant"].isin(variants)]
+    dots = shown.assign(cohort=shown["cohort"].map(shared.wrapped)).dropna(subset=["value"])
+    shared.show_figure(
+        plots.metric_dots(dots, colours=shared.colours_of(study)), "dots", alt="Every score of every cohort"
+    )
+    st.caption(
+        "Filled: corrected. Open: as published. Bars: 95 % interval. Vertical tick: floor, real against real at the "
+        "same N. A bar that reaches the floor cannot be told from a perfect generator *by this score*; one beyond it "
+        "shows what the score does not see (blur lies below the floor of image-mmd)."
+    )
+    table = readable(shown, results, {label: name for name, label in names.items()})
+    for variant, part in table.groupby("variant", sort=False):
+        st.markdown(f"**{VARIANTS[str(variant)]}**")
+        shared.show_table(part[list(SCORE_COLUMNS)], SCORE_COLUMNS, height="content")
+    unranked = table[table["note"] != ""].drop_duplicates(["cohort", "note"])
+    if len(unranked):
+        lines = [f"- {row['cohort']}, {row['metric']}: {row['note']}" for _, row in unranked.iterrows()]
+        st.warning("Some scores have no place:\n" + "\n".join(lines))
+    st.download_button("Download all scores", shown.to_csv(index=False), "metrics.csv", "text/csv", on_click="ignore")
+
+
+def readable(shown: pd.DataFrame, results: Results, cohort_of: dict[str, str]) -> pd.DataFrame:
+    """Return the scores in words: labels, places, intervals, units; in the order of the registry."""
+    keys = [m if v == "corrected" else f"{m}/{v}" for m, v in zip(shown["metric"], shown["variant"], strict=True)]
+    known = list(METRICS)
+    place = shown["rank"].map(lambda rank: "" if pd.isna(rank) else f"{rank:.0f}")
+    bounds = zip(shown["ci_low"], shown["ci_high"], strict=True)
+    counts = zip(shown["n_real"], shown["n_synthetic"], strict=True)
+    chances = {(d["cohort"], d["fingerprint"]): d.get("p_value") for d in results.details}
+    table = shown.assign(
+        order=[known.index(key) if key in known else len(known) for key in keys],
+        metric=[METRICS[key].label if key in METRICS else key for key in keys],
+        place=place.where(~shown["tie"], place + " (tie)"),
+        interval=["" if pd.isna(low) else f"{shared.brief(low)} – {shared.brief(high)}" for low, high in bounds],
+        p=[chances.get((cohort_of.get(c, c), f)) for c, f in zip(shown["cohort"], shown["fingerprint"], strict=True)],
+        n=[f"{real:.0f} / {synthetic:.0f}" for real, synthetic in counts],
+        good=shown["direction"].map(shared.GOOD_END).fillna(shown["direction"]),
+        unit=[METRICS[key].unit or "none" if key in METRICS else "" for key in keys],
+    )
+    return table.assign(network=pd.factorize(table["encoder"])[0]).sort_values(
+        ["order", "network", "rank"], kind="stable"
+    )
