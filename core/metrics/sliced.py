@@ -109,7 +109,8 @@ def _estimate(projections: Matrix, n_real: int) -> Estimate:
             order, ranked = sides[int(rows[0] >= n_real)]  # all rows of a draw's side are of one cohort
             taken = np.zeros(projections.shape[1], dtype=bool)
             taken[rows] = True
-            picked.append(ranked[taken[order]].reshape(len(projections), len(rows)))
+            places = np.flatnonzero(np.take(taken, order))  # faster than a mask of two dimensions
+            picked.append(np.take(ranked, places).reshape(len(projections), len(rows)))
         return _transport(*picked)
 
     return one_by_one(value)
