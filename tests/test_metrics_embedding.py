@@ -38,6 +38,7 @@ def test_a_single_feature_has_a_single_axis():
     assert not found.cohorts[0][:, 1].any()
 
 
+@pytest.mark.slow  # the first UMAP of a process is compiled
 def test_umap_is_fitted_jointly_repeats_and_keeps_neighbours():
     real, near, far = cohort(40, 20, 0), cohort(40, 20, 1), cohort(40, 20, 2, 3.0)
     found = joint_map(real, [near, far], method="umap", seed=3)
@@ -48,6 +49,7 @@ def test_umap_is_fitted_jointly_repeats_and_keeps_neighbours():
     assert np.linalg.norm(centres[2] - centres[0]) > 3 * np.linalg.norm(centres[1] - centres[0])
 
 
+@pytest.mark.slow  # the first UMAP of a process is compiled
 def test_few_rows_still_have_a_umap():
     found = joint_map(cohort(4, 5, 0), [cohort(3, 5, 1)], method="umap", seed=0)
     assert np.isfinite(np.vstack(found.cohorts)).all()
