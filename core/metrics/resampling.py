@@ -126,8 +126,7 @@ def score(
     ]
     if permutations:
         rng = np.random.default_rng([seed, 3])
-        orders = (rng.permutation(n_real + n_synthetic) for _ in range(permutations))
-        shuffled = batch.add([(order[:n_real], order[n_real:]) for order in orders])
+        shuffled = batch.add(permuted_draws(n_real, n_synthetic, rng=rng, permutations=permutations))
     values = estimate(batch.draws)
     value = float(values[whole][0])
     if not np.isfinite(value):
@@ -163,6 +162,12 @@ def subset_draws(n_real: int, n_synthetic: int, size: int, *, rng: np.random.Gen
         (np.sort(rng.permutation(n_real)[:size]), n_real + np.sort(rng.permutation(n_synthetic)[:size]))
         for _ in range(repeats)
     ]
+
+
+def permuted_draws(n_real: int, n_synthetic: int, *, rng: np.random.Generator, permutations: int) -> list[Draw]:
+    """Both cohorts with their labels permuted."""
+    orders = (rng.permutation(n_real + n_synthetic) for _ in range(permutations))
+    return [(order[:n_real], order[n_real:]) for order in orders]
 
 
 def curve_sizes(n_real: int, n_synthetic: int, least: int) -> list[int]:
