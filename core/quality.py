@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from core.errors import InputError
-from core.tables import check_numbers, read_cells, write_rows
+from core.tables import check_numbers, read_cells, rename_aliases, write_rows
 
 VERSION = 1
 QC_SCORES = (
@@ -32,6 +32,13 @@ QC_CAVEAT = (
     "SynthSeg's QC network sees only the label map, never the image: a poor image that still yields a plausible "
     "label map can pass."
 )
+# Other spellings of the scores, after case, "-" and "_" are ignored.
+ALIASES = {
+    "general gray matter": "general grey matter",
+    "brain stem": "brainstem",
+    "putamen + pallidum": "putamen+pallidum",
+    "hippocampus + amygdala": "hippocampus+amygdala",
+}
 REAL = "real"
 
 
@@ -105,6 +112,9 @@ def check_qc(table: pd.DataFrame, where: str) -> pd.DataFrame:
     InputError
         See `read_qc`.
     """
+    if "subject" in table.columns:
+        table = table.set_index("subject")
+    table = rename_aliases(table, QC_SCORES, ALIASES)
     advice = "Give SynthSeg's QC CSV as it was written (mri_synthseg --qc)."
     return check_numbers(table, where, wanted=QC_SCORES, highest=1.0, meaning="a score in [0, 1]", advice=advice)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,27 @@ def read_cells(path: Path | str) -> pd.DataFrame:
         raise InputError(what, str(path), "The file is truncated or edited: export it again.")
     index = pd.Index([row[0] for row in body], name="subject")
     return pd.DataFrame([row[1:] for row in body], index=index, columns=header[1:])
+
+
+def rename_aliases(table: pd.DataFrame, known: Sequence[str], aliases: Mapping[str, str]) -> pd.DataFrame:
+    """Return a table whose columns carry their known names where only the spelling differs.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns under any name; those already known, and those not recognised, stay.
+    known : sequence of str
+        Names wanted; case, "-", "_" and repeated spaces do not count.
+    aliases : mapping of str to str
+        Other spellings (lower case, single spaces) to known names.
+    """
+    spelt = {_plain(name): name for name in known} | dict(aliases)
+    names = [name if name in known else spelt.get(_plain(str(name)), name) for name in table.columns]
+    return table.set_axis(names, axis=1)
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.lower().replace("-", " ").replace("_", " ").split())
 
 
 def check_numbers(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from scipy import stats
 
 from core import anatomy
+from core.anatomy import statistics
 from core.errors import InputError
 
 COLUMNS = anatomy.volume_columns(True)
@@ -392,3 +394,326 @@ def test_inputs_stay_as_they_are_and_subject_may_be_a_column():
 def test_options_out_of_range():
     with pytest.raises(InputError, match="too small"):
         anatomy.effect_sizes(cohort(5, 0), cohort(5, 1), margin=0.0)
+
+
+# beside the effect size
+
+
+def test_repeated_scans_of_one_person_are_drawn_together():
+    # each person scanned five times, almost alike: 12 people, not 60 volumes
+    people = cohort(12, 0)
+    again = pd.concat([people * (1 + 1e-4 * i) for i in range(5)])
+    again.index = pd.Index([f"{s}-{i}" for i in range(5) for s in people.index], name="subject")
+    who = {subject: subject.rsplit("-", 1)[0] for subject in again.index}
+    synthetic = cohort(60, 1)
+
+    def width(table: pd.DataFrame, participants: dict[str, str] | None = None) -> float:
+        row = effect(anatomy.effect_sizes(table, synthetic, participants=participants), "putamen")
+        return row["ci_high"] - row["ci_low"]
+
+    assert width(again, who) == pytest.approx(width(people), rel=0.15)
+    assert width(again) < 0.75 * width(again, who)
+
+
+def test_p_counts_people_not_scans():
+    people, synthetic = cohort(12, 0), cohort(12, 1, shift=0.05)
+    twice = pd.concat([people, people])
+    twice.index = [f"{s}-{i}" for i in "ab" for s in people.index]
+    who = {s: s[:-2] for s in twice.index}
+    first, second = (anatomy.regional_volumes(t)["putamen"].to_numpy()[:, None] for t in (twice, synthetic))
+    codes = [statistics.participant_codes(list(t.index), p) for t, p in ((twice, who), (synthetic, None))]
+    once = stats.ttest_ind(first[:12, 0], second[:, 0], equal_var=False).pvalue
+    assert statistics.welch_p(first, second, codes) == pytest.approx([once], rel=1e-9)
+
+
+def test_hedges_g_by_hand():
+    # within 1, 2, 3 against 3, 4, 5: pooled SD 1, gap -2, exact correction for 4 degrees of freedom
+    first, second = np.array([[1.0], [2], [3]]), np.array([[3.0], [4], [5]])
+    correction = math.gamma(2) / (math.sqrt(2) * math.gamma(1.5))
+    assert anatomy.hedges_g(first, second) == pytest.approx([-2 * correction])
+    many = np.random.default_rng(0).normal(size=(2, 500, 1))
+    assert anatomy.hedges_g(*many) == pytest.approx(anatomy.cohens_d(*many), rel=0.01)
+
+
+@pytest.mark.parametrize("margin", [0.2, 0.5, 0.9])
+def test_tost_p_and_verdict_agree_at_every_margin(margin: float):
+    result = anatomy.compare_regions(cohort(40, 0), cohort(40, 1), margin=margin)
+    inside = (result["tost_low"] > -margin) & (result["tost_high"] < margin)
+    assert ((result["tost_p"] < 0.05) == inside).all()
+    assert ((result["verdict"] == "equivalent") == inside).all()
+    wider = anatomy.compare_regions(cohort(40, 0), cohort(40, 1), margin=2 * margin)
+    assert (wider["tost_p"] <= result["tost_p"]).all()
+    pd.testing.assert_series_equal(anatomy.verdicts(result, 2 * margin), wider["verdict"], check_names=False)
+
+
+def test_regional_table_holds_the_effect_sizes():
+    real, synthetic = cohort(12, 0), cohort(14, 1)
+    table = anatomy.compare_regions(real, synthetic)
+    assert tuple(table.columns) == anatomy.REGIONAL_COLUMNS
+    pd.testing.assert_frame_equal(table[list(anatomy.EFFECT_COLUMNS)], anatomy.effect_sizes(real, synthetic))
+
+
+def test_wasserstein_is_the_shift_in_sd_and_its_floor_is_that_of_equal_cohorts():
+    rng = np.random.default_rng(0)
+    real = rng.normal(0, 2, (400, 1))
+    assert statistics.wasserstein(real, real + 3) == pytest.approx(3 / real.std(axis=0))
+    assert statistics.wasserstein(1000 * real, 1000 * (real + 3)) == pytest.approx(3 / real.std(axis=0))
+    codes = np.arange(400)
+    expected = np.mean([statistics.wasserstein(real, rng.normal(0, 2, (100, 1))) for _ in range(60)])
+    assert statistics.wasserstein_floor(real, 100, codes, 0) == pytest.approx([expected], rel=0.25)
+
+
+def test_relative_difference_and_the_sd_behind_d():
+    real, synthetic = cohort(200, 0), cohort(200, 1)
+    synthetic[["left hippocampus", "right hippocampus"]] *= 0.9
+    row = effect(anatomy.compare_regions(real, synthetic), "hippocampus")
+    assert row["relative_difference"] == pytest.approx(0.1, abs=0.02)
+    assert row["cohens_d"] == pytest.approx(row["relative_difference"] / row["pooled_cv"], rel=1e-9)
+
+
+# how regions go together
+
+
+def correlated(n: int, seed: int, strength: float) -> pd.DataFrame:
+    """A cohort whose thalamus and caudate share a factor of this strength."""
+    table, rng = cohort(n, seed), np.random.default_rng(seed + 100)
+    shared = strength * rng.normal(size=n)
+    for region in ("thalamus", "caudate"):
+        own = np.sqrt(1 - strength**2) * rng.normal(size=n)
+        table = with_region(table, region, 5000 + 300 * (shared + own))
+    return table
+
+
+def test_a_lost_correlation_is_seen_in_its_pair_and_in_the_norm():
+    lost = anatomy.correlation_difference(correlated(150, 0, 0.95), correlated(150, 1, 0.0), seed=0)
+    kept = anatomy.correlation_difference(correlated(150, 0, 0.95), correlated(150, 1, 0.95), seed=0)
+    pair = lost.pairs.set_index(["region_a", "region_b"]).loc[("thalamus", "caudate")]
+    assert pair["r_real"] > 0.85 and abs(pair["r_synthetic"]) < 0.25 and pair["q_value"] < 1e-6
+    assert (
+        lost.pairs["q_value"].idxmin() == lost.pairs.query("region_a == 'thalamus' and region_b == 'caudate'").index[0]
+    )
+    assert lost.frobenius > kept.frobenius
+    assert len(lost.pairs) == 49 * 48 // 2 and lost.n_regions == 49
+
+
+def test_equal_cohorts_lie_at_the_floor_and_unequal_ones_above():
+    same = anatomy.correlation_difference(cohort(80, 0), cohort(60, 1), seed=0)
+    assert same.frobenius == pytest.approx(same.floor, rel=0.15) and same.p_value > 0.05
+    factor = np.random.default_rng(5).normal(0, 0.1, (60, 1))
+    other = cohort(60, 1)
+    other.iloc[:, 1:] *= 1 + factor  # every region follows one factor
+    result = anatomy.correlation_difference(cohort(80, 0), other, seed=0)
+    assert result.frobenius > 1.5 * result.floor and result.p_value < 0.01
+
+
+def test_correlation_needs_ten_subjects_and_ignores_units():
+    with pytest.raises(InputError, match="9 subjects; correlations need at least 10") as caught:
+        anatomy.correlation_difference(cohort(20, 0), cohort(9, 1), seed=0)
+    assert caught.value.where == "synthetic volumes"
+    one = anatomy.correlation_difference(cohort(20, 0), cohort(15, 1), seed=0)
+    other = anatomy.correlation_difference(cohort(20, 0) / 1000, cohort(15, 1) / 1000, seed=0)
+    assert one.frobenius == pytest.approx(other.frobenius) and one.p_value == other.p_value
+
+
+def test_asymmetry_by_hand_and_its_sign():
+    table = cohort(3, 0).assign(**{"left thalamus": 9000.0, "right thalamus": 7000.0})
+    index = anatomy.asymmetry_index(table)
+    assert index["thalamus"].tolist() == [0.25] * 3
+    assert set(REGIONS) - set(index.columns) == {"3rd ventricle", "4th ventricle", "brain-stem", "csf"}
+    mirrored = table.rename(columns={"left thalamus": "right thalamus", "right thalamus": "left thalamus"})
+    assert anatomy.asymmetry_index(mirrored)["thalamus"].tolist() == [-0.25] * 3
+
+
+def test_a_mirrored_generator_is_seen_by_asymmetry_and_not_by_d():
+    real, synthetic = cohort(60, 0), cohort(60, 1)
+    names = [("left hippocampus", "right hippocampus"), ("right hippocampus", "left hippocampus")]
+    for table, (large, small) in zip((real, synthetic), names, strict=True):
+        table[large] = 4200 * table["brain-stem"] / table["brain-stem"].mean()
+        table[small] = 0.9 * table[large] * np.random.default_rng(len(large)).normal(1, 0.02, 60)
+    row = effect(anatomy.compare_asymmetry(real, synthetic, seed=0), "hippocampus")
+    assert row["mean_real"] == pytest.approx(0.105, abs=0.01) and row["mean_synthetic"] == pytest.approx(
+        -0.105, abs=0.01
+    )
+    assert row["cohens_d"] > 3 and row["ci_low"] > 2 and row["q_value"] < 1e-6
+    assert abs(effect(anatomy.effect_sizes(real, synthetic), "hippocampus")["cohens_d"]) < 0.6
+
+
+def aged(
+    n: int, seed: int, *, yearly: float, men: float = 0.0, noise: float = 0.02
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A cohort whose hippocampus loses a share a year; its people."""
+    table, rng = cohort(n, seed), np.random.default_rng(seed + 50)
+    people = pd.DataFrame({"age": rng.uniform(20, 80, n), "sex": rng.choice(["F", "M"], n)}, index=table.index)
+    size = 1 + yearly * (people["age"] - 50) + men * ((people["sex"] == "M") - 0.5)
+    values = 4000 * (size + 0.3 * (table["total intracranial"] / 1.5e6 - 1) + rng.normal(0, noise, n))
+    return with_region(table, "hippocampus", values.to_numpy()), people.assign(participant="")
+
+
+def slope(result: pd.DataFrame, term: str) -> pd.Series:
+    return result.query("region == 'hippocampus' and term == @term").iloc[0]
+
+
+def test_slopes_recover_what_was_put_in():
+    real, synthetic = aged(200, 0, yearly=-0.005, men=0.04), aged(200, 1, yearly=0.0, men=0.04)
+    result = anatomy.compare_slopes(*real, *synthetic)
+    age, sex = slope(result, "age"), slope(result, "sex")
+    assert age["real"] == pytest.approx(-5, abs=0.3) and age["synthetic"] == pytest.approx(0, abs=0.3)
+    assert age["real_low"] < age["real"] < age["real_high"] and age["q_value"] < 1e-6
+    assert sex["real"] == pytest.approx(4, abs=1) and sex["p_value"] > 0.01
+    assert len(result) == 2 * 49 and tuple(result.columns) == anatomy.SLOPE_COLUMNS
+
+
+def test_slope_intervals_hold_the_truth():
+    held = []
+    for seed in range(25):
+        row = slope(anatomy.compare_slopes(*aged(40, seed, yearly=-0.004), None, None), "age")
+        held.append(row["real_low"] <= -4 <= row["real_high"])
+    assert np.mean(held) > 0.8
+
+
+def test_slopes_of_repeated_scans_are_no_surer_than_of_people():
+    volumes, people = aged(30, 0, yearly=-0.004)
+    twice, both = pd.concat([volumes] * 4), pd.concat([people.assign(participant=people.index)] * 4)
+    twice.index = both.index = pd.Index([f"{s}-{i}" for i in range(4) for s in volumes.index], name="subject")
+    one = slope(anatomy.compare_slopes(volumes, people, None, None), "age")
+    many = slope(anatomy.compare_slopes(twice, both, None, None), "age")
+    assert many["real"] == pytest.approx(one["real"])
+    assert many["real_high"] - many["real_low"] == pytest.approx(one["real_high"] - one["real_low"], rel=0.1)
+
+
+def test_unknown_people_leave_blanks_with_the_reason():
+    volumes, people = aged(20, 0, yearly=0.0)
+    alone = anatomy.compare_slopes(volumes, people, None, None)
+    assert alone["synthetic"].isna().all() and alone["real"].notna().all() and alone["n_synthetic"].eq(0).all()
+    assert alone.attrs["notes"] == ("synthetic cohort: age and sex are not known",)
+    few = anatomy.compare_slopes(volumes, people.assign(age=np.nan), volumes, people.assign(sex="F"))
+    assert few["real"].isna().all() and "0 subjects with age and sex, 10 are needed" in few.attrs["notes"][0]
+    assert few.query("term == 'sex'")["synthetic"].isna().all() and "sex does not vary" in few.attrs["notes"][1]
+
+
+# single cases, exclusions, noise
+
+
+def test_percentile_and_z_of_a_case():
+    real = with_region(cohort(99, 0), "thalamus", np.arange(99.0) + 7000)
+    real["total intracranial"] = 1.5e6
+    case = with_region(real.iloc[[0]], "thalamus", np.array([7049.5])).set_axis(["new"])
+    row = effect(anatomy.normative_percentiles(real, case), "thalamus")
+    assert row["percentile"] == pytest.approx(100 * 50 / 99) and row["volume"] == 7049.5
+    assert row["z"] == pytest.approx(0.5 / np.arange(99.0).std(ddof=1))
+
+
+def test_head_size_alone_makes_no_case_extreme():
+    real = cohort(200, 0, spread=0.05)
+    case = real.iloc[[0]].set_axis(["large head"]) * 0 + real.mean()
+    large = case.copy()
+    large["total intracranial"] *= 1.15
+    large.iloc[:, 1:] *= 0.4 + 0.6 * 1.15  # as the cohort's volumes follow head size
+    z = anatomy.normative_percentiles(real, large)["z"]
+    assert z.abs().max() < 1.5
+
+
+def test_a_real_case_is_left_out_of_its_own_norm():
+    real = cohort(12, 0)
+    alone = anatomy.normative_percentiles(real.iloc[1:], real.iloc[[0]])
+    among = anatomy.normative_percentiles(real, real)
+    first = among[among["subject"] == real.index[0]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(first, alone)
+    assert among["subject"].drop_duplicates().tolist() == real.index.tolist()
+
+
+def test_exclusions_are_the_large_effects_and_follow_the_bound():
+    real, synthetic = cohort(50, 0), cohort(50, 1)
+    synthetic[["left hippocampus", "right hippocampus"]] *= 0.7
+    synthetic[["left caudate", "right caudate"]] *= 1.15
+    effects = anatomy.effect_sizes(real, synthetic)
+    listed = anatomy.exclusions(effects)
+    assert listed["region"].tolist()[0] == "hippocampus" and "caudate" in set(listed["region"])
+    assert listed["cohens_d"].abs().is_monotonic_decreasing and (listed["cohens_d"].abs() > 0.8).all()
+    assert listed["certain"].iloc[0] and tuple(listed.columns) == anatomy.EXCLUSION_COLUMNS
+    assert len(anatomy.exclusions(effects, 5.0)) == 0
+    counts = [len(anatomy.exclusions(effects, bound)) for bound in (0.1, 0.4, 0.8, 1.6)]
+    assert counts == sorted(counts, reverse=True) and counts[0] > counts[-1]
+    with pytest.raises(InputError, match="not above 0"):
+        anatomy.exclusions(effects, 0.0)
+
+
+def test_the_paper_s_table_counts_37_9_3_and_19_2_0():
+    long = anatomy.paper_table(3).melt(["group", "region"], var_name="cohort", value_name="cohens_d")
+    counts = anatomy.count_effects(long)
+    assert counts["best"].to_dict() == {"HA-GAN": 3, "MedSyn": 9, "cDPM": 37}
+    assert counts["beyond"].to_dict() == {"HA-GAN": 19, "MedSyn": 2, "cDPM": 0}
+
+
+def test_noise_floor_recovers_the_noise_of_an_engine():
+    rng, people = np.random.default_rng(0), cohort(30, 0, spread=0.1)
+    names = [f"anatomy-{i}" for i in range(30) for _ in range(4)]
+    rows = people.iloc[np.repeat(np.arange(30), 4)].copy()
+    rows.iloc[:, 1:] *= 1 + rng.normal(0, 0.03, (120, rows.shape[1] - 1))
+    rows.index = pd.Index([f"r{i}" for i in range(120)], name="subject")
+    floor = anatomy.noise_floor(rows, names).set_index("region")
+    assert floor.loc["brain-stem", "relative_sd"] == pytest.approx(0.03, rel=0.2)
+    assert floor.loc["thalamus", "relative_sd"] == pytest.approx(0.03 / np.sqrt(2), rel=0.25)  # mean of two sides
+    assert floor.loc["brain-stem", "sd_in_d_units"] == pytest.approx(0.3, rel=0.4)
+    assert (floor[["n_anatomies", "n_renderings"]].drop_duplicates().to_numpy() == [[30, 120]]).all()
+    still = anatomy.noise_floor(
+        people.iloc[np.repeat(np.arange(30), 2)].set_axis([f"r{i}" for i in range(60)]), names[::2]
+    )
+    np.testing.assert_allclose(still["relative_sd"], 0, atol=1e-12)
+
+
+def test_noise_needs_repeats_and_names():
+    with pytest.raises(InputError, match="two renderings"):
+        anatomy.noise_floor(cohort(3, 0), ["a", "b", "c"])
+    with pytest.raises(InputError, match="3 volumes and 2 anatomies"):
+        anatomy.noise_floor(cohort(3, 0), ["a", "b"])
+
+
+def test_noise_of_an_engine_stands_beside_each_difference(tmp_path: Path):
+    effects = anatomy.compare_regions(cohort(40, 0), cohort(40, 1))
+    assert anatomy.read_noise_floor("none", tmp_path) is None and anatomy.noise_in_d(effects, None).isna().all()
+    anatomy.regions()[["region"]].assign(relative_sd=0.02).to_csv(tmp_path / "noise_floor_mine.csv", index=False)
+    noise = anatomy.noise_in_d(effects, anatomy.read_noise_floor("mine", tmp_path))
+    # an engine that reads a region 2 % too large moves d by exactly this much
+    np.testing.assert_allclose(noise * effects["pooled_cv"], 0.02)
+
+
+def test_atlas_carries_both_sides_of_every_region():
+    present = set(np.unique(anatomy.atlas_labels().data))
+    named = anatomy.structures().query("region != ''")
+    assert set(named["id"]) <= present
+
+
+# other versions of SynthSeg
+
+
+def test_other_spellings_are_understood(tmp_path: Path):
+    table = cohort(3, 0).round(3)
+    freesurfer = {name: name.title().replace(" ", "-") for name in COLUMNS[1:] if not name.startswith("ctx")}
+    odd = {"left inferior lateral ventricle": "Left-Inf-Lat-Vent", "right ventral DC": "Right-VentralDC"}
+    odd |= {"left thalamus": "Left-Thalamus-Proper", "ctx-lh-cuneus": "ctx_lh_cuneus", "brain-stem": "Brainstem"}
+    odd["total intracranial"] = "total intracranial volume"
+    table.rename(columns=freesurfer | odd).to_csv(tmp_path / "v.csv")
+    pd.testing.assert_frame_equal(anatomy.read_volumes(tmp_path / "v.csv"), table)
+
+
+def test_two_spellings_of_one_structure_are_refused(tmp_path: Path):
+    table = cohort(3, 0)
+    table.assign(**{"Left-Thalamus-Proper": 1.0}).to_csv(tmp_path / "v.csv")
+    with pytest.raises(InputError, match="repeated columns: left thalamus"):
+        anatomy.read_volumes(tmp_path / "v.csv")
+
+
+def test_the_first_synthseg_has_no_csf_which_is_a_labelled_gap(tmp_path: Path):
+    for seed in (0, 1):
+        cohort(12, seed).drop(columns="csf").to_csv(tmp_path / f"v{seed}.csv")
+    tables = [anatomy.read_volumes(tmp_path / f"v{seed}.csv") for seed in (0, 1)]
+    assert tables[0]["csf"].isna().all() and "no csf" in tables[0].attrs["notes"][0]
+    result = anatomy.effect_sizes(*tables)
+    assert np.isnan(effect(result, "csf")["cohens_d"]) and effect(result, "csf")["verdict"] == "undetermined"
+    assert result["cohens_d"].notna().sum() == 48 and any("no csf" in note for note in result.attrs["notes"])
+    assert anatomy.correlation_difference(*tables, seed=0).n_regions == 48
+    anatomy.write_volumes(tables[0], tmp_path / "again.csv")
+    pd.testing.assert_frame_equal(anatomy.read_volumes(tmp_path / "again.csv"), tables[0], atol=1e-3)
+    with pytest.raises(InputError, match="one cohort was segmented with csf"):
+        anatomy.effect_sizes(tables[0], cohort(12, 1))

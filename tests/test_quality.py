@@ -141,6 +141,13 @@ def test_reading_is_tolerant_of_spaces_blank_header_and_suffix(tmp_path: Path):
     assert table.index.tolist() == ["scan"] and (table == 0.9).all(axis=None)
 
 
+def test_other_spellings_are_understood(tmp_path: Path):
+    table = scores(3, 0)
+    names = {"general grey matter": "General-Gray-Matter", "brainstem": "Brain_Stem", "thalamus": "Thalamus"}
+    table.rename(columns=names).to_csv(tmp_path / "qc.csv")
+    pd.testing.assert_frame_equal(quality.read_qc(tmp_path / "qc.csv"), table)
+
+
 def _drop_column(rows):
     for row in rows:
         del row[4]

@@ -12,6 +12,7 @@ from core import anatomy, encoders, quality, segmentation
 from core.errors import InputError, SynthScopeError
 from core.pools import Context
 from core.study import Cohort, Study, read_study
+from core.workflows import regional
 from core.workflows.cohorts import Prepared, segment_sources
 from core.workflows.copies import CopyCheck
 from core.workflows.results import QC_COLUMNS, VOLUME_COLUMNS, results_folder
@@ -84,6 +85,7 @@ class Evaluation(Run):
     def compare_anatomy(self) -> None:
         """Segment or import, gate, compare regional volumes; cohort by cohort."""
         tables: dict[str, tuple[pd.DataFrame, pd.DataFrame | None, str]] = {}
+        compared: dict[str, regional.Comparison] = {}
         cohorts = [self.real, *self.synthetic]
         for index, prepared in enumerate(cohorts):
             with self.context.stage(index / len(cohorts), (index + 1) / len(cohorts)):
@@ -91,7 +93,7 @@ class Evaluation(Run):
                     tables[prepared.cohort.name] = self._volume_tables(prepared)
                 except SynthScopeError as error:
                     self.gap(prepared.cohort.name, "anatomy", str(error))
-            self._write_anatomy(tables)
+            self._write_anatomy(tables, compared)
 
     def _volume_tables(self, prepared: Prepared) -> tuple[pd.DataFrame, pd.DataFrame | None, str]:
         """Volumes, QC and the engine they come from."""
@@ -129,7 +131,12 @@ class Evaluation(Run):
         matched.attrs.update(table.attrs)
         return matched
 
-    def _write_anatomy(self, tables: Mapping[str, tuple[pd.DataFrame, pd.DataFrame | None, str]]) -> None:
+    def _write_anatomy(
+        self,
+        tables: Mapping[str, tuple[pd.DataFrame, pd.DataFrame | None, str]],
+        compared: dict[str, regional.Comparison],
+    ) -> None:
+        """Write the tables as far as they are known; ``compared`` keeps what was computed for earlier cohorts."""
         qc = {name: table for name, (_, table, _) in tables.items() if table is not None and len(table)}
         volumes = {name: table for name, (table, _, _) in tables.items() if len(table)}
         real = self.real.cohort.name
@@ -137,6 +144,7 @@ class Evaluation(Run):
         self.write("volumes.csv", _stack(volumes, VOLUME_COLUMNS))
         if real in volumes and real not in qc:
             self.gap(real, "gate", "no QC scores of the real cohort, so no threshold: give its QC table too")
+        threshold = None
         if real in qc:
             settings = self.study.settings
             gate = quality.quality_table(
@@ -146,22 +154,46 @@ class Evaluation(Run):
                 threshold=settings.qc_threshold,
             )
             self.write("quality.csv", gate)
-        effects = []
-        for name, table in volumes.items():
-            if name == real or real not in volumes:
+            threshold = float(gate["threshold"].iloc[0])
+        if real in volumes:
+            self._compare_regions(tables, volumes, qc, threshold, compared)
+        stacked = regional.stack(compared)
+        for key, table in stacked.items():
+            self.write(f"{key}.csv", table)
+        effects = regional.at_gate(stacked["regional"], False)
+        self.write("effect_sizes.csv", effects[["cohort", *anatomy.EFFECT_COLUMNS]])
+        self.write_provenance(complete=False)
+
+    def _compare_regions(
+        self,
+        tables: Mapping[str, tuple[pd.DataFrame, pd.DataFrame | None, str]],
+        volumes: Mapping[str, pd.DataFrame],
+        qc: Mapping[str, pd.DataFrame],
+        threshold: float | None,
+        compared: dict[str, regional.Comparison],
+    ) -> None:
+        """Compare the cohorts that are not in ``compared`` yet with the real one."""
+        cohorts = {prepared.cohort.name: prepared.cohort for prepared in self.cohorts}
+        real = self.real.cohort.name
+        for name in [name for name in volumes if name not in compared]:
+            engine = tables[name][2]
+            if engine != tables[real][2]:
+                self.gap(name, "anatomy", f"volumes from {engine}, real volumes from {tables[real][2]}")
                 continue
-            if tables[name][2] != tables[real][2]:
-                self.gap(name, "anatomy", f"volumes from {tables[name][2]}, real volumes from {tables[real][2]}")
-                continue
+            sides = [regional.Side(volumes[n], qc.get(n), regional.people_of(cohorts[n])) for n in (real, name)]
+            seed = self.study.settings.seed
             try:
-                effect = anatomy.effect_sizes(volumes[real], table, seed=self.study.settings.seed)
+                if name == real:
+                    compared[name] = regional.norms_of_real(sides[0])
+                else:
+                    compared[name] = regional.compare(*sides, threshold=threshold, engine=engine, seed=seed)
             except InputError as error:
                 self.gap(name, "anatomy", str(error))
-            else:
-                effects.append(effect.assign(cohort=name))
-        columns = ["cohort", *anatomy.EFFECT_COLUMNS]
-        self.write("effect_sizes.csv", pd.concat(effects)[columns] if effects else pd.DataFrame(columns=columns))
-        self.write_provenance(complete=False)
+                continue
+            for what, reason in compared[name].gaps:
+                self.gap(name, what, reason)
+            for what, reason in compared[name].warnings:
+                self.warn(name, what, reason)
 
 
 def _stack(tables: Mapping[str, pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:

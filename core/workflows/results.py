@@ -19,7 +19,7 @@ from core.settings import Settings
 from core.store import Store
 from core.study import PROVENANCE, Case, Study
 from core.volume import Volume, grid_named, load_labels, save
-from core.workflows import tasks
+from core.workflows import regional, tasks
 from core.workflows.cohorts import INTENSITY_RULES, template_of
 
 METRIC_COLUMNS = (
@@ -35,13 +35,16 @@ COPY_CHECK_COLUMNS = ("cohort", "space", "share", "p_value", "n_synthetic", "n_r
 DETAILS = "details.json"
 RESULT_FILES = (
     "cases.csv", "metrics.csv", DETAILS, "map.csv", "copies.csv", "copy_check.csv",
-    "qc.csv", "volumes.csv", "quality.csv", "effect_sizes.csv", PROVENANCE,
+    "qc.csv", "volumes.csv", "quality.csv", "effect_sizes.csv",
+    *(f"{name}.csv" for name in regional.TABLES), PROVENANCE,
 )  # fmt: skip
 QUALITY_COLUMNS = ("cohort", *(item.name for item in fields(quality.GateResult)))
+FLAG_COLUMNS = ("reliable", *regional.FLAG_COLUMNS)
 GOLDEN_RATIO = 0.618034
 TEXT_COLUMNS = (
     "cohort", "case", "subject", "status", "reason", "notes", "path", "participant", "sex", "site", "group", "region",
     "encoder", "metric", "variant", "direction", "fingerprint", "verdict", "method", "space", "nearest_training",
+    *regional.TEXT_COLUMNS,
 )  # fmt: skip
 
 
@@ -51,7 +54,8 @@ class Results:
 
     ``details`` has one item for each row of ``metrics``: p-value, curve, settings and warnings of the score. ``map``
     holds all cases in one plane per encoder and method, ``copies`` every synthetic case beside its nearest training
-    case, ``copy_check`` what that says about a cohort.
+    case, ``copy_check`` what that says about a cohort. ``regional`` and the tables after it are those of
+    `core.workflows.regional`, before and after the gate (``gated``); ``percentiles`` has a row a case and region.
     """
 
     metrics: pd.DataFrame
@@ -65,6 +69,17 @@ class Results:
     map: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(MAP_COLUMNS)))
     copies: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(COPY_COLUMNS)))
     copy_check: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(COPY_CHECK_COLUMNS)))
+    regional: pd.DataFrame = field(default_factory=lambda: _empty("regional"))
+    correlation: pd.DataFrame = field(default_factory=lambda: _empty("correlation"))
+    correlation_pairs: pd.DataFrame = field(default_factory=lambda: _empty("correlation_pairs"))
+    asymmetry: pd.DataFrame = field(default_factory=lambda: _empty("asymmetry"))
+    slopes: pd.DataFrame = field(default_factory=lambda: _empty("slopes"))
+    exclusions: pd.DataFrame = field(default_factory=lambda: _empty("exclusions"))
+    percentiles: pd.DataFrame = field(default_factory=lambda: _empty("percentiles"))
+
+
+def _empty(name: str) -> pd.DataFrame:
+    return pd.DataFrame(columns=list(regional.TABLES[name]))
 
 
 def read_results(settings: Settings, study: Path | str) -> Results:
@@ -82,6 +97,7 @@ def read_results(settings: Settings, study: Path | str) -> Results:
         map=_read_csv(folder / "map.csv", MAP_COLUMNS),
         copies=_read_csv(folder / "copies.csv", COPY_COLUMNS),
         copy_check=_read_csv(folder / "copy_check.csv", COPY_CHECK_COLUMNS),
+        **{name: _read_csv(folder / f"{name}.csv", columns) for name, columns in regional.TABLES.items()},
     )
 
 
@@ -108,7 +124,7 @@ def _read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     except (OSError, pd.errors.EmptyDataError):
         return pd.DataFrame(columns=list(columns))
     for name in table.columns.difference(list(TEXT_COLUMNS)):
-        table[name] = table[name] == "True" if name == "reliable" else pd.to_numeric(table[name], errors="coerce")
+        table[name] = table[name] == "True" if name in FLAG_COLUMNS else pd.to_numeric(table[name], errors="coerce")
     return table
 
 
