@@ -6,10 +6,13 @@ import pandas as pd
 import streamlit as st
 
 from core import plots
+from core.anatomy import LARGE_EFFECT
 from core.study import Cohort, Study
 from core.workflows import Results
+from core.workflows.regional import at_gate, judged, most_extreme, noise_note
 from core.workflows.results import cohort_verdicts, regional_tables
-from pages import shared
+from pages import anatomy_parts as parts
+from pages import paper_parts, shared
 
 SIGN = (
     "Cohen's d compares the mean volume of a region after removing what total intracranial volume explains. "
@@ -22,18 +25,46 @@ BLIND_SPOT = (
 )
 SORTS = ("as in the paper", "largest |d| first", "smallest |d| first", "by name")
 EXTREMES = 3
+MARGIN_HELP = "A region is equivalent when the 90 % interval of d lies within ± this margin (two one-sided tests, 5 %)."
+GATES = ("all volumes", "only volumes that pass the gate")
+TABS = (
+    "Effect sizes",
+    "On the atlas",
+    "Correlation",
+    "Asymmetry",
+    "Age and sex",
+    "Exclusion list",
+    "The paper's Table 3",
+)
 
 
-def choose(study: Study, results: Results) -> pd.DataFrame:
-    """Let the user choose cohorts, regions and order; unreliable cohorts are left out at first."""
-    computed = results.effect_sizes["cohort"].unique()
-    cohorts = [cohort for cohort in study.synthetic if cohort.name in computed]
+def regional_rows(results: Results) -> tuple[pd.DataFrame, bool]:
+    """Let the user choose before or after the gate; return the rows and the choice."""
+    gates = GATES if results.regional["gated"].any() else GATES[:1]
+    choice = st.segmented_control("Compared", gates, default=gates[0], required=True, key="anatomy_gate")
+    gated = choice == GATES[1]
+    rows = at_gate(results.regional, gated)
+    if gated:
+        st.caption(
+            "Survivors only: a generator whose bad brains fail the gate looks better here than it is. Compare with "
+            "all volumes."
+        )
+    if rows.empty:
+        st.info("These results have effect sizes alone. Evaluate the study again for all that stands beside them.")
+        rows = results.effect_sizes
+    return rows, gated
+
+
+def choose(study: Study, results: Results, rows: pd.DataFrame) -> pd.DataFrame:
+    """Let the user choose cohorts, regions, order and margin; unreliable cohorts can be left out."""
+    cohorts = [cohort for cohort in study.synthetic if cohort.name in rows["cohort"].unique()]
     verdicts = cohort_verdicts(results, [cohort.name for cohort in cohorts])
     unreliable = [c for c in cohorts if verdicts.loc[c.name, "gated"] and not verdicts.loc[c.name, "reliable"]]
-    first, second, third = st.columns([2, 2, 2], vertical_alignment="bottom")
+    first, second, third, fourth = st.columns([3, 2, 2, 2], vertical_alignment="bottom")
     group = first.segmented_control("Regions", ["all", "subcortical", "cortical"], default="all", required=True)
     order = second.selectbox("Order", SORTS)
-    everything = third.toggle("Show cohorts that fail the quality gate", value=True)
+    margin = third.slider("Equivalence margin of |d|", 0.05, 1.0, 0.2, 0.05, key="margin", help=MARGIN_HELP)
+    everything = fourth.toggle("Failing cohorts", value=True, help="Show cohorts that fail the quality gate.")
     if unreliable:
         names = ", ".join(cohort.label for cohort in unreliable)
         st.warning(
@@ -41,7 +72,8 @@ def choose(study: Study, results: Results) -> pd.DataFrame:
             "read theirs with care."
         )
     shown = [cohort.name for cohort in cohorts if everything or cohort not in unreliable]
-    table = results.effect_sizes[results.effect_sizes["cohort"].isin(shown)]
+    table = rows[rows["cohort"].isin(shown)]
+    table = judged(table, margin) if "tost_low" in table else table
     return _ordered(table if group == "all" else table[table["group"] == group], order)
 
 
@@ -65,6 +97,12 @@ def show_effects(study: Study, table: pd.DataFrame) -> str:
     labelled = table.assign(cohort=table["cohort"].map(names))
     event = shared.show_effects(labelled, "effects", help_texts, on_select="rerun", selection_mode="single-row")
     st.caption("Right: the layout of the paper's Table 3. Choose a row to see the volumes behind it. " + BLIND_SPOT)
+    for name, verdicts in table.groupby("cohort", sort=False)["verdict"]:
+        counts = verdicts.value_counts()
+        words = ", ".join(f"{counts.get(v, 0)} {v}" for v in ("equivalent", "different", "undetermined"))
+        st.markdown(f"{names[name]}: {words}")
+    if "noise_floor" in table:
+        st.caption(noise_note(table) + " In brackets in the heatmap: within that noise.")
     rows = event["selection"]["rows"]
     return str(list(dict.fromkeys(table["region"]))[rows[0]]) if rows else ""
 
@@ -92,7 +130,7 @@ def show_region(study: Study, results: Results, table: pd.DataFrame, picked: str
     st.markdown(
         f"**{region}, {cohorts[name].label}**: d = {row['cohens_d']:+.2f} [95 % {row['ci_low']:+.2f} to "
         f"{row['ci_high']:+.2f}], log spread ratio {row['spread_ratio']:+.2f}, q = {row['q_value']:.2g}: "
-        f"**{row['verdict']}**. N = {row['n_real']:.0f} real, {row['n_synthetic']:.0f} synthetic."
+        f"**{row['verdict']}**. N = {row['n_real']:.0f} real, {row['n_synthetic']:.0f} synthetic." + _beside(row)
     )
     figure = plots.region_distribution(
         {names[cohort]: volumes for cohort, volumes in tables.items()}, region, colours=shared.colours_of(study)
@@ -102,36 +140,68 @@ def show_region(study: Study, results: Results, table: pd.DataFrame, picked: str
     if point := shared.selected_point(event):
         cohort = next(key for key, label in names.items() if label == point[1])
         shared.viewer_button(cohort, str(point[0]), "open_volume")
-    show_extremes(cohorts[name], tables[name][region])
+    show_extremes(cohorts[name], results.percentiles, region)
 
 
-def show_extremes(cohort: Cohort, volumes: pd.Series) -> None:
-    """Offer the smallest and largest volumes of a region for a look."""
-    st.markdown(f"Smallest and largest in {cohort.label}")
-    ends = pd.concat([volumes.nsmallest(EXTREMES), volumes.nlargest(EXTREMES).iloc[::-1]])
-    columns = st.columns(len(ends))
-    for index, (case, volume) in enumerate(ends.items()):
-        with columns[index]:
-            st.caption(f"{volume:,.0f} mm³")
-            if st.button(str(case), key=f"extreme_{index}", help="Open in the viewer", width="stretch"):
-                shared.open_viewer(cohort.name, str(case))
+def _beside(row: pd.Series) -> str:
+    """Say what stands beside an effect size, where it was computed."""
+    if "wasserstein" not in row:
+        return ""
+    noise = f"{row['noise_floor']:.2f}" if pd.notna(row["noise_floor"]) else "not known"
+    return (
+        f" Wasserstein {row['wasserstein']:.2f} SD (floor {row['wasserstein_floor']:.2f}), Hedges' g "
+        f"{row['hedges_g']:+.2f}, {row['relative_difference']:+.1%} missing; the engine's own noise in d: {noise}."
+    )
+
+
+def show_extremes(cohort: Cohort, percentiles: pd.DataFrame, region: str) -> None:
+    """Offer the brains of a cohort that are furthest from the real ones in a region."""
+    rows = most_extreme(percentiles, cohort.name, region, EXTREMES)
+    if rows.empty:
+        return
+    st.markdown(f"The most extreme brains of {cohort.label}, at equal head size")
+    for index, (column, row) in enumerate(zip(st.columns(len(rows)), rows.itertuples(), strict=True)):
+        with column:
+            st.caption(f"{row.volume:,.0f} mm³, z = {row.z:+.1f}, percentile {row.percentile:.0f} of the real people")
+            if st.button(str(row.subject), key=f"extreme_{index}", help="Open in the viewer", width="stretch"):
+                shared.open_viewer(cohort.name, str(row.subject))
+
+
+def show_tabs(study: Study, results: Results, rows: pd.DataFrame, gated: bool) -> None:
+    """Show everything that can be said about the regions."""
+    tabs = st.tabs(TABS)
+    with tabs[0]:
+        chosen = choose(study, results, rows)
+        if chosen.empty:
+            st.info("No cohort to show: all fail the quality gate. Switch them on above.")
+        else:
+            show_region(study, results, chosen, show_effects(study, chosen))
+            with st.expander("All numbers: intervals, tests, verdicts"):
+                full = chosen.assign(cohort=chosen["cohort"].map(shared.labels_of(study.cohorts)))
+                shared.show_table(full, shared.effect_columns())
+                st.download_button("Download", full.to_csv(index=False), "regional.csv", "text/csv")
+    with tabs[1]:
+        parts.show_atlas(study, rows)
+    with tabs[2]:
+        parts.show_correlation(study, results, gated)
+    with tabs[3]:
+        parts.show_asymmetry(study, results, gated)
+    with tabs[4]:
+        parts.show_slopes(study, results, gated)
+    with tabs[5]:
+        bound = st.slider("Bound of |d|", 0.2, 2.0, LARGE_EFFECT, 0.05, key="exclusion_bound")
+        parts.show_exclusions(study, rows, bound)
+    with tabs[6]:
+        paper_parts.show_table_3("anatomy_paper")
 
 
 study, results = shared.current_study("Anatomy", "Do the regions of synthetic brains have the volumes of real ones?")
 if results.effect_sizes.empty:
     shared.still_computing("Regional volumes")
+    with st.expander("The paper's Table 3, in the same form"):
+        paper_parts.show_table_3("anatomy_paper")
 else:
     st.markdown(SIGN)
-    chosen = choose(study, results)
-    if chosen.empty:
-        st.info("No cohort to show: all fail the quality gate. Switch them on above.")
-    else:
-        picked_region = show_effects(study, chosen)
-        show_region(study, results, chosen, picked_region)
-        with st.expander("All numbers: intervals, tests, verdicts"):
-            names = shared.labels_of(study.cohorts)
-            full = chosen.assign(cohort=chosen["cohort"].map(names))
-            shared.show_table(full, shared.effect_columns())
-            st.download_button("Download", full.to_csv(index=False), "effect_sizes.csv", "text/csv")
+    show_tabs(study, results, *regional_rows(results))
 st.caption(shared.engine_note(study))
-shared.show_gaps(study, results, "segmentation", "anatomy", "imported")
+shared.show_gaps(study, results, "segmentation", "anatomy", "imported", "regional", "age and sex")

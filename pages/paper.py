@@ -8,14 +8,13 @@ import streamlit as st
 from core import plots
 from core.anatomy import paper_table
 from core.workflows import comparisons as compare
-from pages import shared
+from pages import paper_parts, shared
 from pages import similarity_parts as parts
 
 SOURCE = (
     "Wu, Peng, Li, Zhang, Pohl: *Evaluating the Quality of Brain MRI Generators*. MICCAI 2024. "
     "[arXiv:2409.08463](https://arxiv.org/abs/2409.08463). Numbers as printed; the paper gives no intervals."
 )
-RENAMED = {"failed_rois": "failed_scores", "failed_mris": "failed_volumes", "passing_rate": "pass_rate"}
 
 
 def show_table_1() -> None:
@@ -34,29 +33,12 @@ def show_table_1() -> None:
     shared.show_figure(plots.metric_dots(dots, colours=colours), key="paper_scores", alt="Every value of Table 1")
 
 
-def show_table_2() -> None:
-    """Show the quality gate."""
-    table = paper_table(2).rename(columns=RENAMED)
-    table["reliable"] = table["failed_volumes"] <= 0.05 * table["n"]
-    shared.show_table(table, shared.quality_columns())
-    st.caption("The threshold of 0.65 fails 5 % of the real volumes. Cohorts that fail more often are not assessed.")
-
-
-def show_table_3() -> None:
-    """Show effect sizes."""
-    table = paper_table(3)
-    long = table.melt(["group", "region"], var_name="cohort", value_name="cohens_d")
-    help_text = "Cohen's d, N = 400 each. 0 is best; positive: the real region is larger."
-    shared.show_effects(long, "paper_effects", dict.fromkeys(long["cohort"], help_text))
-    st.caption("Cohen's d, 0 is best. Positive: the real region is larger, so the synthetic one is too small.")
-
-
 shared.show_heading("The paper's tables", "The published results, in the same form as those of your study.")
 st.markdown(SOURCE)
 one, two, three = st.tabs(["Table 1: similarity", "Table 2: quality", "Table 3: anatomy"])
 with one:
     show_table_1()
 with two:
-    show_table_2()
+    paper_parts.show_table_2()
 with three:
-    show_table_3()
+    paper_parts.show_table_3("paper_effects")

@@ -9,8 +9,9 @@ from core import plots
 from core.quality import QC_CAVEAT, failing_cases
 from core.study import Study
 from core.workflows import Results
+from core.workflows.regional import what_if_gate
 from core.workflows.results import qc_of
-from pages import shared
+from pages import paper_parts, shared
 
 FAILING_COLUMNS = {
     "cohort": shared.text("Cohort", width=shared.COHORT_WIDTH),
@@ -43,29 +44,45 @@ def show_gate(study: Study, results: Results) -> None:
     )
 
 
-def show_strips(study: Study, results: Results) -> None:
+def choose_threshold(study: Study, results: Results) -> float:
+    """Let the user move the threshold; return it. The study's own threshold is where it starts."""
+    own = float(results.quality["threshold"].dropna().iloc[0])
+    chosen = st.slider("Threshold", 0.0, 1.0, round(own, 3), 0.005, "%.3f", key="what_if_threshold")
+    if abs(chosen - own) < 5e-4:
+        st.caption(f"The study's threshold is {own:.3f}. Move it to see what another one would let through.")
+        return own
+    scores = {cohort.name: qc_of(results, cohort.name) for cohort in study.cohorts}
+    table = what_if_gate(scores, study.real.name, chosen, study.settings.qc_fail_rate)
+    names = shared.labels_of(study.cohorts)
+    table["cohort"] = table["cohort"].map(names).fillna(names[study.real.name])
+    st.info(
+        f"**What if** the threshold were {chosen:.3f}? The study's own, {own:.3f}, and its results stay as they are."
+    )
+    shared.show_table(table, shared.quality_columns(), row_height=shared.TALL_ROW, key="what_if_table")
+    return chosen
+
+
+def show_strips(study: Study, results: Results, threshold: float | None) -> None:
     """Show every score of every volume; clicking a point leads to its brain."""
     names = shared.labels_of(study.cohorts)
     tables = {names[cohort.name]: qc_of(results, cohort.name) for cohort in study.cohorts}
-    threshold = results.quality["threshold"].dropna().head(1).tolist()
-    figure = plots.qc_scatter(tables, threshold[0] if threshold else None, colours=shared.colours_of(study))
+    figure = plots.qc_scatter(tables, threshold, colours=shared.colours_of(study))
     event = shared.show_figure(figure, on_select="rerun", selection_mode="points", key="qc_strips")
-    st.caption("Each point is one volume. Click a point to choose its brain. The dashed line is the threshold.")
+    st.caption("Each point is one volume. Click a point to choose its brain. The dashed line is the threshold above.")
     if point := shared.selected_point(event):
         cohort = next(name for name, label in names.items() if label == point[1])
         shared.viewer_button(cohort, str(point[0]), "open_point")
 
 
-def show_failing(study: Study, results: Results) -> None:
+def show_failing(study: Study, results: Results, threshold: float) -> None:
     """List the volumes that fail, worst first; choosing a row leads to its brain."""
-    threshold = results.quality["threshold"].dropna().head(1).tolist()
     known = [cohort for cohort in study.cohorts if len(qc_of(results, cohort.name))]
     parts = [
-        failing_cases(qc_of(results, cohort.name), threshold[0]).assign(name=cohort.name, cohort=cohort.label)
+        failing_cases(qc_of(results, cohort.name), threshold).assign(name=cohort.name, cohort=cohort.label)
         for cohort in known
-        if threshold
     ]
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    st.caption(f"At the threshold {threshold:.3f}, worst first. Choose a row to open its brain.")
     if table.empty:
         st.info("No volume fails.")
         return
@@ -79,18 +96,24 @@ def show_failing(study: Study, results: Results) -> None:
 
 
 study, results = shared.current_study("Quality", "Can the synthetic brains be segmented as reliably as real ones?")
+st.caption(f"What the gate cannot see: {QC_CAVEAT}")
 if results.qc.empty:
     shared.still_computing("Segmentation quality")
 else:
+    line = None
     if results.quality.empty:
         shared.still_computing("The quality gate")
     else:
         st.subheader("The gate")
         show_gate(study, results)
     st.subheader("Scores of every volume")
-    show_strips(study, results)
     if len(results.quality):
+        line = choose_threshold(study, results)
+    show_strips(study, results, line)
+    if line is not None:
         st.subheader("Volumes that fail")
-        show_failing(study, results)
-st.caption(f"{shared.engine_note(study)} What the gate cannot see: {QC_CAVEAT}")
+        show_failing(study, results, line)
+with st.expander("The paper's Table 2, in the same form"):
+    paper_parts.show_table_2()
+st.caption(shared.engine_note(study))
 shared.show_gaps(study, results, "segmentation", "anatomy", "imported")

@@ -48,6 +48,10 @@ TEXT_COLOURS = {"light": "#1B1F24", "dark": "#E8EBEE"}  # those of .streamlit/co
 VIEWER = "pages/viewer.py"
 PLANES = ("axial", "coronal", "sagittal")
 GOOD_END = {"lower": "↓ lower is better", "higher": "↑ higher is better", "match real": "→ closest to the floor"}
+NOISE_HELP = (
+    "How far the segmentation engine alone can move d: the same anatomy rendered again. The largest over the cohorts; "
+    "a |d| below it may be the engine, not anatomy."
+)
 FLOOR_HELP = "Real volumes against real volumes at the same N: what a perfect generator would score."
 
 
@@ -440,6 +444,16 @@ def effect_columns() -> dict[str, Any]:
         "p_value": number("p", "Welch's t test.", "%.2g"),
         "q_value": number("q", "p after Benjamini-Hochberg over the regions.", "%.2g"),
         "verdict": text("Verdict", "Equivalent: 90 % interval within ±0.2. Different: q < 0.05. Else undetermined."),
+        "tost_low": number("90 % from", "Lower end of the 90 % interval of d.", "%+.2f"),
+        "tost_high": number("90 % to", "Upper end of the 90 % interval of d.", "%+.2f"),
+        "tost_p": number("p (TOST)", "That d lies inside ±0.2: small means equivalent.", "%.2g"),
+        "hedges_g": number("Hedges' g", "0 is best. As d, corrected for small samples.", "%+.2f"),
+        "wasserstein": number(
+            "Wasserstein", "Distance of the distributions in SD of the real cohort; 0 is best.", "%.2f"
+        ),
+        "wasserstein_floor": number("W floor", "Real against real at the same N.", "%.2f"),
+        "relative_difference": number("Missing", "1 - mean synthetic / mean real, after adjustment.", "percent"),
+        "noise_floor": number("Engine's noise", NOISE_HELP, "%.2f"),
         "n_real": number("N real", fmt="%d"),
         "n_synthetic": number("N synthetic", fmt="%d"),
     }
@@ -465,11 +479,15 @@ def show_effects(effects: pd.DataFrame, key: str, help_texts: Mapping[str, str],
         show_figure(figure, f"{key}_heatmap")
     order = [list(dict.fromkeys(effects[name])) for name in ("region", "cohort")]
     table = effects.pivot_table("cohens_d", "region", "cohort", sort=False, dropna=False)
-    table = table.reindex(index=order[0], columns=order[1]).reset_index()
+    table = table.reindex(index=order[0], columns=order[1])
+    if "noise_floor" in effects and effects["noise_floor"].notna().any():
+        table.insert(0, "noise", effects.groupby("region")["noise_floor"].max())
+    table = table.reset_index()
     columns = {"region": text("Region", width=140)}
     columns |= {
         name: st.column_config.NumberColumn(name, help=help_texts[name], format="%+.2f", width=70) for name in order[1]
     }
+    columns["noise"] = st.column_config.NumberColumn("± noise", help=NOISE_HELP, format="%.2f", width=60)
     with right:
         height = (len(table) + 2) * FLAT_ROW
         return show_table(table, columns, key=f"{key}_table", height=height, row_height=FLAT_ROW, **options)

@@ -303,3 +303,42 @@ def test_inputs_stay_and_the_theme_decides_background_and_font(name: str):
     assert figure.layout.paper_bgcolor == figure.layout.plot_bgcolor == "rgba(0,0,0,0)"
     assert figure.layout.font.color is None and figure.layout.height > 100
     assert draw(make()).to_json() == figure.to_json()
+
+
+# d on the atlas, correlation, asymmetry and slopes
+
+
+def test_effects_are_painted_blue_where_too_small_and_named_on_hover():
+    labels = np.zeros((4, 5, 6), np.int32)
+    labels[:2], labels[2:] = 17, 12
+    data = np.full(labels.shape, -1.0, np.float32)
+    names = {17: "hippocampus", 12: "putamen"}
+    figure = plots.effect_planes(data, labels, AFFINE, (-6, -12, -20), {17: 0.8}, names=names, limit=0.8)
+    coronal = pixels(figure.data[1])
+    red, _, blue = coronal[0, 0].astype(int)
+    assert blue > red and len(set(coronal[0, -1])) == 1  # putamen has no value: grey
+    assert (
+        figure.data[1].customdata[0][0] == "hippocampus<br>d = +0.80" and figure.data[1].customdata[0][-1] == "putamen"
+    )
+    assert "No effect size" in texts(plots.effect_planes(data, labels, AFFINE, (0, 0, 0), {}, names=names, limit=0.8))
+
+
+def test_correlation_matrix_is_symmetric_around_zero():
+    table = pd.DataFrame([[0.0, 0.4], [0.4, 0.0]], index=["a", "b"], columns=["a", "b"])
+    trace = plots.correlation_matrix(table).data[0]
+    assert trace.zmin == -trace.zmax and np.asarray(trace.z).tolist() == table.to_numpy().tolist()
+    assert "at least 10" in texts(plots.correlation_matrix(table.iloc[:0, :0]))
+
+
+def test_paired_intervals_leave_out_a_side_without_values():
+    table = pd.DataFrame({"region": ["a", "b"], "r": [1.0, 2], "l": [0.5, 1], "h": [2.0, 4], "s": [np.nan] * 2})
+    figure = plots.paired_intervals(table, {"real": ("r", "l", "h"), "Gen": ("s", "s", "s")}, "%")
+    assert [trace.name for trace in figure.data] == ["real"]
+    assert list(figure.data[0].error_x.array) == [1, 2] and list(figure.data[0].error_x.arrayminus) == [0.5, 1]
+    assert "No values" in texts(plots.paired_intervals(table, {"Gen": ("s", "s", "s")}, "%"))
+
+
+def test_differences_within_the_engine_s_noise_stand_in_brackets():
+    table = effects().query("region != 'insula'").assign(noise_floor=0.5)
+    shown = np.asarray(plots.effect_heatmap(table).data[0].text)
+    assert shown[0, 0] == "(+0.30)" and shown[1, 0] == "-1.50"

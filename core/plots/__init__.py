@@ -5,6 +5,7 @@ Every cohort keeps one colour: pages pass ``colours = cohort_colours(all cohorts
 without it the cohorts of that figure are coloured by position.
 """
 
+from core.plots.anatomy import correlation_matrix, effect_planes, paired_intervals
 from core.plots.cohorts import age_sex_histogram, effect_heatmap, qc_scatter, region_distribution
 from core.plots.scores import joint_map, metric_dots, rank_bump, score_curve
 from core.plots.style import cohort_colours, message_figure
@@ -13,10 +14,13 @@ from core.plots.volumes import triplanar
 __all__ = [
     "age_sex_histogram",
     "cohort_colours",
+    "correlation_matrix",
     "effect_heatmap",
+    "effect_planes",
     "joint_map",
     "message_figure",
     "metric_dots",
+    "paired_intervals",
     "qc_scatter",
     "rank_bump",
     "region_distribution",

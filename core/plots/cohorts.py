@@ -65,7 +65,8 @@ def effect_heatmap(effects: pd.DataFrame) -> go.Figure:
     Parameters
     ----------
     effects : DataFrame
-        cohort, region and cohens_d; the other columns of effect_sizes.csv appear on hover when present.
+        cohort, region and cohens_d; the other columns of effect_sizes.csv appear on hover when present. A value in
+        brackets lies within ``noise_floor``, the noise of the segmentation engine, where that column is given.
         Rows and columns keep their order; a region without value is a labelled gap. Each cell's
         customdata[0] is the region.
     """
@@ -81,7 +82,7 @@ def effect_heatmap(effects: pd.DataFrame) -> go.Figure:
             z=d,
             x=cohorts,
             y=regions,
-            text=[[f"{value:+.2f}" if np.isfinite(value) else "" for value in row] for row in d],
+            text=[[_effect_text(cells.get((r, c))) for c in cohorts] for r in regions],
             texttemplate="%{text}",
             customdata=hover,
             hovertemplate="<b>%{customdata[0]}</b>, %{customdata[1]}<br>%{customdata[2]}<extra></extra>",
@@ -102,7 +103,7 @@ def effect_heatmap(effects: pd.DataFrame) -> go.Figure:
 
 
 def region_distribution(
-    volumes: Mapping[str, pd.DataFrame], region: str, *, colours: Colours | None = None
+    volumes: Mapping[str, pd.DataFrame], region: str, *, unit: str = "mm³", colours: Colours | None = None
 ) -> go.Figure:
     """Draw one region's volume in every cohort: quartiles and each volume.
 
@@ -112,6 +113,8 @@ def region_distribution(
         Regional volumes in mm³ by cohort, the real one first; index ``subject`` is each point's customdata.
     region : str
         A column of the tables.
+    unit : str
+        Of the values, when they are something else than volumes.
     """
     shown = {name: table[region].dropna() for name, table in volumes.items() if region in table}
     shown = {name: values for name, values in shown.items() if len(values)}
@@ -124,11 +127,13 @@ def region_distribution(
             y=values.to_numpy(),
             name=f"{cohort}<br>N = {len(values)}",
             customdata=[[case, cohort] for case in values.index],
-            hovertemplate="%{customdata[0]}: %{y:,.0f} mm³<extra></extra>",
+            hovertemplate="%{customdata[0]}: "
+            + (f"%{{y:,.0f}} {unit}" if unit == "mm³" else "%{y:.3f}")
+            + "<extra></extra>",
             marker={"color": colours.get(cohort, MARK), "size": 4, "opacity": 0.6},
             **STRIP,
         )
-    figure.update_yaxes(title=f"{region} (mm³)")
+    figure.update_yaxes(title=f"{region} ({unit})")
     return styled(figure, 380)
 
 
@@ -166,6 +171,13 @@ def age_sex_histogram(participants: Mapping[str, pd.DataFrame], *, colours: Colo
     return styled(figure, height)
 
 
+def _effect_text(row: pd.Series | None) -> str:
+    if row is None or not np.isfinite(row["cohens_d"]):
+        return ""
+    text = f"{row['cohens_d']:+.2f}"
+    return f"({text})" if abs(row["cohens_d"]) <= row.get("noise_floor", np.nan) else text
+
+
 def _effect_hover(row: pd.Series | None) -> str:
     if row is None or not np.isfinite(row["cohens_d"]):
         return "no value: no volumes, or no variance"
@@ -174,5 +186,8 @@ def _effect_hover(row: pd.Series | None) -> str:
         lines[0] += f", 95 % [{row['ci_low']:+.2f}, {row['ci_high']:+.2f}]"
         lines.append(f"log spread ratio {row['spread_ratio']:+.2f}")
         lines.append(f"q = {row['q_value']:.2g}: {row['verdict']}")
+        if "noise_floor" in row:
+            noise = row["noise_floor"]
+            lines.append(f"engine's noise {noise:.2f}" if np.isfinite(noise) else "engine's noise not known")
         lines.append(f"N = {row['n_real']} real, {row['n_synthetic']} synthetic")
     return "<br>".join(lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -203,9 +203,29 @@ def what_if_gate(qc: Mapping[str, pd.DataFrame], real: str, threshold: float, fa
     return quality.quality_table(qc[real], others, fail_rate=fail_rate, threshold=threshold)
 
 
-def asymmetry_tables(volumes: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Return the asymmetry index of every case, by cohort."""
-    return {name: anatomy.asymmetry_index(table.dropna(axis=1, how="all")) for name, table in volumes.items()}
+def asymmetry_tables(volumes: pd.DataFrame, cohorts: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Return the asymmetry index of every case of some cohorts; ``volumes`` is the study's volume table."""
+    tables = {}
+    for name in cohorts:
+        table = volumes[volumes["cohort"] == name].drop(columns="cohort").set_index("subject")
+        if len(table):
+            tables[name] = anatomy.asymmetry_index(table.dropna(axis=1, how="all"))
+    return tables
+
+
+def asymmetry_bars(table: pd.DataFrame) -> pd.DataFrame:
+    """Return an asymmetry table with the ends of mean ± SD over people, ``real_low`` to ``synthetic_high``."""
+    ends = {}
+    for side in ("real", "synthetic"):
+        ends |= {f"{side}_low": table[f"mean_{side}"] - table[f"sd_{side}"]}
+        ends |= {f"{side}_high": table[f"mean_{side}"] + table[f"sd_{side}"]}
+    return table.assign(**ends)
+
+
+def most_extreme(percentiles: pd.DataFrame, cohort: str, region: str, n: int = 3) -> pd.DataFrame:
+    """Return the cases of a cohort whose volume of a region is furthest from the real people's, furthest first."""
+    rows = percentiles[(percentiles["cohort"] == cohort) & (percentiles["region"] == region)].dropna(subset=["z"])
+    return rows.sort_values("z", key=lambda z: -z.abs(), kind="stable").head(n).reset_index(drop=True)
 
 
 def difference_matrix(pairs: pd.DataFrame) -> pd.DataFrame:

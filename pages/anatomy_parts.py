@@ -1,0 +1,171 @@
+"""Parts of the Anatomy page: d on the atlas, correlation, asymmetry, age and sex, the exclusion list."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from core import plots
+from core.anatomy import LARGE_EFFECT, atlas_labels, exclusions, structures
+from core.study import Cohort, Study
+from core.volume import FULL, template
+from core.workflows import Results
+from core.workflows.regional import asymmetry_bars, asymmetry_tables, at_gate, difference_matrix, label_values
+from pages import shared
+
+RANGES = {"x": (-65, 65, -24), "y": (-100, 70, -18), "z": (-60, 70, -6)}  # mm: ends and start, at the hippocampus
+SIDES = {"x": "left to right", "y": "back to front", "z": "bottom to top"}
+PAIRS_SHOWN = 12
+
+
+def pick_cohort(study: Study, names: list[str], key: str) -> Cohort:
+    """Let the user choose one of the cohorts that have rows."""
+    cohorts = {cohort.name: cohort for cohort in study.synthetic if cohort.name in names}
+    name = st.selectbox("Cohort", list(cohorts), format_func=lambda n: cohorts[n].label, key=key)
+    return cohorts[name]
+
+
+def show_atlas(study: Study, effects: pd.DataFrame) -> None:
+    """Paint d of one cohort on the three planes of the atlas."""
+    cohort = pick_cohort(study, list(effects["cohort"]), "atlas_cohort")
+    columns = st.columns(3)
+    position = [
+        column.slider(f"{axis} (mm, {SIDES[axis]})", low, high, start, key=f"atlas_{axis}")
+        for column, (axis, (low, high, start)) in zip(columns, RANGES.items(), strict=True)
+    ]
+    table = effects[effects["cohort"] == cohort.name]
+    labels = structures()
+    names = labels["region"].where(labels["region"] != "", labels["name"])
+    figure = plots.effect_planes(
+        template(FULL).data,
+        atlas_labels().data,
+        FULL.affine,
+        position,
+        label_values(table),
+        names=dict(zip(labels["id"].tolist(), names, strict=True)),
+        limit=max(LARGE_EFFECT, float(table["cohens_d"].abs().max())),
+    )
+    shared.show_figure(figure, key="atlas_effects")
+    st.caption(
+        f"Cohen's d of {cohort.label} on the embedded atlas; both sides of a region have its value. Blue: the "
+        "synthetic region is too small; red: too large. Grey: no value (insula and ventral diencephalon are not in the "
+        "table). The colour scale is this cohort's."
+    )
+
+
+def show_correlation(study: Study, results: Results, gated: bool) -> None:
+    """Show how the correlations between regions differ."""
+    summary, pairs = at_gate(results.correlation, gated), at_gate(results.correlation_pairs, gated)
+    if summary.empty:
+        st.info("No correlations: they need at least 10 volumes in each cohort.")
+        return
+    names = shared.labels_of(study.cohorts)
+    columns = {
+        "cohort": shared.text("Cohort", width=shared.COHORT_WIDTH),
+        "frobenius": shared.number("Difference ↓", "Frobenius norm of the difference of both matrices; 0 is best."),
+        "floor": shared.number("Floor", shared.FLOOR_HELP),
+        "p_value": shared.number("p", "Share of 500 permutations that differ as much.", "%.2g"),
+        "n_regions": shared.number("Regions", fmt="%d"),
+        "n_real": shared.number("N real", fmt="%d"),
+        "n_synthetic": shared.number("N synthetic", fmt="%d"),
+    }
+    shared.show_table(summary.assign(cohort=summary["cohort"].map(names)), columns)
+    cohort = pick_cohort(study, summary["cohort"].tolist(), "correlation_cohort")
+    chosen = pairs[pairs["cohort"] == cohort.name]
+    shared.show_figure(plots.correlation_matrix(difference_matrix(chosen)), key="correlation_matrix")
+    st.caption(
+        "Correlation over people, head size removed in each cohort. Orange and purple: pairs that go together less or "
+        "more in the synthetic brains than in real ones. With few volumes much of the pattern is chance: compare "
+        "with the floor."
+    )
+    st.markdown("Pairs that differ most")
+    largest = chosen.sort_values("p_value", kind="stable").head(PAIRS_SHOWN).drop(columns="cohort")
+    formats = {
+        name: shared.number(name.replace("_", " "), fmt="%+.2f") for name in ("r_real", "r_synthetic", "difference")
+    }
+    formats |= {name: shared.number(name[0], fmt="%.2g") for name in ("p_value", "q_value")}
+    shared.show_table(largest, formats | {"region_a": shared.text("Region"), "region_b": shared.text("and")})
+
+
+def show_asymmetry(study: Study, results: Results, gated: bool) -> None:
+    """Show left against right, real and synthetic."""
+    rows = at_gate(results.asymmetry, gated)
+    if rows.empty:
+        st.info("No asymmetry has been computed yet.")
+        return
+    cohort = pick_cohort(study, rows["cohort"].unique().tolist(), "asymmetry_cohort")
+    table = rows[rows["cohort"] == cohort.name].reset_index(drop=True)
+    names = shared.labels_of(study.cohorts)
+    colours = shared.colours_of(study)
+    sides = {
+        names[study.real.name]: ("mean_real", "real_low", "real_high"),
+        cohort.label: ("mean_synthetic", "synthetic_low", "synthetic_high"),
+    }
+    left, right = st.columns(2)
+    with left:
+        unit = "(left − right) / mean of both"
+        shared.show_figure(
+            plots.paired_intervals(asymmetry_bars(table), sides, unit, colours=colours), key="asymmetry_means"
+        )
+        st.caption("Mean ± SD over people. Right of 0: the left side is larger. Not adjusted for head size.")
+    with right:
+        largest = table.sort_values("cohens_d", key=abs, ascending=False, kind="stable")["region"]
+        region = st.selectbox("Region", table["region"], table["region"].tolist().index(largest.iloc[0]))
+        cases = asymmetry_tables(results.volumes, [study.real.name, cohort.name])
+        labelled = {names[name]: values for name, values in cases.items()}
+        figure = plots.region_distribution(labelled, region, unit="asymmetry index", colours=colours)
+        event = shared.show_figure(figure, on_select="rerun", selection_mode="points", key="asymmetry_cases")
+        if point := shared.selected_point(event):
+            name = next(key for key, label in names.items() if label == point[1])
+            shared.viewer_button(name, str(point[0]), "open_asymmetry")
+        row = table[table["region"] == region].iloc[0]
+        st.markdown(
+            f"**{region}**: d = {row['cohens_d']:+.2f} [95 % {row['ci_low']:+.2f} to {row['ci_high']:+.2f}], "
+            f"Wasserstein {row['wasserstein']:.2f} SD (floor {row['wasserstein_floor']:.2f}), q = {row['q_value']:.2g}."
+            f" N = {row['n_real']:.0f} real, {row['n_synthetic']:.0f} synthetic."
+        )
+
+
+def show_slopes(study: Study, results: Results, gated: bool) -> None:
+    """Show how regions change with age and differ between the sexes."""
+    rows = at_gate(results.slopes, gated)
+    if rows.empty:
+        st.info("Age and sex are not known: give the real cohort a participants table in study.toml.")
+        return
+    cohort = pick_cohort(study, rows["cohort"].unique().tolist(), "slopes_cohort")
+    term = st.segmented_control("Effect of", ["age", "sex"], default="age", required=True, key="slopes_term")
+    table = rows[(rows["cohort"] == cohort.name) & (rows["term"] == term)].reset_index(drop=True)
+    names = shared.labels_of(study.cohorts)
+    sides = {
+        names[study.real.name]: ("real", "real_low", "real_high"),
+        cohort.label: ("synthetic", "synthetic_low", "synthetic_high"),
+    }
+    if table["synthetic"].isna().all():
+        st.info(f"{cohort.label}: age and sex of its cases are not known, so the real slopes stand alone.")
+    figure = plots.paired_intervals(table, sides, str(table["unit"].iloc[0]), colours=shared.colours_of(study))
+    shared.show_figure(figure, key="slopes")
+    st.caption(
+        f"At equal head size, with 95 % intervals. N = {table['n_real'].iloc[0]:.0f} real, "
+        f"{table['n_synthetic'].iloc[0]:.0f} synthetic with age and sex."
+    )
+
+
+def show_exclusions(study: Study, effects: pd.DataFrame, bound: float) -> None:
+    """List the regions for which each generator's MRIs should not be used."""
+    names = shared.labels_of(study.cohorts)
+    listed = exclusions(effects, bound)
+    st.caption(
+        f"Regions with |d| above {bound:.2f}: for studies of these regions this generator's MRIs should not be used. "
+        "The paper takes 0.8. Certain: the whole 95 % interval lies beyond the bound."
+    )
+    columns = shared.effect_columns() | {
+        "bound": shared.number("Bound", fmt="%.2f"),
+        "certain": st.column_config.CheckboxColumn("Certain", help="The whole interval lies beyond the bound."),
+    }
+    for name in dict.fromkeys(effects["cohort"]):
+        table = listed[listed["cohort"] == name].drop(columns="cohort")
+        st.markdown(f"**{names[name]}**: {len(table)} of {effects['cohort'].eq(name).sum()} regions")
+        if len(table):
+            shared.show_table(table, columns)
+        data = listed[listed["cohort"] == name].to_csv(index=False)
+        st.download_button(f"Download the list of {name}", data, f"exclusions_{name}.csv", "text/csv", key=f"ex_{name}")

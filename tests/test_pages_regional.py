@@ -1,0 +1,98 @@
+"""The quality and anatomy pages in their states: results of every kind, another gate, margin, bound or threshold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from core import anatomy
+from core.quality import QC_SCORES, quality_table
+from core.settings import from_environment
+from core.store import write_csv
+from core.workflows import regional
+from core.workflows.results import results_folder
+from tests.test_anatomy import aged, cohort
+from tests.test_pages import ROOT, show, study, words, workspace
+
+__all__ = ["study", "workspace"]  # fixtures
+N = 14
+
+
+@pytest.fixture
+def compared(study):
+    """The study of three and three with results as if of 14 and 14: a small hippocampus, three volumes that fail."""
+    real, people = aged(N, 0, yearly=-0.004)
+    volumes = {
+        "real": real.set_axis([f"r{i}" for i in range(N)]),
+        "Alpha": cohort(N, 1).set_axis([f"a{i}" for i in range(N)]),
+    }
+    volumes["Alpha"][["left hippocampus", "right hippocampus"]] *= 0.6
+    qc = {name: pd.DataFrame(0.9, index=t.index, columns=list(QC_SCORES)) for name, t in volumes.items()}
+    qc["Alpha"].iloc[:3, 5] = 0.5
+    people.index = volumes["real"].index
+    nobody = pd.DataFrame({"participant": "", "age": np.nan, "sex": ""}, index=volumes["Alpha"].index)
+    sides = [regional.Side(volumes[n], qc[n], p) for n, p in (("real", people), ("Alpha", nobody))]
+    comparison = regional.compare(*sides, threshold=0.65, engine="atlas", seed=0)
+    folder = results_folder(from_environment(), Path(study))
+    tables = regional.stack({"Alpha": comparison, "real": regional.norms_of_real(sides[0])})
+    for name, table in tables.items():
+        write_csv(table, folder / f"{name}.csv")
+    before = regional.at_gate(tables["regional"], False)
+    write_csv(before[["cohort", *anatomy.EFFECT_COLUMNS]], folder / "effect_sizes.csv")
+    write_csv(quality_table(qc["real"], {"Alpha": qc["Alpha"]}, threshold=0.65), folder / "quality.csv")
+    for name, parts in (("volumes.csv", volumes), ("qc.csv", qc)):
+        stacked = pd.concat({k: t.rename_axis("subject") for k, t in parts.items()}, names=["cohort"]).reset_index()
+        write_csv(stacked, folder / name)
+    return study
+
+
+def page(name: str, study: str) -> AppTest:
+    return show(name, study)
+
+
+def test_quality_moves_the_threshold_as_a_what_if(compared):
+    app = page("quality", compared)
+    found = words(app)
+    assert "Move it to see" in found and "What if" not in found
+    assert "sees only the label map" in found and "α-WGAN" in found  # the caveat, and the paper's table
+    failing = app.dataframe[1].value
+    assert failing["subject"].tolist() == ["a0", "a1", "a2"]
+    app.slider(key="what_if_threshold").set_value(0.4).run()
+    assert not app.exception
+    found = words(app)
+    assert "**What if** the threshold were 0.400?" in found and "0.650" in found and "No volume fails." in found
+    study_gate, what_if = app.dataframe[0].value, app.dataframe[1].value
+    assert study_gate["failed_volumes"].tolist() == [0, 3] and what_if["failed_volumes"].tolist() == [0, 0]
+
+
+def test_anatomy_shows_all_that_stands_beside_an_effect(compared):
+    found = words(page("anatomy", compared))
+    for text in ("hippocampus", "Wasserstein", "the engine's own noise in d", "within the engine's own noise",
+                 "percentile", "the real slopes stand alone", "Pairs that differ most", "Hedges' g"):  # fmt: skip
+        assert text in found, text
+    assert "cDPM 37, MedSyn 9, HA-GAN 3" in found and "HA-GAN 19" in found and "38 (cDPM)" in found
+
+
+def test_anatomy_after_the_gate_and_at_other_margins_and_bounds(compared):
+    app = page("anatomy", compared)
+    assert "14 synthetic" in words(app)
+    app.segmented_control(key="anatomy_gate").set_value("only volumes that pass the gate").run()
+    assert not app.exception
+    assert "11 synthetic" in words(app) and "Survivors only" in words(app)
+    app.slider(key="margin").set_value(1.0).run()
+    many = words(app)
+    assert not app.exception
+    app.slider(key="exclusion_bound").set_value(2.0).run()
+    assert not app.exception
+    assert "0 equivalent" in words(page("anatomy", compared)) and "0 equivalent" not in many
+    assert "d| above 2.00" in words(app)
+
+
+def test_anatomy_of_results_without_regional_tables_says_so(study):
+    found = words(show("anatomy", study))
+    assert "These results have effect sizes alone." in found and "hippocampus" in found
+    assert "they need at least 10 volumes" in found and "Age and sex are not known" in found
