@@ -6,7 +6,6 @@ import numpy as np
 import streamlit as st
 
 from core import plots
-from core.anatomy import paper_table
 from core.workflows import comparisons as compare
 from pages import paper_parts, shared
 from pages import similarity_parts as parts

@@ -16,7 +16,7 @@ from core.store import write_csv
 from core.workflows import regional
 from core.workflows.results import results_folder
 from tests.test_anatomy import aged, cohort
-from tests.test_pages import ROOT, show, study, words, workspace
+from tests.test_pages import show, study, words, workspace
 
 __all__ = ["study", "workspace"]  # fixtures
 N = 14

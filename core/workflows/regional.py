@@ -215,7 +215,7 @@ def asymmetry_tables(volumes: pd.DataFrame, cohorts: Sequence[str]) -> dict[str,
 
 def asymmetry_bars(table: pd.DataFrame) -> pd.DataFrame:
     """Return an asymmetry table with the ends of mean ± SD over people, ``real_low`` to ``synthetic_high``."""
-    ends = {}
+    ends: dict[str, pd.Series] = {}
     for side in ("real", "synthetic"):
         ends |= {f"{side}_low": table[f"mean_{side}"] - table[f"sd_{side}"]}
         ends |= {f"{side}_high": table[f"mean_{side}"] + table[f"sd_{side}"]}
