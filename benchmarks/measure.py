@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 import psutil
+import threadpoolctl
 from numpy.typing import ArrayLike
 
 Value = TypeVar("Value")
@@ -28,7 +29,8 @@ class Run:
     value : array-like
         Its number or numbers.
     seconds : float
-        Least wall time of its repeats.
+        Least processor time of its repeats, all threads together: what it takes on a core of its own, however busy
+        the machine is.
     peak : float
         Most memory held beside what was held before, MiB; NaN where the system does not tell.
     """
@@ -39,7 +41,7 @@ class Run:
 
 
 def run(compute: Callable[[], ArrayLike], *, repeats: int = 1) -> Run:
-    """Run a computation ``repeats`` times for its time, and keep the highest peak of memory."""
+    """Run a computation ``repeats`` times; the least time and the highest peak of memory count."""
     seconds, peaks = [], []
     for _ in range(repeats):
         value, took, peak = measured(compute)
@@ -49,7 +51,7 @@ def run(compute: Callable[[], ArrayLike], *, repeats: int = 1) -> Run:
 
 
 def measured(compute: Callable[[], Value]) -> tuple[Value, float, float]:
-    """Return a value, the wall time in seconds and the peak of the resident memory in MiB above the start.
+    """Return a value, the processor time in seconds and the peak of the resident memory in MiB above the start.
 
     Linux counts the peak of the resident memory of a process since it was last reset, whichever library took it.
     """
@@ -59,9 +61,9 @@ def measured(compute: Callable[[], Value]) -> tuple[Value, float, float]:
         trim(0)  # memory that was freed before must not hide what is taken now
     counted = _reset_peak()
     before = psutil.Process().memory_info().rss
-    start = time.perf_counter()
+    start = time.process_time()
     value = compute()
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     return value, seconds, max(0.0, (_peak() - before) / MIB) if counted else float("nan")
 
 
@@ -74,6 +76,14 @@ def difference(ours: ArrayLike, theirs: ArrayLike) -> float:
 def exponent(sizes: Sequence[float], amounts: Sequence[float]) -> float:
     """Power of the size with which an amount grows: slope of the logarithms."""
     return float(np.polyfit(np.log(sizes), np.log(amounts), 1)[0])
+
+
+def limit_threads(n: int) -> None:
+    """Give the linear algebra and PyTorch of this process ``n`` threads."""
+    import torch
+
+    torch.set_num_threads(n)
+    threadpoolctl.threadpool_limits(n)
 
 
 def print_machine() -> None:

@@ -2,9 +2,11 @@
 
 Peers are MONAI, medmetric, torch-fidelity, prdc, sim-toolkit (see `benchmarks.peers`) and the plain formulas of the
 published code (`benchmarks.published_formulas`). Times are the least of three runs, of one where a
-peer takes more than three seconds.
+peer takes more than three seconds. They are processor seconds with one thread on both sides, which other work on the
+machine changes little. The time of a peer's root grows with the cube of the width: all but SciPy's plain one get the
+first ``--root-width`` features.
 
-    python -m benchmarks.metrics [--n 400] [--d 2048] [--only features images encoders closed]
+    python -m benchmarks.metrics [--n 400] [--d 2048] [--threads 1] [--only features images encoders closed]
 """
 
 from __future__ import annotations
@@ -60,19 +62,25 @@ def cohorts(n: int, d: int) -> tuple[Rows, Rows]:
     return rng.normal(size=(n, d)) * scale, rng.normal(size=(n, d)) * scale * 1.05 + 0.05 * scale
 
 
-def compare_features(n: int, d: int) -> None:
+def compare_features(n: int, d: int, root_width: int) -> None:
     """Compare feature metrics on one pair of cohorts."""
     real, synthetic = cohorts(n, d)
     width = features.median_distance(real)
     pair = (real, synthetic)
+    narrow = (real[:, :root_width], synthetic[:, :root_width])
+    compare("FID", lambda: features.frechet_distance(*pair), SciPy_root=lambda: published_formulas.frechet(*pair))
     compare(
-        "FID",
-        lambda: features.frechet_distance(*pair),
-        SciPy_root=lambda: published_formulas.frechet(*pair),
-        MONAI=lambda: peers.monai_fid(*pair),
-        medmetric=lambda: peers.medmetric_fid(*pair),
-        torch_fidelity=lambda: peers.fidelity_fid(*pair),
-        sim_toolkit=lambda: peers.sim_fid(*pair),
+        f"FID, width {narrow[0].shape[1]}",
+        lambda: features.frechet_distance(*narrow),
+        MONAI=lambda: peers.monai_fid(*narrow),
+        medmetric=lambda: peers.medmetric_fid(*narrow),
+        torch_fidelity=lambda: peers.fidelity_fid(*narrow),
+        sim_toolkit=lambda: peers.sim_fid(*narrow),
+    )
+    compare(
+        f"FID, as published, width {narrow[0].shape[1]}",
+        lambda: published.fid(*narrow),
+        formula=lambda: published_formulas.fid(*narrow),
     )
     compare(
         "KID",
@@ -88,7 +96,6 @@ def compare_features(n: int, d: int) -> None:
     )
     compare("MMD², linear", lambda: features.mmd2(*pair, kernel="linear"), MONAI=lambda: peers.monai_mmd(*pair))
     compare_neighbours(*pair)
-    compare("FID, as published", lambda: published.fid(*pair), formula=lambda: published_formulas.fid(*pair))
     compare(
         "MMD, as published",
         lambda: published.feature_mmd(*pair),
@@ -237,15 +244,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--n", type=int, default=400)
     parser.add_argument("--d", type=int, default=2048)
+    parser.add_argument("--root-width", type=int, default=512, help="features that the peers' roots get")
+    parser.add_argument("--threads", type=int, default=1, help="for both sides")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     options = parser.parse_args()
     if absent := peers.missing():
         parser.exit(2, f"not installed: {', '.join(absent)}; run `make bench`\n")
+    measure.limit_threads(options.threads)
     measure.print_machine()
     if set(options.only) - {"closed"}:
         measure.print_head(*HEAD)
     if "features" in options.only:
-        compare_features(options.n, options.d)
+        compare_features(options.n, options.d, options.root_width)
     if "images" in options.only:
         compare_images()
     if "encoders" in options.only:
