@@ -12,6 +12,7 @@ import argparse
 import io
 import shutil
 import sys
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,6 +92,7 @@ def responses(scores: pd.DataFrame) -> pd.DataFrame:
     clean = scores[scores["cohort"] == CLEAN].set_index(keys)
     scores = scores.set_index(keys)
     half = ((clean["ci_high"] - clean["ci_low"]) / 2).reindex(scores.index)
+    half = half.where(half > 0)  # a share that is 1 in every half-sample has no interval to measure by
     out = scores.assign(response=(scores["value"] - scores["floor"]) / half).reset_index()
     return out[["cohort", *keys, "direction", "value", "floor", "response"]]
 
@@ -103,9 +105,9 @@ def figure(table: pd.DataFrame) -> go.Figure:
     table = table.sort_values(["variant", "place", "encoder"], kind="stable")
     grid = table.pivot_table(values="response", index="row", columns="cohort", sort=False)
     grid = grid.reindex(columns=list(COHORTS))
-    labels = [simulate.describe(*simulate.parse_defect(COHORTS[name][0])) for name in grid.columns]
-    labels = [label.removeprefix("control: ") if COHORTS[name][0] else CLEAN for label, name in
-              zip(labels, grid.columns, strict=True)]  # fmt: skip
+    labels = [COHORTS[name][0] and simulate.describe(*simulate.parse_defect(COHORTS[name][0])) for name in grid.columns]
+    labels = [label.removeprefix("control: ") or CLEAN for label in labels]
+    labels = [textwrap.fill(label, 16).replace("\n", "<br>") for label in labels]
     chart = go.Figure(
         go.Heatmap(
             z=grid.to_numpy(), x=labels, y=list(grid.index), zmin=-SHOWN, zmax=SHOWN, xgap=2, ygap=2,
@@ -113,8 +115,8 @@ def figure(table: pd.DataFrame) -> go.Figure:
         )
     )  # fmt: skip
     title = "Simulated control cohorts: distance from the floor, in half intervals of the cohort without defect"
-    chart.update_layout(title={"text": title, "font_size": 15}, width=1180, height=110 + 25 * len(grid),
-                        margin={"l": 10, "r": 10, "t": 90, "b": 10}, plot_bgcolor="white")  # fmt: skip
+    chart.update_layout(title={"text": title, "font_size": 15}, width=1180, height=130 + 25 * len(grid),
+                        margin={"l": 10, "r": 10, "t": 110, "b": 10}, plot_bgcolor="white")  # fmt: skip
     chart.update_yaxes(autorange="reversed", automargin=True)
     return chart.update_xaxes(side="top", automargin=True, tickangle=0)
 
