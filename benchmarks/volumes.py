@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from functools import lru_cache
 from pathlib import Path
 
 import nibabel as nib
@@ -21,12 +22,7 @@ def write_files(folder: Path, n: int, grid: Grid, *, brains: int = 5, seed: int 
     what reading any other does.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    bodies = []
-    for index in range(min(brains, n)):
-        data = simulate.simulate_case(grid, seed, index).volume.data
-        for shift in SHIFTS:
-            moved = np.roll(data, shift, axis=(0, 1, 2)).astype("<f4")
-            bodies.append(gzip.compress(moved.tobytes(order="F"), compresslevel=1))
+    bodies = _patterns(grid, min(brains, n), seed)
     paths = []
     for index in range(n):
         scale = 1 - 0.1 * index / max(1, n - 1)
@@ -41,3 +37,15 @@ def write_files(folder: Path, n: int, grid: Grid, *, brains: int = 5, seed: int 
         path.write_bytes(gzip.compress(header.binaryblock + bytes(4)) + bodies[index % len(bodies)])
         paths.append(path)
     return paths
+
+
+@lru_cache(maxsize=2)
+def _patterns(grid: Grid, brains: int, seed: int) -> list[bytes]:
+    """Compressed voxels of each pattern."""
+    bodies = []
+    for index in range(brains):
+        data = simulate.simulate_case(grid, seed, index).volume.data
+        for shift in SHIFTS:
+            moved = np.roll(data, shift, axis=(0, 1, 2)).astype("<f4")
+            bodies.append(gzip.compress(moved.tobytes(order="F"), compresslevel=1))
+    return bodies

@@ -79,7 +79,15 @@ def neighbour_shares(real: ArrayLike, synthetic: ArrayLike, *, k: int = NEIGHBOU
         )
     origin = first.mean(axis=0)  # keeps the products small beside the distances
     first, second = first - origin, second - origin
-    return NeighbourShares(**{share: _share_in_blocks(first, second, share, k) for share in SHARES})
+    own_real, own_synthetic = radii(first, k), radii(second, k)
+    hits, recalled, covered = np.zeros(len(second)), 0, 0
+    for block, squared in distance_blocks(first, second):
+        inside = squared < own_real[block, None]
+        hits += inside.sum(axis=0)
+        covered += int(inside.any(axis=1).sum())
+        recalled += int((squared < own_synthetic).any(axis=1).sum())
+    n = len(first)
+    return NeighbourShares(float((hits > 0).mean()), recalled / n, float(hits.mean() / k), covered / n)
 
 
 def distance_blocks(rows: Matrix, others: Matrix) -> Iterator[tuple[slice, Matrix]]:
@@ -227,15 +235,3 @@ def _radii_among(squared: Matrix, near: NDArray[np.intp], rows: Rows, centres: R
         far = squared[rows[~reached][:, None], centres]
         own[~reached] = np.partition(far, NEIGHBOURS - 1, axis=1)[:, NEIGHBOURS - 1]
     return np.asarray(own)
-
-
-def _share_in_blocks(real: Matrix, synthetic: Matrix, share: Share, k: int) -> float:
-    centres, others = (synthetic, real) if share == "recall" else (real, synthetic)
-    own, hits, filled = radii(centres, k), np.zeros(len(others)), 0
-    for block, squared in distance_blocks(centres, others):
-        inside = squared < own[block, None]
-        hits += inside.sum(axis=0)
-        filled += int(inside.any(axis=1).sum())
-    if share == "coverage":
-        return filled / len(centres)
-    return float(hits.mean() / k if share == "density" else (hits > 0).mean())
