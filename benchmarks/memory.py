@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from benchmarks import measure
-from core.metrics import features, neighbours
+from core.metrics import features, moments, neighbours
 
 Rows = NDArray[np.float32]
 BLOCK = 50  # rows that arrive together, as from a feature extraction
-QUADRATIC = ("KID", "MMD², RBF", "precision, recall, density, coverage")
 
 
 def arriving(n: int, d: int, seed: int) -> Iterator[Rows]:
@@ -31,11 +30,11 @@ def arriving(n: int, d: int, seed: int) -> Iterator[Rows]:
 
 def frechet_streamed(n: int, d: int) -> float:
     """Fréchet distance from running moments of features that pass by."""
-    real, synthetic = features.Moments(d), features.Moments(d)
+    real, synthetic = moments.Moments(d), moments.Moments(d)
     for first, second in zip(arriving(n, d, 0), arriving(n, d, 1), strict=True):
-        real.add(first)
-        synthetic.add(second)
-    return features.frechet_from_moments(real, synthetic)
+        real.update(first)
+        synthetic.update(second)
+    return moments.frechet_distance_moments(real, synthetic)
 
 
 def computations(n: int, d: int) -> dict[str, Callable[[], ArrayLike]]:
