@@ -99,7 +99,7 @@ def responses(scores: pd.DataFrame) -> pd.DataFrame:
 
 def figure(table: pd.DataFrame) -> go.Figure:
     """Draw cohorts by metrics; positive is above the floor."""
-    order = {metric.name: i for i, metric in enumerate(metrics.METRICS.values())}
+    order = {name: i for i, name in enumerate(dict.fromkeys(metric.name for metric in metrics.METRICS.values()))}
     names = zip(table["metric"], table["variant"], table["encoder"], strict=True)
     table = table.assign(place=table["metric"].map(order).fillna(len(order)), row=[_row_name(*row) for row in names])
     table = table.sort_values(["variant", "place", "encoder"], kind="stable")
@@ -115,7 +115,7 @@ def figure(table: pd.DataFrame) -> go.Figure:
         )
     )  # fmt: skip
     title = "Simulated control cohorts: distance from the floor, in half intervals of the cohort without defect"
-    chart.update_layout(title={"text": title, "font_size": 15}, width=1180, height=130 + 25 * len(grid),
+    chart.update_layout(title={"text": title, "font_size": 15}, width=1180, height=150 + 25 * len(grid),
                         margin={"l": 10, "r": 10, "t": 110, "b": 10}, plot_bgcolor="white")  # fmt: skip
     chart.update_yaxes(autorange="reversed", automargin=True)
     return chart.update_xaxes(side="top", automargin=True, tickangle=0)
