@@ -96,6 +96,18 @@ def test_image_distances_are_those_of_the_volumes(study, settings):
     assert row["distance_held_out"] == pytest.approx(nearest, rel=1e-5)
 
 
+def test_the_map_holds_every_real_and_synthetic_case_once_for_each_method(study, settings):
+    table = workflows.read_results(settings, study).map
+    assert set(table["method"]) == {"pca", "umap"}
+    for _, group in table.groupby(["encoder", "method"]):
+        assert sorted(set(group["cohort"])) == ["Copies", "Others", "real"]
+        assert len(group) == group.groupby(["cohort", "case"]).ngroups == 3 * N
+        assert np.isfinite(group[["x", "y"]]).all(axis=None)
+    pca, umap = (table[table["method"] == method] for method in ("pca", "umap"))
+    assert (pca["share_x"] >= pca["share_y"]).all() and (pca["share_x"] + pca["share_y"] <= 1).all()
+    assert umap[["share_x", "share_y"]].isna().all(axis=None)
+
+
 def test_without_a_training_cohort_there_is_a_labelled_gap_and_no_number(study, settings, tmp_path):
     path = study.with_name("no-training.toml")
     write_spec(StudySpec(**spec(training=None)), path)
@@ -134,7 +146,7 @@ def test_a_second_run_multiplies_nothing_and_scratch_is_removed(study, settings,
     monkeypatch.setattr(cohort_tasks, "gram_matrix", lambda *args, **kwargs: pytest.fail("computed again"))
     monkeypatch.setattr(Store, "put", lambda *args, **kwargs: pytest.fail("an artefact was computed again"))
     workflows.evaluate(Context(settings, InProcessPool()), str(study), str(tmp_path))
-    for name in ("copies.csv", "copy_check.csv", "details.json"):
+    for name in ("copies.csv", "copy_check.csv", "map.csv", "details.json"):
         assert (tmp_path / name).read_bytes() == (study.parent / "out" / name).read_bytes()
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from core import metrics
 from core.metrics.copies import CopyResult, copy_check, copy_check_distances
+from core.metrics.embedding import Method, joint_map
 from core.metrics.gram import gram_matrix, squared_distances
 from core.settings import Settings
 from core.store import Store, content_key
@@ -20,6 +21,7 @@ from core.workflows.tasks import Source
 
 GRAM_VERSION = 1
 COPY_VERSION = 1
+MAP_VERSION = 1
 
 
 def products_of_cohorts(settings: Settings, real: Sequence[Source], synthetic: Sequence[Source]) -> str:
@@ -104,6 +106,26 @@ def copy_check_images(
     key = content_key("copy check", COPY_VERSION, inputs, {"n_real": n_real, "seed": seed})
     result: dict[str, Any] = store.get_or_compute("json", key, lambda: _as_dict(check()))
     return result
+
+
+def joint_map_of(settings: Settings, method: Method, cohorts: Sequence[str], seed: int) -> dict[str, Any]:
+    """Place stored features of all cohorts on one map, real ones first.
+
+    Returns
+    -------
+    dict
+        ``cohorts``: a list of [x, y] for each; ``shares`` of the variance along both axes, or None.
+    """
+    store = Store(settings.workspace)
+
+    def place() -> dict[str, Any]:
+        real, *synthetic = (store.get("npz", key)["features"] for key in cohorts)
+        result = joint_map(real, synthetic, method=method, seed=seed)
+        return {"cohorts": [points.tolist() for points in result.cohorts], "shares": result.shares}
+
+    key = content_key("map", MAP_VERSION, list(cohorts), {"method": method, "seed": seed})
+    positions: dict[str, Any] = store.get_or_compute("json", key, place)
+    return positions
 
 
 def _as_dict(result: CopyResult) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from core.study import Cohort, Study, read_study
 from core.workflows import regional
 from core.workflows.cohorts import Prepared, segment_sources
 from core.workflows.copies import CopyCheck
+from core.workflows.maps import draw_maps
 from core.workflows.results import QC_COLUMNS, VOLUME_COLUMNS, results_folder
 from core.workflows.run import Run
 from core.workflows.scoring import Scoring
@@ -54,6 +55,7 @@ def evaluate(context: Context, study: str, out: str = "") -> dict[str, Any]:
         scoring.score_features()
     with context.stage(0.45, 0.5):
         scoring.score_products()
+        draw_maps(scoring)
     with context.stage(0.5, 0.6):
         CopyCheck(scoring).check()
         run.write_provenance(complete=False)
