@@ -5,13 +5,14 @@ import csv
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from core.errors import InputError
-from core.segmentation import labelmaps, synthesis, train
-from core.segmentation.network import SegmentationNet, load_weights, save_weights
+from core.segmentation import embedded, labelmaps, synthesis, train
+from core.segmentation.network import SegmentationNet, load_weights, parts_of, save_weights
 from core.volume import FULL, HALF
 
-SETTINGS = train.Settings(HALF, steps=40, seed=3)
+SETTINGS = train.Settings(steps=40, seed=3)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -125,7 +126,7 @@ def test_prior_is_a_distribution_and_symmetric(prior):
 
 
 def test_steps_lower_the_loss_of_a_fixed_example(prior, examples):
-    run = train.Run(prior, train.Settings(HALF, steps=1000, seed=0))
+    run = train.Run(prior, train.Settings(steps=1000, seed=0))
     losses = [run.learn(*examples[0]) for _ in range(3)]
     assert losses[-1] < losses[0]
 
@@ -157,26 +158,60 @@ def test_the_curve_is_cut_back_to_the_checkpoint(tmp_path):
         assert len(list(csv.DictReader(table))) == 3
 
 
-def test_both_grids_and_the_full_one_starts_where_the_half_one_ended(prior):
-    half, full = SegmentationNet(HALF, prior), SegmentationNet(FULL, prior)
-    full.load_state_dict(half.state_dict(), strict=False)
+def test_parts_are_the_eight_voxels_of_a_larger_one_in_the_order_of_the_codes():
+    image = torch.arange(np.prod(FULL.shape), dtype=torch.float32).reshape(1, 1, *FULL.shape)
+    parts = parts_of(image)[0].flatten(1).T  # (voxels, 8)
+    assert torch.equal(parts[0], image[0, 0, :2, :2, :2].flatten())
+    cheap = (np.arange(np.prod(FULL.shape)) % 251).astype(np.uint8).reshape(FULL.shape)
+    assert np.array_equal(train.voxel_codes(cheap), (parts.numpy() % 251).astype(np.uint8))
+
+
+def test_one_network_serves_both_grids_and_detail_starts_at_zero(prior):
+    net = SegmentationNet(prior)
     image = torch.rand(1, 1, *FULL.shape) * 2 - 1
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        coarse, bottleneck = half.features(torch.nn.functional.avg_pool3d(image, 2))
-        fine, _ = full.features(image)
-        structures, parcels = full(image)
+    with torch.no_grad():
+        coarse = net(torch.nn.functional.avg_pool3d(image, 2))
+        fine = net(image)
+        *_, bottleneck = net.features(image)
     assert bottleneck.shape == (1, 128, 9, 12, 9)
-    assert fine.shape[2:] == FULL.shape
-    assert torch.allclose(fine[..., ::2, ::2, ::2].float(), coarse.float(), atol=0.05)
-    assert structures.shape == (len(full.region), 33)
-    assert parcels.shape == (len(full.region), 34)
+    for at_2mm, at_1mm, classes in zip(coarse, fine, (33, 34), strict=True):
+        assert at_2mm.shape == (len(net.region), classes)
+        assert at_1mm.shape == (len(net.region), 8, classes)
+        assert torch.allclose(at_1mm, at_2mm[:, None].expand_as(at_1mm), atol=1e-5)
+
+
+def test_labels_and_posteriors_of_a_volume_agree_with_the_logits(prior):
+    torch.manual_seed(0)
+    net = SegmentationNet(prior).eval()
+    torch.nn.init.normal_(net.fine.head.weight, std=0.5)
+    image = torch.rand(1, 1, *FULL.shape) * 2 - 1
+    labels, sums = embedded.infer(net, image[0, 0].numpy(), FULL)
+    with torch.no_grad():
+        structures, _ = net(image)
+    assert sums.structures == pytest.approx(structures.softmax(2).sum((0, 1)).double().numpy(), rel=1e-4)
+    table = np.where(labels >= 2000, 42, np.where(labels >= 1000, 3, labels))
+    whole = train.voxel_codes(labelmaps.encode(table.astype(np.int32)))
+    assert np.array_equal(whole[net.region.numpy()], structures.argmax(2).numpy().astype(np.uint8))
+    assert sums.counts.sum() == 8 * len(net.region)
+    assert sums.parcels.sum() == pytest.approx(sums.structures[list(labelmaps.CORTEX)].sum(), rel=0.02)
+
+
+def test_training_starts_from_exported_weights_and_keeps_its_own_prior(tmp_path, prior):
+    net = SegmentationNet(prior / 2)
+    save_weights(net, tmp_path / "w.safetensors")
+    run = train.Run(prior, SETTINGS)
+    run.start_from(tmp_path / "w.safetensors")
+    assert torch.equal(run.net.prior, prior)
+    assert torch.allclose(run.net.head.weight, net.head.weight, atol=1e-3)
+    save_file({"other": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match="other"):
+        run.start_from(tmp_path / "other.safetensors")
 
 
 def test_weights_come_back_from_safetensors(tmp_path, prior):
-    net = SegmentationNet(HALF, prior)
+    net = SegmentationNet(prior)
     save_weights(net, tmp_path / "w.safetensors", step="1")
     back = load_weights(tmp_path / "w.safetensors")
-    assert back.grid == HALF
     assert all(torch.allclose(a, b, atol=2e-3) for a, b in zip(net.parameters(), back.parameters(), strict=True))
     (tmp_path / "bad.safetensors").write_bytes(b"no weights")
     for name in ("bad", "missing"):
@@ -185,15 +220,15 @@ def test_weights_come_back_from_safetensors(tmp_path, prior):
 
 
 def test_perfect_logits_score_one(person, prior):
-    net = SegmentationNet(HALF, prior)
-    truth = train.voxel_codes(person.codes, HALF)[net.region.numpy()]
+    net = SegmentationNet(prior)
+    truth = train.voxel_codes(person.codes)[net.region.numpy()]
     structures = train._majority(labelmaps.structure_of_code()[truth], 33)
     parcels = train._majority(np.minimum(labelmaps.parcel_of_code()[truth], 34), 35)
     perfect = (
         torch.nn.functional.one_hot(torch.from_numpy(structures), 33).float(),
         torch.nn.functional.one_hot(torch.from_numpy(parcels), 35).float()[:, :34],
     )
-    net.logits = lambda maps, rows=None: perfect
+    net.forward = lambda image: perfect
     scores = train.dice_scores(net, np.zeros(HALF.shape, np.float32), person.codes)
     assert min(value for key, value in scores.items() if key != "parcels") == 1
     assert scores["parcels"] > 0.99

@@ -1,27 +1,52 @@
 """The embedded engine: this project's own network, for stripped T1w-like volumes on an atlas grid.
 
-Volumes are sums of posteriors, so they do not depend on counting voxels. A volume on the full grid is answered by the
-full-grid network where its weights are installed, otherwise by the half-grid network, whose logits are interpolated.
+Volumes are sums of posteriors, so they do not depend on counting voxels. One weight file serves both grids.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from core.errors import MissingAsset
 from core.segmentation import QC_GROUPS, Segmentation, qc_groups, volume_row
 from core.segmentation.atlas import check
 from core.segmentation.labelmaps import CORTEX, PARCELS, STRUCTURES
-from core.segmentation.network import SegmentationNet, load_weights
-from core.volume import FULL, HALF, Grid, Volume, block_mean
+from core.segmentation.network import N_PARCELS, N_STRUCTURES, PARTS, SegmentationNet, load_weights
+from core.volume import HALF, Grid, Volume
 
 ASSETS = Path(__file__).parents[2] / "assets"
+WEIGHTS = "embedded.safetensors"
+ROWS = 20_000  # 2 mm voxels answered at a time: keeps the posteriors small
+CORTEX_CHANCE = 1e-3  # parcels are asked for where cortex is at least this likely
+
+
+@dataclass
+class Posteriors:
+    """Sums over a volume of what the network finds likely.
+
+    Parameters
+    ----------
+    structures : ndarray, shape (33,)
+        Sum of each structure's posterior over voxels.
+    parcels : ndarray, shape (2, 34)
+        Sum of each parcel's posterior, left and right.
+    agreement : ndarray, shape (33,)
+        Sum of the posterior of each voxel's own QC group over the voxels labelled with a structure.
+    counts : ndarray, shape (33,)
+        Voxels labelled with each structure.
+    """
+
+    structures: NDArray[np.float64]
+    parcels: NDArray[np.float64]
+    agreement: NDArray[np.float64]
+    counts: NDArray[np.float64]
 
 
 def segment(volume: Volume, *, weights: Path = ASSETS) -> Segmentation:
@@ -32,7 +57,7 @@ def segment(volume: Volume, *, weights: Path = ASSETS) -> Segmentation:
     volume : Volume
         On the full or the half grid, in [-1, 1], skull-stripped, background -1.
     weights : path
-        Folder with ``embedded_half.safetensors`` and perhaps ``embedded_full.safetensors``.
+        Folder with ``embedded.safetensors``.
 
     Returns
     -------
@@ -47,89 +72,88 @@ def segment(volume: Volume, *, weights: Path = ASSETS) -> Segmentation:
         The weights are not installed.
     """
     grid = check(volume)
-    net = _network(weights, grid)
-    data = volume.data if net.grid == grid else block_mean(volume.data)
-    image = torch.from_numpy(np.ascontiguousarray(data, np.float32))[None, None]
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        structures, parcels = net(image)
-    chances, chosen = structures.softmax(1), structures.argmax(1)
-    if net.grid == grid:
-        labels = _labels(net, chosen, parcels.argmax(1))
-    else:
-        fine = [_enlarged_choice(net, logits) for logits in (structures, parcels)]
-        labels = _ids(fine[0], fine[1]).reshape(grid.shape)
-    sizes = _sizes(chances, parcels.softmax(1), net.grid.spacing**3)
+    net = _network(weights)
+    labels, posteriors = infer(net, volume.data, grid)
     return Segmentation(
-        labels=Volume(labels.numpy().astype(np.int32), volume.affine, volume.case_id),
-        volumes=volume_row(sizes),
-        qc=_expected_dice(chances, chosen),
+        labels=Volume(labels, volume.affine, volume.case_id),
+        volumes=volume_row(_sizes(posteriors, grid.spacing**3)),
+        qc=_expected_dice(posteriors),
     )
 
 
-def _network(folder: Path, grid: Grid) -> SegmentationNet:
-    for name in (grid.name, HALF.name):
-        path = folder / f"embedded_{name}.safetensors"
-        if path.is_file():
-            return _loaded(path)
-    raise MissingAsset(
-        "the weights of the embedded segmentation network are not installed.",
-        str(folder / "embedded_half.safetensors"),
-        "Install the product again, or train them with `python -m core.segmentation.train`.",
-    )
+def infer(net: SegmentationNet, data: NDArray[np.float32], grid: Grid) -> tuple[NDArray[np.int32], Posteriors]:
+    """Return FreeSurfer ids on the grid, cortex as parcels, and the summed posteriors of one volume."""
+    image = torch.from_numpy(np.ascontiguousarray(data, np.float32))[None, None]
+    parts = 1 if grid == HALF else PARTS
+    whole = torch.zeros(int(np.prod(HALF.shape)), parts, dtype=torch.int32)
+    sums = Posteriors(*(np.zeros(shape) for shape in (N_STRUCTURES, (2, N_PARCELS), N_STRUCTURES, N_STRUCTURES)))
+    groups = _group_of_structure()
+    with torch.inference_mode():
+        coarse, fine, _ = net.features(image)
+        for rows in torch.arange(len(net.region)).split(ROWS):
+            answer = net.coarse_logits(coarse, rows)
+            if fine is not None:
+                answer = net.fine_logits(answer, fine, rows).flatten(0, 1)
+            whole[net.region[rows]] = _add(answer, sums, groups).view(len(rows), parts)
+    if parts == 1:
+        return whole.view(HALF.shape).numpy(), sums
+    x, y, z = HALF.shape
+    labels = whole.view(x, y, z, 2, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(grid.shape)
+    return labels.numpy(), sums
 
 
-@lru_cache(maxsize=2)
-def _loaded(path: Path) -> SegmentationNet:
-    return load_weights(path)
-
-
-def _labels(net: SegmentationNet, structures: Tensor, parcels: Tensor) -> Tensor:
-    """FreeSurfer ids on the network's grid from channels at its region."""
-    whole = torch.zeros(int(np.prod(net.grid.shape)), dtype=torch.long)
-    whole[net.region] = _ids(structures, parcels)
-    return whole.reshape(net.grid.shape)
-
-
-def _ids(structures: Tensor, parcels: Tensor) -> Tensor:
-    """FreeSurfer ids of channels; cortex as parcels."""
-    ids = torch.tensor(STRUCTURES)[structures]
-    named = torch.tensor(PARCELS)[parcels]
+def _add(answer: Tensor, sums: Posteriors, groups: Tensor) -> Tensor:
+    """Add the posteriors of some voxels (n, 67) to the sums; return their FreeSurfer ids."""
+    chances = answer[:, :N_STRUCTURES].softmax(1)
+    chosen = chances.argmax(1)
+    sums.structures += chances.sum(0).double().numpy()
+    sums.counts += torch.bincount(chosen, minlength=N_STRUCTURES).numpy()
+    per_group = chances @ torch.nn.functional.one_hot(groups).float()  # (n, groups)
+    own = per_group.gather(1, groups[chosen][:, None])[:, 0].double()
+    sums.agreement += torch.zeros(N_STRUCTURES, dtype=torch.float64).index_add_(0, chosen, own).numpy()
+    near = (chances[:, list(CORTEX)].sum(1) > CORTEX_CHANCE).nonzero()[:, 0]
+    parcels = answer[near, N_STRUCTURES:].softmax(1)
+    sums.parcels += (chances[near][:, list(CORTEX)].T @ parcels).double().numpy()
+    ids = torch.tensor(STRUCTURES, dtype=torch.int32)[chosen]
     for first, channel in zip((1000, 2000), CORTEX, strict=True):
-        ids = torch.where(structures == channel, first + named, ids)
+        here = chosen[near] == channel
+        ids[near[here]] = first + torch.tensor(PARCELS, dtype=torch.int32)[parcels[here].argmax(1)]
     return ids
 
 
-def _enlarged_choice(net: SegmentationNet, logits: Tensor) -> Tensor:
-    """Channel with the largest logit at every voxel of the full grid; one channel at a time, to spare memory."""
-    best = torch.full(FULL.shape, -torch.inf)
-    choice = torch.zeros(FULL.shape, dtype=torch.long)
-    for channel in range(logits.shape[1]):
-        outside = 0.0 if channel == 0 else -20.0  # beyond the region everything is background, channel 0
-        whole = torch.full((int(np.prod(HALF.shape)),), outside)
-        whole[net.region] = logits[:, channel].float()
-        fine = F.interpolate(whole.reshape(1, 1, *HALF.shape), scale_factor=2.0, mode="trilinear")[0, 0]
-        better = fine > best
-        best = torch.where(better, fine, best)
-        choice[better] = channel
-    return choice.flatten()
+@lru_cache(maxsize=2)
+def _network(folder: Path) -> SegmentationNet:
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise MissingAsset(
+            "the weights of the embedded segmentation network are not installed.",
+            str(path),
+            "Install the product again, or train them with `python -m core.segmentation.train`.",
+        )
+    return load_weights(path)
 
 
-def _sizes(chances: Tensor, parcels: Tensor, voxel: float) -> dict[int, float]:
+def _group_of_structure() -> Tensor:
+    """QC group of each structure, 0 for background."""
+    groups = qc_groups()
+    return torch.tensor([QC_GROUPS.index(groups[k]) + 1 if k in groups else 0 for k in STRUCTURES])
+
+
+def _sizes(posteriors: Posteriors, voxel: float) -> dict[int, float]:
     """Return mm³ of each FreeSurfer id, cortex as parcels, from posteriors."""
-    sums = (chances.sum(0, dtype=torch.float64) * voxel).tolist()
+    sums = (posteriors.structures * voxel).tolist()
     sizes = {label: size for label, size in zip(STRUCTURES, sums, strict=True) if label not in (0, 3, 42)}
-    for first, channel in zip((1000, 2000), CORTEX, strict=True):
-        shares = (chances[:, channel : channel + 1].double() * parcels.double()).sum(0) * voxel
-        sizes |= {first + k: size for k, size in zip(PARCELS, shares.tolist(), strict=True)}
+    for first, side in zip((1000, 2000), posteriors.parcels * voxel, strict=True):
+        sizes |= {first + k: size for k, size in zip(PARCELS, side.tolist(), strict=True)}
     return sizes
 
 
-def _expected_dice(chances: Tensor, chosen: Tensor) -> dict[str, float]:
+def _expected_dice(posteriors: Posteriors) -> dict[str, float]:
     """Dice of the labels with the posteriors themselves, per QC group; 0 for a group that is absent."""
-    groups, result = qc_groups(), {}
-    for group in QC_GROUPS:
-        channels = torch.tensor([c for c, label in enumerate(STRUCTURES) if groups.get(label) == group])
-        soft, hard = chances[:, channels].sum(1), torch.isin(chosen, channels)
-        total = float(soft.sum() + hard.sum())
-        result[group] = 2 * float(soft[hard].sum()) / total if bool(hard.any()) else 0.0
+    group = _group_of_structure().numpy()
+    result = {}
+    for number, name in enumerate(QC_GROUPS, start=1):
+        mine = group == number
+        total = float(posteriors.structures[mine].sum() + posteriors.counts[mine].sum())
+        result[name] = 2 * float(posteriors.agreement[mine].sum()) / total if total else 0.0
     return result

@@ -1,9 +1,8 @@
 """The embedded segmentation network: a small U-Net that knows where in the atlas each structure usually lies.
 
 Volumes are atlas-aligned, so the network's logits are added to the logarithm of prior maps (how often each class was
-seen at each place among the training anatomies); it only has to learn how an image moves that expectation. The
-half-grid network works at 2 mm. The full-grid network wraps the same body between one more level at 1 mm, so it starts
-from half-grid weights.
+seen at each place among the training anatomies); it only has to learn how an image moves that expectation. One network
+serves both grids: it answers at 2 mm and, on the full grid, corrects the answer at 1 mm.
 """
 
 from __future__ import annotations
@@ -20,13 +19,14 @@ from torch.nn import functional as F
 
 from core.errors import InputError
 from core.segmentation.labelmaps import CSF, FIRST_PARCEL, PARCELS
-from core.volume import FULL, HALF, Grid, grid_named
+from core.volume import HALF
 
 N_STRUCTURES, N_PARCELS = FIRST_PARCEL, len(PARCELS)
 PRIOR_SHAPE = tuple(n // 2 for n in HALF.shape)  # 4 mm
 WIDTHS = (16, 32, 64, 128)
 FEATURES = 32
-FINE = 8
+FINE = 16
+PARTS = 8  # 1 mm voxels in one of 2 mm
 LEAST_PRIOR = 1e-4
 REGION_PRIOR = 0.02
 REGION_MARGIN = 1  # voxels of 4 mm; fluid farther out than that counts as background
@@ -77,9 +77,9 @@ class Body(nn.Module):
         self.place = nn.ModuleList([nn.Conv3d(classes, n, 1, bias=False) for n in (b, c)])
         self.up = nn.ModuleList([Up(d, c), Up(c, b), Up(b, a, FEATURES)])
 
-    def forward(self, image: Tensor, prior: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
         """Return features at 2 mm and the bottleneck (b, 128, 9, 12, 9)."""
-        skips = [self.stem(image, extra)]
+        skips = [self.stem(image)]
         places = [self.place[0](prior), self.place[1](F.interpolate(prior, scale_factor=0.5, mode="area")), None]
         x = skips[0]
         for down, level, place in zip(self.down, self.level, places, strict=True):
@@ -91,35 +91,35 @@ class Body(nn.Module):
         return x, bottleneck
 
 
-class Outer(nn.Module):
-    """The level at 1 mm around the body, used on the full grid."""
+class Fine(nn.Module):
+    """What 1 mm detail adds to the answer at 2 mm, computed at 2 mm: a voxel's eight parts are channels.
+
+    Activations at 1 mm would cost four times the body; here they cost less than it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = Convolution(1, FINE)
-        self.down = nn.Conv3d(FINE, WIDTHS[0], 3, stride=2, padding=1)
-        nn.init.zeros_(self.down.weight)  # the body then starts as it was trained at 2 mm
-        nn.init.zeros_(cast(Tensor, self.down.bias))
-        self.fine = nn.Sequential(Convolution(2 * FINE, 2 * FINE), Convolution(2 * FINE, FEATURES))
+        self.stem = Convolution(PARTS, FINE)
         self.narrow = nn.Conv3d(FEATURES, FINE, 1)
-        self.last = nn.Conv3d(FEATURES, FEATURES, 1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(cast(Tensor, self.last.bias))
+        self.mix = Convolution(2 * FINE, 2 * FINE)
+        self.head = nn.Linear(2 * FINE, PARTS * (N_STRUCTURES + N_PARCELS))
+        nn.init.zeros_(self.head.weight)  # starts as the answer at 2 mm, repeated
+        nn.init.zeros_(self.head.bias)
 
-    def refine(self, coarse: Tensor, fine: Tensor) -> Tensor:
-        """Return features at 1 mm: the body's, enlarged, plus a correction that starts at zero."""
-        narrow = F.interpolate(self.narrow(coarse), scale_factor=2.0, mode="nearest")
-        correction = self.last(self.fine(torch.cat([narrow, fine], 1)))
-        return F.interpolate(coarse, scale_factor=2.0, mode="nearest") + correction
+    def forward(self, parts: Tensor, coarse: Tensor) -> Tensor:
+        """Return features (b, 2 FINE, 72, 96, 72) from parts (b, 8, 72, 96, 72) and the body's features."""
+        detail = parts - parts.mean(1, keepdim=True)
+        return cast(Tensor, self.mix(torch.cat([self.narrow(coarse), self.stem(detail)], 1)))
 
 
 class SegmentationNet(nn.Module):
     """Image to logits of structures and of cortical parcels, at the voxels of a fixed region around the brain.
 
+    One network serves both grids: the body answers at 2 mm; on the full grid `Fine` corrects each of the eight 1 mm
+    parts of a 2 mm voxel.
+
     Parameters
     ----------
-    grid : Grid
-        `core.volume.HALF` or `FULL`.
     prior : tensor, shape (67, 36, 48, 36), optional
         Frequency of every structure (33) and, inside the cortex, of every parcel (34) at 4 mm; zeros when the weights
         are loaded afterwards.
@@ -127,12 +127,11 @@ class SegmentationNet(nn.Module):
 
     prior: Tensor
 
-    def __init__(self, grid: Grid, prior: Tensor | None = None) -> None:
+    def __init__(self, prior: Tensor | None = None) -> None:
         super().__init__()
         classes = N_STRUCTURES + N_PARCELS
-        self.grid = grid
         self.body = Body()
-        self.outer = Outer() if grid == FULL else None
+        self.fine = Fine()
         self.head = nn.Linear(FEATURES, classes)
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
@@ -143,65 +142,75 @@ class SegmentationNet(nn.Module):
 
     @property
     def region(self) -> Tensor:
-        """Flat indices of the voxels that can be brain, shape (n,); everything else is background."""
+        """Flat indices of the 2 mm voxels that can be brain, shape (n,); everything else is background."""
         if self._region is None:
             inside = (self.prior[1:CSF].sum(0) > REGION_PRIOR).float()[None, None]
             inside = F.max_pool3d(inside, 2 * REGION_MARGIN + 1, 1, REGION_MARGIN)
-            inside = F.interpolate(inside, size=self.grid.shape, mode="nearest")
+            inside = F.interpolate(inside, size=HALF.shape, mode="nearest")
             self._region = inside.flatten().nonzero()[:, 0]
         return self._region
 
     @property
     def log_prior(self) -> Tensor:
-        """Logarithm of the prior at the voxels of the region, shape (n, 67), half precision on the full grid."""
+        """Logarithm of the prior at the voxels of the region, shape (n, 67)."""
         if self._log_prior is None:
-            kept = torch.float32 if self.grid == HALF else torch.bfloat16
-            rows = torch.empty(len(self.region), len(self.prior), dtype=kept, device=self.prior.device)
-            for channel, known in enumerate(self.prior):
-                whole = F.interpolate(
-                    known[None, None], size=self.grid.shape, mode="trilinear", align_corners=False
-                ).flatten()
-                rows[:, channel] = whole[self.region].clamp_min(LEAST_PRIOR).log().to(kept)
-            self._log_prior = rows
+            whole = F.interpolate(self.prior[None], size=HALF.shape, mode="trilinear", align_corners=False)[0]
+            self._log_prior = whole.flatten(1)[:, self.region].T.clamp_min(LEAST_PRIOR).log().contiguous()
         return self._log_prior
 
-    def features(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features on the grid and the bottleneck of images (b, 1, x, y, z) in [-1, 1]."""
-        prior = self.prior[None]
-        if self.outer is None:
-            found: tuple[Tensor, Tensor] = self.body(image, prior)
-            return found
-        fine = self.outer.stem(image)
-        coarse, bottleneck = self.body(F.avg_pool3d(image, 2), prior, self.outer.down(fine))
-        return self.outer.refine(coarse, fine), bottleneck
+    def features(self, image: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return the features at 2 mm, those of 1 mm detail, and the bottleneck of images (b, 1, x, y, z) in [-1, 1].
 
-    def forward(self, image: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return logits of structures (n, 33) and of parcels (n, 34) at the voxels of `region`.
-
-        Parameters
-        ----------
-        image : tensor, shape (1, 1, x, y, z)
-            One volume on the grid, in [-1, 1], background -1.
-        rows : tensor, optional
-            Positions in `region` to answer for; all when None.
+        On the half grid there is no detail: None.
         """
-        maps, _ = self.features(image)
-        return self.logits(maps, rows)
+        if image.shape[2:] == HALF.shape:
+            coarse, bottleneck = self.body(image, self.prior[None])
+            return coarse, None, bottleneck
+        coarse, bottleneck = self.body(F.avg_pool3d(image, 2), self.prior[None])
+        return coarse, self.fine(parts_of(image), coarse), bottleneck
 
-    def logits(self, maps: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return what `forward` does, from the features of one image."""
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits of structures and of parcels of one volume (1, 1, x, y, z) in [-1, 1], background -1.
+
+        Returns
+        -------
+        tensor, shape (n, 33) or (n, 8, 33)
+            At the voxels of `region`; on the full grid at each of their eight parts, in the order of `parts_of`.
+        tensor, shape (n, 34) or (n, 8, 34)
+        """
+        coarse, fine, _ = self.features(image)
+        answer = self.coarse_logits(coarse)
+        if fine is not None:
+            answer = self.fine_logits(answer, fine)
+        return answer[..., :N_STRUCTURES], answer[..., N_STRUCTURES:]
+
+    def coarse_logits(self, coarse: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return all logits (n, 67) at 2 mm, at the voxels of `region` or at ``rows`` of it."""
         voxels = self.region if rows is None else self.region[rows]
         known = self.log_prior if rows is None else self.log_prior[rows]
-        found = self.head(maps[0].flatten(1)[:, voxels].T.float())
-        structures = found[:, :N_STRUCTURES] + self.trust[0] * known[:, :N_STRUCTURES].float()
-        return structures, found[:, N_STRUCTURES:] + self.trust[1] * known[:, N_STRUCTURES:].float()
+        found = self.head(coarse[0].flatten(1)[:, voxels].T)
+        trust = torch.cat([self.trust[:1].expand(N_STRUCTURES), self.trust[1:].expand(N_PARCELS)])
+        return cast(Tensor, found + trust * known)
+
+    def fine_logits(self, answer: Tensor, fine: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return all logits (n, 8, 67) at 1 mm from those at 2 mm."""
+        voxels = self.region if rows is None else self.region[rows]
+        correction = self.fine.head(fine[0].flatten(1)[:, voxels].T)
+        return answer[:, None] + correction.view(len(voxels), PARTS, -1)
+
+
+def parts_of(image: Tensor) -> Tensor:
+    """Make the eight parts of each 2 mm voxel channels: (b, 1, 144, 192, 144) to (b, 8, 72, 96, 72)."""
+    b, _, x, y, z = image.shape
+    split = image.view(b, x // 2, 2, y // 2, 2, z // 2, 2)
+    return split.permute(0, 2, 4, 6, 1, 3, 5).reshape(b, PARTS, x // 2, y // 2, z // 2)
 
 
 def save_weights(net: SegmentationNet, path: Path, **facts: str) -> None:
     """Write weights and prior in half precision as safetensors, atomically; ``facts`` go into the header."""
     tensors = {k: v.detach().half().contiguous() for k, v in net.state_dict().items()}
     partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, {"grid": net.grid.name, "facts": json.dumps(facts)})
+    save_file(tensors, partial, {"facts": json.dumps(facts)})
     partial.replace(path)
 
 
@@ -217,9 +226,8 @@ def load_weights(path: Path) -> SegmentationNet:
         raise InputError("there is no such weight file.", str(path), "Reinstall, or train it again.")
     try:
         with safe_open(path, "pt") as stored:
-            grid = grid_named(stored.metadata()["grid"])
             tensors = {k: stored.get_tensor(k).float() for k in stored.keys()}  # noqa: SIM118 - not a dict
-        net = SegmentationNet(grid)
+        net = SegmentationNet()
         net.load_state_dict(tensors)
     except (KeyError, RuntimeError, TypeError, SafetensorError) as error:
         raise InputError(f"not the weights of this network ({error}).", str(path), "Reinstall, or train.") from error

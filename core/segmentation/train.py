@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
@@ -41,12 +42,13 @@ from core.segmentation.labelmaps import (
 )
 from core.segmentation.network import N_PARCELS, N_STRUCTURES, PRIOR_SHAPE, SegmentationNet, save_weights
 from core.segmentation.synthesis import as_is, deform, render
-from core.volume import FULL, HALF, Grid, grid_named
+from core.volume import FULL, HALF
 
 TEMPLATE_SHARE = 0.2
 LOWERING = 0.25  # the last part of the run, in which the learning rate falls to zero
 WARM_UP = 30
-FULL_ROWS = 300_000  # voxels of one full-grid image that enter the loss
+HALF_SHARE = 0.25  # of the steps see an image made at 2 mm
+COARSE_ROWS, FINE_ROWS = 80_000, 20_000  # voxels of 2 mm that enter the loss; those of which all parts do
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,6 @@ class Settings:
 
     Parameters
     ----------
-    grid : Grid
-        Grid to train on.
     steps : int
         Images to learn from.
     seed : int
@@ -67,7 +67,6 @@ class Settings:
         Decay of the running average of the weights, which is what is validated and exported.
     """
 
-    grid: Grid
     steps: int
     seed: int
     rate: float = 2e-3
@@ -75,7 +74,7 @@ class Settings:
 
 
 class Examples(Dataset[tuple[Tensor, Tensor]]):
-    """Image (1, x, y, z) and codes (voxels, 1 or 8) of every step."""
+    """Image (1, x, y, z) and codes (2 mm voxels, 8) of every step."""
 
     def __init__(self, people: Sequence[Person], settings: Settings) -> None:
         self.people, self.settings = list(people), settings
@@ -87,8 +86,8 @@ class Examples(Dataset[tuple[Tensor, Tensor]]):
         textured = [p for p in self.people if p.texture is not None]
         pool = textured if textured and (not people or rng.random() < TEMPLATE_SHARE) else people
         anatomy = deform(pool[int(rng.integers(len(pool)))], rng)
-        image, codes = render(anatomy, self.settings.grid, rng)
-        return torch.from_numpy(image)[None], torch.from_numpy(voxel_codes(codes, self.settings.grid))
+        image, codes = render(anatomy, HALF if rng.random() < HALF_SHARE else FULL, rng)
+        return torch.from_numpy(image)[None], torch.from_numpy(voxel_codes(codes))
 
 
 class Run:
@@ -107,7 +106,7 @@ class Run:
     def __init__(self, prior: Tensor, settings: Settings, device: str = "cpu") -> None:
         torch.manual_seed(settings.seed)
         self.settings, self.device, self.step = settings, device, 0
-        self.net = SegmentationNet(settings.grid, prior).to(device)
+        self.net = SegmentationNet(prior).to(device)
         self.average = copy.deepcopy(self.net).eval().requires_grad_(False)
         self.optimiser = torch.optim.AdamW(self.net.parameters(), lr=settings.rate, weight_decay=1e-4)
         self.tables = [torch.from_numpy(t.astype(np.int64)).to(device) for t in (structure_of_code(), parcel_of_code())]
@@ -118,17 +117,19 @@ class Run:
         return self.settings.rate * min(1.0, (self.step + 1) / WARM_UP, max(left, 1e-3))
 
     def learn(self, image: Tensor, codes: Tensor) -> float:
-        """Take one step on one image (1, x, y, z) with codes (voxels, 1 or 8), and return the loss."""
+        """Take one step on one image (1, x, y, z) with codes (2 mm voxels, 8), and return the loss."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate()
-        rows = None
-        if self.settings.grid == FULL:
-            draw = torch.Generator().manual_seed(self.step)
-            rows = torch.randint(len(self.net.region), (FULL_ROWS,), generator=draw).to(self.device)
-        with torch.autocast(self.device, torch.bfloat16):
-            maps, _ = self.net.features(image[None].to(self.device))
-        voxels = self.net.region if rows is None else self.net.region[rows]
-        loss = self.loss(self.net.logits(maps, rows), codes.to(self.device)[voxels])
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu"):
+            coarse, fine, _ = self.net.features(image[None].to(self.device))
+        draw = torch.Generator().manual_seed(self.step)
+        rows = torch.randint(len(self.net.region), (COARSE_ROWS,), generator=draw).to(self.device)
+        codes = codes.to(self.device)[self.net.region[rows]]
+        answer = self.net.coarse_logits(coarse.float(), rows)
+        loss = self.loss(answer, codes)
+        if fine is not None:
+            parts = self.net.fine_logits(answer[:FINE_ROWS], fine.float(), rows[:FINE_ROWS])
+            loss = loss + self.loss(parts.flatten(0, 1), codes[:FINE_ROWS].reshape(-1, 1))
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
@@ -139,16 +140,31 @@ class Run:
         self.step += 1
         return float(loss.detach())
 
-    def loss(self, logits: tuple[Tensor, Tensor], codes: Tensor) -> Tensor:
-        """Cross-entropy plus Dice of structures, and half of the same for parcels inside the cortex."""
+    def loss(self, logits: Tensor, codes: Tensor) -> Tensor:
+        """Cross-entropy plus Dice of structures, and half of the same for parcels inside the cortex.
+
+        Parameters
+        ----------
+        logits : tensor, shape (n, 67)
+        codes : tensor, shape (n, 1 or 8)
+            What each voxel holds.
+        """
         structures, parcels = (table[codes.long()] for table in self.tables)
-        shares = _shares(structures, N_STRUCTURES)
-        total = _loss(logits[0], shares)
+        total = _loss(logits[:, :N_STRUCTURES], _shares(structures, N_STRUCTURES))
         cortex = (parcels < N_PARCELS).float().mean(1) >= 0.5
         if bool(cortex.any()):
             known = _shares(parcels[cortex].clamp_max(N_PARCELS), N_PARCELS + 1)[:, :N_PARCELS]
-            total = total + 0.5 * _loss(logits[1][cortex], known / known.sum(1, keepdim=True))
+            total = total + 0.5 * _loss(logits[cortex, N_STRUCTURES:], known / known.sum(1, keepdim=True))
         return total
+
+    def start_from(self, path: Path) -> None:
+        """Start from exported weights; what they lack or the prior of other people stays as it is."""
+        stored = load_file(path, device=self.device)
+        stored.pop("prior", None)
+        for net in (self.net, self.average):
+            unknown = net.load_state_dict(stored, strict=False).unexpected_keys
+            if unknown:
+                raise InputError(f"unknown weights {unknown[:3]}.", str(path), "Give weights that this code exported.")
 
     def save(self, path: Path) -> None:
         """Write everything needed to go on, atomically."""
@@ -166,10 +182,8 @@ class Run:
         self.step = int(state["step"])
 
 
-def voxel_codes(codes: Codes, grid: Grid) -> Codes:
-    """Return the codes inside every voxel of a grid: (voxels, 1) on the full grid, (voxels, 8) on the half grid."""
-    if grid == FULL:
-        return codes.reshape(-1, 1)
+def voxel_codes(codes: Codes) -> Codes:
+    """Return the codes of the eight parts of every 2 mm voxel: (144, 192, 144) to (voxels, 8), as `parts_of`."""
     x, y, z = HALF.shape
     return np.ascontiguousarray(codes.reshape(x, 2, y, 2, z, 2).transpose(0, 2, 4, 1, 3, 5)).reshape(-1, 8)
 
@@ -194,37 +208,43 @@ def make_prior(people: Sequence[Person]) -> Tensor:
 
 def dice_scores(net: SegmentationNet, image: NDArray[np.float32], codes: Codes) -> dict[str, float]:
     """Return Dice of every structure (by FreeSurfer id) and the mean over parcels, of one image with known codes."""
-    with torch.no_grad(), torch.autocast(net.prior.device.type, torch.bfloat16):
-        logits = net(torch.from_numpy(image)[None, None].to(net.prior.device))
-    region = net.region.cpu().numpy()
-    truth = voxel_codes(codes, net.grid)[region]
-    found = logits[0].argmax(1).cpu().numpy()
+    with torch.no_grad():
+        structures, parcels = net(torch.from_numpy(image)[None, None].to(net.prior.device))
+    truth = voxel_codes(codes)[net.region.cpu().numpy()]  # (n, 8)
+    truth = truth if structures.ndim == 2 else truth.reshape(-1, 1)
+    found, parcel = (logits.flatten(0, -2).argmax(1).cpu().numpy() for logits in (structures, parcels))
     known = _majority(structure_of_code()[truth], N_STRUCTURES)
     scores = {str(STRUCTURES[k]): _dice(found == k, known == k) for k in range(1, N_STRUCTURES)}
-    parcel = np.where(np.isin(found, CORTEX), logits[1].argmax(1).cpu().numpy(), N_PARCELS)
-    right = (found == CORTEX[1]) * N_PARCELS
     named = _majority(np.minimum(parcel_of_code()[truth], N_PARCELS), N_PARCELS + 1)
-    named_right = (known == CORTEX[1]) * N_PARCELS
-    each = [
-        _dice((parcel == k) & (right == s), (named == k) & (named_right == s) & np.isin(known, CORTEX))
-        for k in range(N_PARCELS)
-        for s in (0, N_PARCELS)
-    ]
+    sides = [[np.flatnonzero(which == channel) for which in (found, known)] for channel in CORTEX]
+    each = []
+    for ours, theirs in sides:
+        tallies = [np.bincount(labels, minlength=N_PARCELS + 1) for labels in (parcel[ours], named[theirs])]
+        both = np.intersect1d(ours, theirs, assume_unique=True)
+        shared = np.bincount(parcel[both][parcel[both] == named[both]], minlength=N_PARCELS + 1)
+        with np.errstate(invalid="ignore"):
+            each += (2 * shared / (tallies[0] + tallies[1]))[:N_PARCELS].tolist()
     return scores | {"parcels": float(np.nanmean(each))}
 
 
 def validate(net: SegmentationNet, people: Sequence[Person], seed: int) -> dict[str, float]:
-    """Return mean Dice over held-out people: plain T1w renderings, and one (``hard``) with every fault allowed."""
-    plain: list[dict[str, float]] = []
-    hard: list[dict[str, float]] = []
+    """Return mean Dice over held-out people on the full grid.
+
+    Returns
+    -------
+    dict
+        Dice by FreeSurfer id of plain T1w renderings, ``parcels``, and the mean over the 31 structures: ``structures``
+        of plain renderings, ``hard`` of renderings with every fault allowed, ``half`` of plain ones on the half grid.
+    """
+    kinds = {"structures": (FULL, True), "hard": (FULL, False), "half": (HALF, True)}
+    rows: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
     for number, person in enumerate(people):
-        for kind, rows in ((True, plain), (False, hard)):
-            image, codes = render(as_is(person), net.grid, np.random.default_rng([seed, 10**9 + number]), plain=kind)
-            rows.append(dice_scores(net, image, codes))
-    mean = {key: float(np.nanmean([row[key] for row in plain])) for key in plain[0]}
-    scored = [key for key in mean if key not in ("parcels", "24")]
-    worse = float(np.nanmean([row[key] for row in hard for key in scored]))
-    return {"structures": float(np.mean([mean[key] for key in scored])), "hard": worse} | mean
+        for kind, (grid, plain) in kinds.items():
+            rng = np.random.default_rng([seed, 10**9 + number])
+            rows[kind].append(dice_scores(net, *render(as_is(person), grid, rng, plain=plain)))
+    means = {kind: {k: float(np.nanmean([row[k] for row in found])) for k in found[0]} for kind, found in rows.items()}
+    scored = [k for k in means["structures"] if k not in ("parcels", "24")]
+    return {kind: float(np.mean([mean[k] for k in scored])) for kind, mean in means.items()} | means["structures"]
 
 
 def train(people: Sequence[Person], out: Path, settings: Settings, options: argparse.Namespace) -> None:
@@ -236,9 +256,7 @@ def train(people: Sequence[Person], out: Path, settings: Settings, options: argp
     if options.resume and checkpoint.exists():
         run.load(checkpoint)
     elif options.start:
-        stored = torch.load(options.start, map_location=options.device, weights_only=True)["average"]
-        for net in (run.net, run.average):
-            net.load_state_dict(stored, strict=False)
+        run.start_from(options.start)
     rows = _rows_until(curve, run.step)
     best = max((float(row["structures"]) + float(row["parcels"]) for row in rows), default=0.0)
     loader = DataLoader(
@@ -261,9 +279,13 @@ def train(people: Sequence[Person], out: Path, settings: Settings, options: argp
             score = row["structures"] + row["parcels"]
             if score > best:
                 best = score
-                save_weights(run.average, out / f"embedded_{settings.grid.name}.safetensors", step=str(run.step))
+                save_weights(run.average, out / "embedded.safetensors", step=str(run.step))
             losses, start = [], time.monotonic()
-            shown = {k: round(v, 4) for k, v in row.items() if k in ("step", "loss", "structures", "hard", "parcels")}
+            shown = {
+                k: round(v, 4)
+                for k, v in row.items()
+                if k in ("step", "seconds", "loss", "structures", "hard", "half", "parcels")
+            }
             sys.stderr.write(f"{shown}\n")
         if time.monotonic() - saved > options.save_every or run.step == settings.steps:
             run.save(checkpoint)
@@ -275,12 +297,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m core.segmentation.train", description=__doc__)
     parser.add_argument("--labels", type=Path, required=True, help="folder of whole-head label maps")
     parser.add_argument("--out", type=Path, required=True, help="folder for cache, curve, checkpoint and weights")
-    parser.add_argument("--grid", default="half", choices=("half", "full"))
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=Settings.rate, help="learning rate")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, if there is one")
-    parser.add_argument("--start", type=Path, help="checkpoint whose weights to start from, such as the half grid's")
+    parser.add_argument("--start", type=Path, help="exported weights (.safetensors) to start from")
     parser.add_argument("--every", type=int, default=100, help="steps between validations")
     parser.add_argument("--save-every", type=float, default=180, help="seconds between checkpoints")
     parser.add_argument("--threads", type=int, default=1)
@@ -291,7 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         people = [*prepare(options.labels, options.out / "people"), template_person()]
-        settings = Settings(grid_named(options.grid), options.steps, options.seed, options.rate)
+        settings = Settings(options.steps, options.seed, options.rate)
         train(people, options.out, settings, options)
     except SynthScopeError as error:
         sys.stderr.write(f"{error}\n")
