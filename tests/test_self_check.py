@@ -1,62 +1,102 @@
-"""Each control cohort moves the metrics that should see its defect, and not the others."""
+"""Each control cohort moves the measures that should see its defect, and not the others."""
 
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from scipy import stats
 
-from core import metrics, simulate
+from core import anatomy, metrics, simulate
+from core.metrics.copies import copy_check_distances
 from core.metrics.gram import gram_matrix
-from core.simulate.expectations import EXPECTED
+from core.simulate.expectations import EXPECTED, IMAGE_METRICS, MEASURES, REGIONS
 from core.volume import HALF
 
 N = 10
-REAL, SYNTHETIC = 100, 200  # seeds
-NAMES = ("sharpness", "ms-ssim", "image-mmd")
+REAL, SYNTHETIC, TRAINING = 100, 200, 300  # seeds
+Reading = tuple[float, float, float]  # value and interval
 
 
-def volumes(seed: int, defect: str = "") -> list[np.ndarray]:
-    return [case.volume.data for case in simulate.simulate(HALF, N, seed, defect=defect)]
+def cohort(seed: int, defect: str = "") -> list[simulate.Simulated]:
+    return list(simulate.simulate(HALF, N, seed, defect=defect))
 
 
-def scores(real: list[np.ndarray], synthetic: list[np.ndarray], scratch: Path) -> dict[str, metrics.Score]:
+def read_images(real: list[np.ndarray], synthetic: list[np.ndarray], products: np.ndarray) -> dict[str, Reading]:
     """Score with every metric of the table, as the workflow does."""
     found, sides = {}, {"real": real, "synthetic": synthetic}
-    for name in NAMES:
+    for name in IMAGE_METRICS:
         metric = metrics.METRICS[name]
         if isinstance(metric, metrics.GramMetric):
-            products = gram_matrix([*real, *synthetic], 2 * N, scratch=scratch)
-            found[name] = metric.evaluate(products, N, seed=0, n_boot=100)
-            continue
-        assert isinstance(metric, metrics.VolumeMetric)
-        groups = metric.plan(N, N, seed=0)
-        values = [metric.measure(*(sides[r][i] for r, i in g), cohorts=[r for r, _ in g]) for g in groups]
-        found[name] = metric.summarise(groups, values, n_real=N, n_synthetic=N, seed=0, n_boot=100)
+            score = metric.evaluate(products, N, seed=0, n_boot=100)
+        else:
+            assert isinstance(metric, metrics.VolumeMetric)
+            groups = metric.plan(N, N, seed=0)
+            values = [metric.measure(*(sides[r][i] for r, i in g), cohorts=[r for r, _ in g]) for g in groups]
+            score = metric.summarise(groups, values, n_real=N, n_synthetic=N, seed=0, n_boot=100)
+        found[name] = (score.value, score.ci_low, score.ci_high)
     return found
 
 
-@pytest.fixture(scope="module")
-def real() -> list[np.ndarray]:
-    return volumes(REAL)
+def read_anatomy(real: list[simulate.Simulated], synthetic: list[simulate.Simulated]) -> dict[str, Reading]:
+    """Compare true volumes."""
+    tables = [
+        pd.DataFrame(
+            [case.volumes for case in cases], index=pd.Index([c.volume.case_id for c in cases], name="subject")
+        )
+        for cases in (real, synthetic)
+    ]
+    effects = anatomy.effect_sizes(*tables, n_boot=200).set_index("region")
+    found = {name: tuple(effects.loc[name, ["cohens_d", "ci_low", "ci_high"]]) for name in REGIONS}
+    spread = float(effects["spread_ratio"].median())
+    sampling = stats.norm.ppf(0.975) / np.sqrt(N - 1)  # of the log ratio of two standard deviations
+    found["spread"] = (spread, spread - sampling, spread + sampling)
+    sides = anatomy.compare_asymmetry(*tables, seed=0, n_boot=200).set_index("region").dropna(subset=["cohens_d"])
+    largest = (sides["mean_real"].abs() / sides["sd_real"]).idxmax()
+    found["asymmetry"] = tuple(sides.loc[largest, ["cohens_d", "ci_low", "ci_high"]])
+    return found
+
+
+def read_copies(products: np.ndarray) -> Reading:
+    """Copy check in image space; rows are real, synthetic, training."""
+    norms = np.diag(products)
+    distances = np.sqrt(np.maximum(norms[:, None] + norms - 2 * products, 0))
+    synthetic = distances[N : 2 * N]
+    share = copy_check_distances(synthetic[:, 2 * N :], synthetic[:, :N], seed=0).share
+    interval = stats.binomtest(round(share * N), N).proportion_ci(method="wilson")
+    return share, interval.low, interval.high
 
 
 @pytest.fixture(scope="module")
-def without_defect(real, tmp_path_factory) -> dict[str, metrics.Score]:
-    return scores(real, volumes(SYNTHETIC), tmp_path_factory.mktemp("scratch"))
+def read(tmp_path_factory):
+    real, training = cohort(REAL), cohort(TRAINING)
+
+    def reading(synthetic: list[simulate.Simulated]) -> dict[str, Reading]:
+        volumes = [[case.volume.data for case in cases] for cases in (real, synthetic, training)]
+        scratch: Path = tmp_path_factory.mktemp("scratch")
+        products = gram_matrix([v for part in volumes for v in part], 3 * N, scratch=scratch)
+        images = read_images(volumes[0], volumes[1], products[: 2 * N, : 2 * N])
+        return images | read_anatomy(real, synthetic) | {"copies": read_copies(products)}
+
+    return reading
+
+
+@pytest.fixture(scope="module")
+def without_defect(read) -> dict[str, Reading]:
+    return read(cohort(SYNTHETIC))
 
 
 @pytest.mark.parametrize("defect", EXPECTED)
-def test_a_defect_moves_the_metrics_that_should_see_it_and_not_the_others(defect, real, without_defect, tmp_path):
-    found = scores(real, volumes(SYNTHETIC, defect), tmp_path)
-    moved = {
-        name for name in NAMES if not without_defect[name].ci_low <= found[name].value <= without_defect[name].ci_high
-    }
+def test_a_defect_moves_the_measures_that_should_see_it_and_not_the_others(defect, read, without_defect):
+    found = read(cohort(TRAINING if defect == "memorised" else SYNTHETIC, defect))
+    moved = {name for name, (_, low, high) in without_defect.items() if not low <= found[name][0] <= high}
     assert set(EXPECTED[defect].moves) <= moved
     assert moved.isdisjoint(EXPECTED[defect].stays)
 
 
-def test_the_table_names_defects_and_metrics_that_exist():
-    assert set(EXPECTED) <= set(simulate.DEFECTS)
+def test_the_table_names_every_defect_and_measures_that_exist():
+    assert set(EXPECTED) == set(simulate.DEFECTS)
+    assert set(IMAGE_METRICS) <= set(metrics.METRICS)
     for expectation in EXPECTED.values():
-        assert set(expectation.moves + expectation.stays) <= set(NAMES) <= set(metrics.METRICS)
+        assert set(expectation.moves + expectation.stays) <= set(MEASURES)
         assert not set(expectation.moves) & set(expectation.stays)
