@@ -84,16 +84,17 @@ def show_meaning(results: Results) -> None:
 
 
 @st.fragment
-def show_page(study: Study, results: Results, ranked: pd.DataFrame) -> None:
-    """Show the answer and what it rests on; a toggle redraws only this part."""
+def show_page(study: Study, results: Results, path: str, stamp: tuple[tuple[str, int], ...]) -> None:
+    """Show the answer and what it rests on; a toggle redraws only this part, from the cache."""
+    ranked = parts.cached_ranks(path, stamp)
     top = st.container(border=True)
     focus = choose(ranked)
     scores = compare.select(ranked, focus.metric, focus.variant, focus.encoder)
     names = {cohort.name: shared.short_label(cohort) for cohort in study.cohorts}
+    agreement = parts.cached_agreement(path, stamp, focus.metric, focus.variant)
     with top:
         st.markdown(parts.answer(scores, focus, names))
         if scores["encoder"].any():
-            agreement = compare.rank_agreement(ranked, focus.metric, focus.variant)
             encoders = {name: parts.encoder_label(name) for name in agreement.tau.index}
             st.markdown(compare.order_sentence(agreement, encoders, names))
     show_focus(study, results, scores, focus)
@@ -101,14 +102,17 @@ def show_page(study: Study, results: Results, ranked: pd.DataFrame) -> None:
     ours, theirs = st.tabs(["This study", "The paper, as printed"], key="table_one_tab", on_change="rerun")
     if ours.open:
         with ours:
-            parts.show_study_table(ranked, study, focus.variant)
+            cohorts = tuple(cohort.name for cohort in study.synthetic)
+            cells = parts.cached_cells(path, stamp, cohorts, tuple(study.settings.encoders), focus.variant)
+            parts.show_study_table(cells, study, focus.variant)
     if theirs.open:
         with theirs:
             parts.show_paper_table()
     parts.explain_variants("image-mmd" in METRICS)
     st.subheader("Order of the cohorts under each encoder")
     labels = shared.labels_of(study.cohorts)
-    parts.show_order(ranked, focus.metric, focus.variant, labels, shared.colours_of(study), "bump")
+    every = compare.select(ranked, focus.metric, focus.variant)
+    parts.show_order(agreement, every, labels, shared.colours_of(study), "bump")
     st.subheader("Map of all volumes")
     parts.show_map(results, study, focus.encoder)
     st.subheader("Copy check")
@@ -123,6 +127,6 @@ if results.metrics.empty:
     shared.still_computing("Similarity scores")
 else:
     path = shared.study_path()
-    show_page(study, results, parts.cached_ranks(path, shared.results_stamp(path)))
+    show_page(study, results, path, shared.results_stamp(path))
     show_meaning(results)
 shared.show_gaps(study, results, *{m.name for m in METRICS.values()}, *ENCODERS, "copy", "map")

@@ -81,6 +81,20 @@ def cached_ranks(path: str, stamp: tuple[tuple[str, int], ...]) -> pd.DataFrame:
     return rank_scores(shared.cached_results(path, stamp))
 
 
+@st.cache_data(max_entries=64, show_spinner=False)
+def cached_agreement(path: str, stamp: tuple[tuple[str, int], ...], metric: str, variant: str) -> compare.Agreement:
+    """Return how far the encoders agree on the order by one score."""
+    return compare.rank_agreement(cached_ranks(path, stamp), metric, variant)
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def cached_cells(
+    path: str, stamp: tuple[tuple[str, int], ...], cohorts: tuple[str, ...], encoders: tuple[str, ...], variant: str
+) -> pd.DataFrame:
+    """Return the cells of Table 1 filled by a study."""
+    return compare.table_one(cached_ranks(path, stamp), cohorts, encoders, variant)
+
+
 @st.cache_data(show_spinner=False)
 def cached_paper() -> pd.DataFrame:
     """Return the paper's Table 1, ranked."""
@@ -156,17 +170,14 @@ def show_table_one(cells: pd.DataFrame, names: Mapping[str, str], key: str, n_no
     """Show scores in the layout of the paper's Table 1: encoders over metrics."""
     rows = list(dict.fromkeys(cells["cohort"]))
     texts: dict[tuple[str, str], list[str]] = {("", "Cohort"): [names.get(name, name) for name in rows]}
-    bold: dict[tuple[str, str], list[str]] = {("", "Cohort"): [""] * len(rows)}
     config: dict[int, Any] = {1: shared.text("Cohort", width=150)}  # by position, where 0 is the hidden index
     for (encoder, column), part in cells.groupby(["encoder", "column"], sort=False):
         title = (encoder_label(encoder) if encoder else "volumes", str(column))
         part = part.set_index("cohort").loc[rows]
         texts[title] = [cell_text(str(cohort), row) for cohort, row in part.iterrows()]
-        bold[title] = ["font-weight: bold" if best else "" for best in part["best"]]
         config[len(texts)] = column_of(part, n_note)
-    table, weights = (pd.DataFrame(content) for content in (texts, bold))
     st.dataframe(
-        table.style.apply(lambda _: weights, axis=None),
+        pd.DataFrame(texts),
         column_config=config,
         hide_index=True,
         row_height=shared.TALL_ROW,
@@ -204,10 +215,8 @@ def short(value: float) -> str:
     return f"{value:.2g}" if abs(value) < 10 else f"{value:,.0f}"
 
 
-def show_study_table(ranked: pd.DataFrame, study: Study, variant: str) -> None:
+def show_study_table(cells: pd.DataFrame, study: Study, variant: str) -> None:
     """Show Table 1 filled by this study, with its download."""
-    cohorts = [cohort.name for cohort in study.synthetic]
-    cells = compare.table_one(ranked, cohorts, study.settings.encoders, variant)
     names = {cohort.name: shared.short_label(cohort) for cohort in study.synthetic}
     names[compare.REAL] = f"{study.real.label}: floor"
     show_table_one(cells.assign(variant=variant), names, "table_one_study")
@@ -218,7 +227,7 @@ def show_study_table(ranked: pd.DataFrame, study: Study, variant: str) -> None:
         f"perfect generator would get. ↓ lower is better; → real: closest to the real value is best.{note}"
     )
     st.download_button(
-        "Download as CSV", compare.table_one_csv(cells), f"table_1_{variant}.csv", "text/csv", on_click="ignore"
+        "Download as CSV", lambda: compare.table_one_csv(cells), f"table_1_{variant}.csv", "text/csv", on_click="ignore"
     )
 
 
@@ -246,14 +255,16 @@ def explain_variants(image_corrected: bool) -> None:
 
 
 def show_order(
-    ranked: pd.DataFrame, metric: str, variant: str, names: Mapping[str, str], colours: Mapping[str, str], key: str
+    agreement: compare.Agreement,
+    scores: pd.DataFrame,
+    names: Mapping[str, str],
+    colours: Mapping[str, str],
+    key: str,
 ) -> None:
     """Show the places of the cohorts under each encoder, and Kendall's τ between encoders."""
-    scores = compare.select(ranked, metric, variant)
     if not scores["encoder"].any():
         st.info("This score compares the volumes themselves: no encoder, so one order only.")
         return
-    agreement = compare.rank_agreement(ranked, metric, variant)
     label = {name: shared.wrapped(names.get(name, name), 28) for name in agreement.places.index}
     figure = plots.rank_bump(
         agreement.places.rename(index=label),
