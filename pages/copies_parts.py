@@ -34,7 +34,10 @@ CHECK_COLUMNS = {
     "share": shared.number("Nearer to training", "Share of volumes nearer to training than to held-out people; about "
                            "50 % without copying.", "percent"),
     "interval": shared.text("95 % interval", "Wilson interval of the share, taking volumes as independent."),
-    "p_value": shared.number("p", "One-sided binomial test of a share above 50 %.", "%.2g"),
+    "p_value": shared.number("p", "One-sided permutation test: training and held-out people change places at random. "
+                             "Valid when many volumes share their nearest person.", "%.2g"),
+    "p_binomial": shared.number("p, binomial", "One-sided binomial test of a share above 50 %. It takes volumes as "
+                                "independent: look-alikes (blurred, collapsed) fail it without any copy.", "%.2g"),
     "n_synthetic": shared.number("N synthetic", "Volumes judged.", "%d"),
     "n_reference": shared.number("N reference", "People drawn from each of training and held-out.", "%d"),
 }  # fmt: skip

@@ -12,10 +12,10 @@ def cohort(n, d, seed, scale=1.0):
 
 def test_without_copying_half_are_nearer_to_the_training_cohort():
     results = [
-        copy_check(cohort(60, 8, [s, 0]), cohort(80, 8, [s, 1]), cohort(80, 8, [s, 2]), seed=s) for s in range(40)
+        copy_check(cohort(60, 8, [s, 0]), cohort(80, 8, [s, 1]), cohort(80, 8, [s, 2]), seed=s) for s in range(120)
     ]
     assert np.mean([result.share for result in results]) == pytest.approx(0.5, abs=0.03)
-    assert np.mean([result.p_value < 0.05 for result in results]) < 0.2
+    assert np.mean([result.p_value < 0.05 for result in results]) < 0.1
 
 
 @pytest.mark.parametrize(("n_training", "n_held_out"), [(200, 50), (50, 200)])
@@ -46,9 +46,26 @@ def test_a_generator_that_only_copies_is_found():
     training, held_out = cohort(50, 10, 0), cohort(50, 10, 1)
     result = copy_check(training[::-1] + cohort(50, 10, 2, 0.05), training, held_out, seed=0)
     assert result.share == 1
-    assert result.p_value == pytest.approx(0.5**50)
+    assert result.p_value == 1 / 10_000  # the least that 9999 permutations can give
+    assert result.p_binomial == pytest.approx(0.5**50)
     swapped = copy_check(training[::-1] + cohort(50, 10, 2, 0.05), held_out, training, seed=0)
-    assert swapped.share == 0 and swapped.p_value == 1
+    assert swapped.share == 0 and swapped.p_value == swapped.p_binomial == 1
+
+
+def test_p_is_the_share_of_ways_to_choose_the_training_side():
+    places = np.arange(0.0, 60, 10)[:, None]  # six references, each nearest to one row
+    result = copy_check(places[:3] + 1, places[:3], places[3:], seed=0)
+    assert result.share == 1
+    assert result.p_value == pytest.approx(1 / 20, abs=0.007)  # one of C(6, 3)
+
+
+def test_look_alikes_are_no_copies():
+    """All rows at one place have one nearest person: the binomial test is fooled half of the time, ours is not."""
+    results = [
+        copy_check(cohort(30, 8, [s, 0], 1e-3), cohort(40, 8, [s, 1]), cohort(40, 8, [s, 2]), seed=s) for s in range(60)
+    ]
+    assert np.mean([result.p_binomial < 0.05 for result in results]) == pytest.approx(0.5, abs=0.2)
+    assert np.mean([result.p_value < 0.05 for result in results]) < 0.15
 
 
 def test_ratio_by_hand_and_equal_distances_count_half():
@@ -60,7 +77,7 @@ def test_ratio_by_hand_and_equal_distances_count_half():
         (1, 0, 0.6),
         (2, 1, 1.0),
     ]
-    assert result.p_value == pytest.approx(0.25)
+    assert result.p_binomial == pytest.approx(0.25)
 
 
 def test_seed_and_bad_input():

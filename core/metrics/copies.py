@@ -13,6 +13,7 @@ from core.metrics.features import Matrix, checked
 from core.metrics.neighbours import distance_blocks
 
 WORST = 10
+PERMUTATIONS = 9999
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,11 @@ class CopyResult:
         Share of synthetic rows nearer to training than to held-out rows, equal distances counting half;
         about 0.5 without copying.
     p_value : float
-        One-sided binomial test of a share above 0.5; equal distances are left out.
+        One-sided permutation test: how often the share is as large when the references of both sides change places
+        at random. Synthetic rows may share their nearest reference, as blurred or collapsed cohorts do.
+    p_binomial : float
+        One-sided binomial test of a share above 0.5, equal distances left out: it takes synthetic rows as independent,
+        and calls any cohort a copy whose rows all lie nearest to the same one person.
     worst : tuple of CopyPair
         Smallest ratios first. Row numbers are those of the arrays given.
     n_synthetic, n_reference, seed : int
@@ -48,6 +53,7 @@ class CopyResult:
 
     share: float
     p_value: float
+    p_binomial: float
     worst: tuple[CopyPair, ...]
     n_synthetic: int
     n_reference: int
@@ -83,16 +89,16 @@ def copy_check(
 
     Notes
     -----
-    The rows of the test share their references, so with few references it rejects more often than stated.
-    Repeated scans of one person must be on one side. Distances are computed in blocks of rows.
+    The permutation test asks whether training and held-out people are exchangeable to the generator, which they are
+    when it has not seen the former; it holds for dependent synthetic rows. Repeated scans of one person must be on one
+    side. Distances are computed in blocks of rows.
     """
     rows, seen = checked(synthetic, training)
     unseen, _ = checked(held_out, training)
     part, others = _equal_parts(len(seen), len(unseen), seed)
-    to_unseen, _ = _nearest(rows, unseen[others])
-    to_part, _ = _nearest(rows, seen[part])
-    to_seen, which = _nearest(rows, seen) if worst > 0 else (to_part, part)
-    return _result(to_part, to_unseen, to_seen, which, size=len(part), seed=seed, worst=worst)
+    to_unseen, to_part = _nearest(rows, unseen[others]), _nearest(rows, seen[part])
+    to_seen = _nearest(rows, seen) if worst > 0 else to_part
+    return _result(to_part, to_unseen, to_seen, size=len(part), seed=seed, worst=worst)
 
 
 def copy_check_distances(
@@ -125,9 +131,10 @@ def copy_check_distances(
     if not all(np.isfinite(table).all() and table.min() >= 0 for table in (seen, unseen)):
         raise InputError("NaN, Inf or negative distances.", "distances", "Repair the volumes or leave them out.")
     part, others = _equal_parts(seen.shape[1], unseen.shape[1], seed)
-    to_part, to_unseen = seen[:, part].min(axis=1), unseen[:, others].min(axis=1)
-    which = seen.argmin(axis=1)
-    return _result(to_part, to_unseen, seen.min(axis=1), which, size=len(part), seed=seed, worst=worst)
+    to_part, to_unseen, to_seen = (
+        (table.min(axis=1), table.argmin(axis=1)) for table in (seen[:, part], unseen[:, others], seen)
+    )
+    return _result(to_part, to_unseen, to_seen, size=len(part), seed=seed, worst=worst)
 
 
 def _equal_parts(n_seen: int, n_unseen: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -136,30 +143,40 @@ def _equal_parts(n_seen: int, n_unseen: int, seed: int) -> tuple[NDArray[np.intp
     return np.sort(rng.permutation(n_seen)[:size]), np.sort(rng.permutation(n_unseen)[:size])
 
 
-def _result(
-    to_part: NDArray[np.float64],
-    to_unseen: NDArray[np.float64],
-    to_seen: NDArray[np.float64],
-    which: NDArray[np.intp],
-    *,
-    size: int,
-    seed: int,
-    worst: int,
-) -> CopyResult:
-    """Test and list: distances of the synthetic rows to the drawn parts, and to the whole training cohort."""
-    n = len(to_part)
-    nearer, equal = int((to_part < to_unseen).sum()), int((to_part == to_unseen).sum())
-    decided = n - equal
-    p_value = float(stats.binomtest(nearer, decided, alternative="greater").pvalue) if decided else 1.0
-    ratio = _ratio(to_seen, to_unseen)
+Nearest = tuple[NDArray[np.float64], NDArray[np.intp]]  # distance to the nearest other row, and which it is
+
+
+def _result(to_part: Nearest, to_unseen: Nearest, to_seen: Nearest, *, size: int, seed: int, worst: int) -> CopyResult:
+    """Test and list: nearest rows of the drawn parts, and of the whole training cohort."""
+    n, held_out = len(to_part[0]), to_unseen[0]
+    nearer, equal = to_part[0] < held_out, to_part[0] == held_out
+    decided = int((~equal).sum())
+    binomial = stats.binomtest(int(nearer.sum()), decided, alternative="greater").pvalue if decided else 1.0
+    nearest = np.where(nearer, to_part[1], size + to_unseen[1])[~equal]  # numbered through both references
+    p_value = _permutation_p(np.bincount(nearest, minlength=2 * size), seed)
+    ratio = _ratio(to_seen[0], held_out)
     first = np.argsort(ratio, kind="stable")[: max(0, worst)]
     pairs = tuple(
-        CopyPair(int(i), int(which[i]), float(ratio[i]), float(to_seen[i]), float(to_unseen[i])) for i in first
+        CopyPair(int(i), int(to_seen[1][i]), float(ratio[i]), float(to_seen[0][i]), float(held_out[i])) for i in first
     )
-    return CopyResult((nearer + equal / 2) / n, p_value, pairs, n, size, seed)
+    share = float((nearer.sum() + equal.sum() / 2) / n)
+    return CopyResult(share, p_value, float(binomial), pairs, n, size, seed)
 
 
-def _nearest(rows: Matrix, others: Matrix) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+def _permutation_p(counts: NDArray[np.intp], seed: int) -> float:
+    """How often as many rows have their nearest reference on the training side when sides are drawn anew.
+
+    Changing the side of a reference changes no distance, so how many rows each reference is nearest to is all it takes:
+    counts (2 size,), training references first.
+    """
+    size = len(counts) // 2
+    rng = np.random.default_rng([seed, 1])
+    found = counts[:size].sum()
+    draws = rng.permuted(np.tile(counts, (PERMUTATIONS, 1)), axis=1)[:, :size].sum(axis=1)
+    return float((1 + (draws >= found).sum()) / (1 + PERMUTATIONS))
+
+
+def _nearest(rows: Matrix, others: Matrix) -> Nearest:
     """Distance to the nearest other row, and which it is: (n, d), (m, d) to (n,), (n,)."""
     distance, which = np.empty(len(rows)), np.empty(len(rows), dtype=np.intp)
     origin = others.mean(axis=0)

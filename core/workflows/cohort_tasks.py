@@ -20,7 +20,7 @@ from core.store import Store, content_key
 from core.workflows.tasks import Source
 
 GRAM_VERSION = 1
-COPY_VERSION = 1
+COPY_VERSION = 2
 MAP_VERSION = 1
 
 
@@ -76,7 +76,8 @@ def copy_check_features(settings: Settings, synthetic: str, training: str, held_
     Returns
     -------
     dict
-        ``share``, ``p_value``, ``n_synthetic``, ``n_reference``, and ``pairs``: every synthetic row, worst first.
+        ``share``, ``p_value``, ``p_binomial``, ``n_synthetic``, ``n_reference``, and ``pairs``: every synthetic row,
+        worst first.
     """
     store = Store(settings.workspace)
 
@@ -130,7 +131,7 @@ def joint_map_of(settings: Settings, method: Method, cohorts: Sequence[str], see
 
 def _as_dict(result: CopyResult) -> dict[str, Any]:
     """Return plain JSON types; a ratio to nothing is None."""
-    columns = ("share", "p_value", "n_synthetic", "n_reference")
+    columns = ("share", "p_value", "p_binomial", "n_synthetic", "n_reference")
     pairs = [asdict(pair) for pair in result.worst]
     for pair in pairs:
         pair["ratio"] = pair["ratio"] if np.isfinite(pair["ratio"]) else None
