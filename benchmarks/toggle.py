@@ -74,6 +74,8 @@ def open_page(page: Page, url: str) -> None:
             time.sleep(1)
     page.get_by_text("Map of all volumes").wait_for(timeout=120_000)
     page.wait_for_timeout(4000)
+    running = "document.querySelector('[data-testid=stStatusWidget], [data-stale=true]')"
+    page.wait_for_function(f"!{running}", timeout=120_000)
 
 
 def main(arguments: list[str] | None = None) -> None:

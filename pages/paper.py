@@ -27,7 +27,8 @@ def show_table_1() -> None:
     encoders = {name: parts.encoder_label(name) for name in agreement.tau.index}
     st.markdown(f"{compare.order_sentence(agreement, encoders, names)} The paper gives no intervals, so every "
                 "difference counts here, however small.")  # fmt: skip
-    parts.show_order(agreement, compare.select(ranked, str(metric), "published"), names, colours, "paper_order")
+    focus = parts.Focus(str(metric), "published", "", ("the paper", ()))
+    parts.show_order(agreement, compare.select(ranked, focus.metric, focus.variant), names, colours, focus)
     dots = ranked.assign(encoder=ranked["encoder"].map(parts.encoder_label), ci_low=np.nan, ci_high=np.nan)
     shared.show_figure(plots.metric_dots(dots, colours=colours), key="paper_scores", alt="Every value of Table 1")
 

@@ -15,7 +15,7 @@ from pages import copies_parts, shared
 from pages import similarity_parts as parts
 
 
-def choose(ranked: pd.DataFrame) -> parts.Focus:
+def choose(ranked: pd.DataFrame, source: parts.Source) -> parts.Focus:
     """Let the user choose one variant, encoder and metric; all are cached, so each answers at once."""
     first, second = st.columns([1, 2])
     variants = [name for name in parts.VARIANTS if name in set(ranked["variant"])]
@@ -45,7 +45,7 @@ def choose(ranked: pd.DataFrame) -> parts.Focus:
         "Metric", list(options), default=next(iter(options)), required=True, format_func=options.__getitem__,
         key="metric", bind="query-params",
     )  # fmt: skip
-    return parts.Focus(str(metric), str(variant), str(encoder))
+    return parts.Focus(str(metric), str(variant), str(encoder), source)
 
 
 def show_focus(study: Study, results: Results, scores: pd.DataFrame, focus: parts.Focus) -> None:
@@ -54,8 +54,11 @@ def show_focus(study: Study, results: Results, scores: pd.DataFrame, focus: part
     dots = scores.assign(cohort=scores["cohort"].map(names).fillna(scores["cohort"]).map(shared.wrapped))
     left, right = st.columns(2)
     with left:
-        figure = plots.metric_dots(dots.dropna(subset=["value"]), colours=shared.colours_of(study))
-        figure.update_layout(showlegend=False)
+        known = dots.dropna(subset=["value"])
+        colours = shared.colours_of(study)
+        figure = parts.cached_figure(
+            "dots", focus, lambda: plots.metric_dots(known, colours=colours).update_layout(showlegend=False)
+        )
         alt = f"{focus.label} of each cohort with 95 % interval and floor"
         shared.show_figure(figure, "focus", alt=alt)
         st.caption(f"{parts.describe(focus.key, scores)} Bars: 95 % interval. Vertical tick: floor.")
@@ -84,11 +87,11 @@ def show_meaning(results: Results) -> None:
 
 
 @st.fragment
-def show_page(study: Study, results: Results, path: str, stamp: tuple[tuple[str, int], ...]) -> None:
+def show_page(study: Study, results: Results, path: str, stamp: parts.Stamp) -> None:
     """Show the answer and what it rests on; a toggle redraws only this part, from the cache."""
     ranked = parts.cached_ranks(path, stamp)
     top = st.container(border=True)
-    focus = choose(ranked)
+    focus = choose(ranked, (path, stamp))
     scores = compare.select(ranked, focus.metric, focus.variant, focus.encoder)
     names = {cohort.name: shared.short_label(cohort) for cohort in study.cohorts}
     agreement = parts.cached_agreement(path, stamp, focus.metric, focus.variant)
@@ -112,9 +115,9 @@ def show_page(study: Study, results: Results, path: str, stamp: tuple[tuple[str,
     st.subheader("Order of the cohorts under each encoder")
     labels = shared.labels_of(study.cohorts)
     every = compare.select(ranked, focus.metric, focus.variant)
-    parts.show_order(agreement, every, labels, shared.colours_of(study), "bump")
+    parts.show_order(agreement, every, labels, shared.colours_of(study), focus)
     st.subheader("Map of all volumes")
-    parts.show_map(results, study, focus.encoder)
+    parts.show_map(results, study, focus)
     st.subheader("Copy check")
     copies_parts.show_copies(results, study, focus.encoder)
     st.subheader("All scores")

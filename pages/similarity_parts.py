@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -17,6 +17,9 @@ from core.workflows import Results
 from core.workflows import comparisons as compare
 from core.workflows.results import rank_scores
 from pages import shared
+
+Stamp = tuple[tuple[str, int], ...]  # result files and when they were written
+Source = tuple[str, Stamp]  # study.toml and its results
 
 VARIANTS = {"corrected": "Corrected", "published": "As published"}
 SHORT_ENCODERS = {"medicalnet-r101": "R101", "medicalnet-r50-23": "R50-23", "medicalnet-r50": "R50"}
@@ -58,11 +61,14 @@ class Focus:
         As in metrics.csv.
     encoder : str
         As chosen; it does not matter to a metric of the volumes themselves.
+    source : tuple
+        The study and its results: figures are kept for these.
     """
 
     metric: str
     variant: str
     encoder: str
+    source: Source
 
     @property
     def key(self) -> str:
@@ -76,23 +82,29 @@ class Focus:
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
-def cached_ranks(path: str, stamp: tuple[tuple[str, int], ...]) -> pd.DataFrame:
+def cached_ranks(path: str, stamp: Stamp) -> pd.DataFrame:
     """Return the ranked scores of a study; ``stamp`` makes new files be ranked again."""
     return rank_scores(shared.cached_results(path, stamp))
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def cached_agreement(path: str, stamp: tuple[tuple[str, int], ...], metric: str, variant: str) -> compare.Agreement:
+def cached_agreement(path: str, stamp: Stamp, metric: str, variant: str) -> compare.Agreement:
     """Return how far the encoders agree on the order by one score."""
     return compare.rank_agreement(cached_ranks(path, stamp), metric, variant)
 
 
 @st.cache_data(max_entries=16, show_spinner=False)
 def cached_cells(
-    path: str, stamp: tuple[tuple[str, int], ...], cohorts: tuple[str, ...], encoders: tuple[str, ...], variant: str
+    path: str, stamp: Stamp, cohorts: tuple[str, ...], encoders: tuple[str, ...], variant: str
 ) -> pd.DataFrame:
     """Return the cells of Table 1 filled by a study."""
     return compare.table_one(cached_ranks(path, stamp), cohorts, encoders, variant)
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def cached_figure(kind: str, focus: Focus, _build: Callable[[], Any], detail: str = "") -> Any:
+    """Return the figure of one kind for one choice, built once: building costs more than all else a toggle does."""
+    return _build()
 
 
 @st.cache_data(show_spinner=False)
@@ -259,23 +271,27 @@ def show_order(
     scores: pd.DataFrame,
     names: Mapping[str, str],
     colours: Mapping[str, str],
-    key: str,
+    focus: Focus,
 ) -> None:
     """Show the places of the cohorts under each encoder, and Kendall's τ between encoders."""
     if not scores["encoder"].any():
         st.info("This score compares the volumes themselves: no encoder, so one order only.")
         return
     label = {name: shared.wrapped(names.get(name, name), 28) for name in agreement.places.index}
-    figure = plots.rank_bump(
-        agreement.places.rename(index=label),
-        scores.assign(cohort=scores["cohort"].map(label)),
-        names={name: encoder_label(name) for name in agreement.places},
-        colours=colours | {label[name]: colours[names.get(name, name)] for name in label},
-    )
+
+    def bump() -> Any:
+        return plots.rank_bump(
+            agreement.places.rename(index=label),
+            scores.assign(cohort=scores["cohort"].map(label)),
+            names={name: encoder_label(name) for name in agreement.places},
+            colours=colours | {label[name]: colours[names.get(name, name)] for name in label},
+        )
+
+    figure = cached_figure("order", replace(focus, encoder=""), bump)
     left, right = st.columns([3, 2])
     with left:
         alt = "Place of each cohort under each encoder; lines that cross change places"
-        shared.show_figure(figure, key, alt=alt)
+        shared.show_figure(figure, "bump", alt=alt)
         st.caption("Number: place, 1 is closest. One frame: tied. Hover: value and 95 % interval.")
     with right:
         st.markdown("**Kendall's τ between encoders**")
@@ -295,13 +311,17 @@ def show_curve(results: Results, scores: pd.DataFrame, focus: Focus, study: Stud
     names = shared.labels_of(study.cohorts)
     unit = METRICS[focus.key].unit if focus.key in METRICS else ""
     width = ENCODERS[focus.encoder].width if focus.encoder in ENCODERS and scores["encoder"].any() else None
-    figure = plots.score_curve(
-        points.assign(cohort=points["cohort"].map(names).fillna(points["cohort"])),
-        scores.set_index("cohort")["floor"],
-        title=f"{focus.label}{f' ({unit})' if unit else ''}",
-        width=width,
-        colours=shared.colours_of(study),
-    )
+
+    def curve() -> Any:
+        return plots.score_curve(
+            points.assign(cohort=points["cohort"].map(names).fillna(points["cohort"])),
+            scores.set_index("cohort")["floor"],
+            title=f"{focus.label}{f' ({unit})' if unit else ''}",
+            width=width,
+            colours=shared.colours_of(study),
+        )
+
+    figure = cached_figure("curve", focus, curve)
     shared.show_figure(figure, "curve", alt=f"{focus.label} of each cohort against the number of volumes")
     if len(points):
         st.caption("Mean over random subsets of N volumes; bars: spread over subsets. Dotted: floor at full N.")
@@ -310,8 +330,9 @@ def show_curve(results: Results, scores: pd.DataFrame, focus: Focus, study: Stud
         st.warning(f"{text[:1].upper()}{text[1:]}.", icon=":material/warning:")
 
 
-def show_map(results: Results, study: Study, encoder: str) -> None:
+def show_map(results: Results, study: Study, focus: Focus) -> None:
     """Show all volumes on one map; a click leads to the brain."""
+    encoder = focus.encoder
     known = results.map[results.map["encoder"] == encoder]
     if known.empty:
         shared.still_computing(f"The map under {encoder_label(encoder)}")
@@ -324,7 +345,10 @@ def show_map(results: Results, study: Study, encoder: str) -> None:
     names = shared.labels_of(study.cohorts)
     points = known[known["method"] == method]
     points = points.assign(cohort=points["cohort"].map(names).fillna(points["cohort"]))
-    figure = plots.joint_map(points, colours=shared.colours_of(study))
+    chosen = replace(focus, metric="", variant="")
+    figure = cached_figure(
+        "map", chosen, lambda: plots.joint_map(points, colours=shared.colours_of(study)), str(method)
+    )
     alt = f"{MAP_NAMES.get(str(method), str(method))} map of the features of all cohorts under {encoder_label(encoder)}"
     event = shared.show_figure(figure, f"map_{method}", on_select="rerun", selection_mode="points", alt=alt)
     st.caption(
