@@ -4,11 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
 from core import simulate
 from core.errors import InputError
-from core.simulate.warp import atlas
+from core.simulate import deformation
+from core.simulate.warp import LEAST_JACOBIAN, atlas, make_warp
 from core.volume import FULL, HALF
 
 SEED = 11
@@ -213,3 +215,35 @@ def test_memorised_is_the_same_person_with_other_intensities(people):
         assert np.corrcoef(case.volume.data[brain], person.volume.data[brain])[0, 1] > 0.95
         distance = [np.linalg.norm(case.volume.data - other.volume.data) for other in people]
         assert int(np.argmin(distance)) == person.index
+
+
+def test_the_deformation_model_is_small_and_treats_both_sides_alike():
+    assert deformation.WEIGHTS.stat().st_size <= 5e6
+    for component in deformation.model().components.numpy():
+        mirrored = component[:, ::-1] * np.array([-1, 1, 1], np.float32)[:, None, None, None]
+        either = min(np.abs(mirrored - component).max(), np.abs(mirrored + component).max())
+        assert either <= 0.05 * np.abs(component).max()
+
+
+def test_drawn_fields_have_the_variance_of_the_model():
+    fields = [deformation.draw_velocity(1.0, np.random.default_rng(k))[:, 1::2, 1::2, 1::2] for k in range(60)]
+    expected = (deformation.model().components.numpy() ** 2).sum(axis=0) + deformation.model().rest_sd ** 2
+    inside = atlas().brain[1::2, 1::2, 1::2]
+    ratio = np.mean(np.square(fields), axis=0)[:, inside].mean() / expected[:, inside].mean()
+    assert ratio == pytest.approx(1, abs=0.2)
+    half = deformation.draw_velocity(0.5, np.random.default_rng(0))
+    assert np.allclose(2 * half, deformation.draw_velocity(1.0, np.random.default_rng(0)), atol=1e-5)
+
+
+def test_what_components_leave_out_is_as_rough_as_fitted():
+    sigma = deformation.model().rest_sigma
+    fitted = deformation.Model(torch.zeros(0, 3, *deformation.SHAPE), 1.0, sigma)
+    fields = np.stack([deformation._rest(fitted, np.random.default_rng(k)) for k in range(20)])
+    assert fields.std() == pytest.approx(1, rel=0.1)
+    lag = np.mean(fields[:, :, 1:] * fields[:, :, :-1])  # a smoothed field's correlation at distance d
+    assert lag == pytest.approx(np.exp(-((deformation.SPACING / sigma) ** 2) / 4), abs=0.05)
+
+
+def test_an_impossible_field_is_damped_until_it_can_be_inverted():
+    warp = make_warp(0.0, {}, 4.0, np.random.default_rng(0))
+    assert warp.jacobian.min() >= LEAST_JACOBIAN

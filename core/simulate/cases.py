@@ -11,7 +11,7 @@ import torch
 from core.simulate.warp import Array, Labels, Warp, atlas, points, pull_back, sample
 from core.volume import Grid, Volume, normalise_percentile
 
-VERSION = "1"
+VERSION = "2"
 MEAN_AGE = 52.5
 # Ids of each structure that varies on its own: SD of log volume shared by both sides, SD of one side, change per year.
 GROWTH: dict[tuple[int, ...], tuple[float, float, float]] = {
@@ -45,8 +45,8 @@ class Recipe:
 
     ``growth`` maps ids to the divergence asked for (about the log change of volume), ``tissue`` holds the intensities
     of csf and grey matter where white matter is 1, ``noise`` is Rician sigma in the same unit, ``bias`` the
-    coefficients of a quadratic log field, ``warp`` multiplies the random fields, ``change`` the volumes of single
-    structures of the template.
+    coefficients of a quadratic log field, ``warp`` multiplies the draw from the deformation model, ``change`` the
+    volumes of single structures of the template.
     """
 
     age: float

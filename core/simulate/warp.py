@@ -1,9 +1,9 @@
 """The template's side of a simulation: smooth invertible warps, and the true volumes they imply.
 
 The warp is the exponential of a stationary velocity field (Arsigny et al., MICCAI 2006, doi:10.1007/11866565_113)
-times a head size. The field is the sum of random fields at three scales, and of a gradient field whose divergence is
-constant inside each structure, so that every region also grows or shrinks on its own. Regional volumes are integrals
-of the Jacobian determinant over the atlas labels, so they do not depend on counting voxels.
+times a head size. The field is the sum of a draw from the deformation model (`deformation`), and of a gradient field
+whose divergence is constant inside each structure, so that every region also grows or shrinks on its own. Regional
+volumes are integrals of the Jacobian determinant over the atlas labels, so they do not depend on counting voxels.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import torch
 from numpy.typing import NDArray
 from scipy import fft, ndimage, sparse
 
+from core.simulate.deformation import draw_velocity
 from core.volume import FULL, HALF, TEMPLATE_SCALE, Grid, Volume, load_labels, resample
 
 Array = NDArray[np.float32]
 Labels = NDArray[np.int32]
 
-SCALES_MM = ((24.0, 2.0), (12.0, 0.8), (6.0, 0.3))  # smoothness (Gaussian sigma) and SD of a component, both in mm
-MIRRORED = 0.4  # weight of the mirrored random field: left and right of a person vary together, r = 0.7
 SQUARINGS = 5
+LEAST_JACOBIAN, DAMPING = 0.03, 0.9  # a field that compresses more is damped until it does not
 FILLING = (2, 24, 41)  # white matter and csf give the room that other structures take
 FLUID_SHARE = 10.0  # csf gives this many times its share
 
@@ -90,33 +90,49 @@ def make_warp(log_size: float, growth: Mapping[int, float], amount: float, rng: 
     growth : mapping
         Divergence inside each label, about the log change of its volume; others 0.
     amount : float
-        Multiplies the random fields.
+        Multiplies the draw from the deformation model.
     """
-    velocity = _velocity(growth, amount, rng)
+    velocity = growth_velocity(growth)
+    if amount:
+        velocity += draw_velocity(amount, rng)
+    both, jacobian = exponential(velocity)
+    while jacobian.min() < LEAST_JACOBIAN:
+        velocity *= np.float32(DAMPING)
+        both, jacobian = exponential(velocity)
+    return Warp(float(np.exp(log_size / 3)), both[0], both[1], jacobian)
+
+
+def exponential(velocity: Array) -> tuple[torch.Tensor, Array]:
+    """Integrate a velocity field.
+
+    Parameters
+    ----------
+    velocity : ndarray, shape (3, x, y, z) of the half grid
+        In mm.
+
+    Returns
+    -------
+    tensor, shape (2, 3, x, y, z)
+        Displacements forward and backward, in units where the field of view is [-1, 1].
+    ndarray, shape (x, y, z)
+        Determinant of the derivative of the forward map.
+    """
     half_extent = np.array(HALF.shape, np.float32) * np.float32(HALF.spacing / 2)
     flow = torch.from_numpy(velocity / half_extent[:, None, None, None])
     both = torch.stack([flow, -flow]) / 2**SQUARINGS
     here = points(HALF)
     for _ in range(SQUARINGS):
         both = both + torch.stack([sample(one, here + one.permute(1, 2, 3, 0)) for one in both])
-    return Warp(float(np.exp(log_size / 3)), both[0], both[1], _determinant(both[0]))
+    return both, _determinant(both[0])
 
 
-def _velocity(growth: Mapping[int, float], amount: float, rng: np.random.Generator) -> Array:
-    """Velocity in mm on the half grid, shape (3, x, y, z): random fields plus regional growth, in Fourier space."""
+def growth_velocity(growth: Mapping[int, float]) -> Array:
+    """Return the gradient field with the divergence asked for, in mm on the half grid, shape (3, x, y, z)."""
     wave = _wave_numbers()
     square = (wave**2).sum(axis=0)
-    power = np.zeros(square.shape, np.float32)
-    for sigma, size in SCALES_MM:  # a Gaussian of this gain turns white noise of SD 1 into a field of SD `size`
-        gain = size * (2 * np.sqrt(np.pi) * sigma / HALF.spacing) ** 1.5
-        power += (gain * np.exp(-square * sigma**2 / 2)) ** 2
-    own = rng.standard_normal((3, *HALF.shape), dtype=np.float32)
-    mirrored = own[:, ::-1] * np.array([-1, 1, 1], np.float32)[:, None, None, None]
-    noise = (own + np.float32(MIRRORED) * mirrored) / np.float32(np.hypot(1, MIRRORED))
-    velocity = fft.rfftn(noise, axes=(1, 2, 3)) * (amount * np.sqrt(power))
     divergence = fft.rfftn(_growth_map(growth)) * np.exp(-square / 2)
     square[0, 0, 0] = 1
-    velocity -= 1j * wave * (divergence / square)  # the gradient field with this divergence
+    velocity = -1j * wave * (divergence / square)
     return np.asarray(fft.irfftn(velocity, s=HALF.shape, axes=(1, 2, 3)), np.float32)
 
 
