@@ -107,19 +107,19 @@ def test_regional_volumes_vary_beyond_head_size(people):
     assert 0.03 < np.std(share) / np.mean(share) < 0.25
 
 
-@pytest.mark.parametrize("strength", [0.1, 0.25])  # the thin temporal horn beside it feels a large loss
+@pytest.mark.parametrize("strength", [0.1, 0.25])
 def test_shrunken_hippocampus_loses_what_it_says_and_spares_the_rest(people, strength):
     change = changes(with_defect("shrunken-hippocampus", strength, 3), people[:3])
     for side in ("left", "right"):
         assert change[f"{side} hippocampus"] == pytest.approx(-strength, abs=0.015)
     rest = {k: v for k, v in change.items() if not k.startswith("ctx-") and "hippocampus" not in k}
-    assert max(np.abs(v).max() for v in rest.values()) < max(0.03, strength / 5)
+    assert max(np.abs(v).max() for v in rest.values()) < 0.03
 
 
 def test_large_ventricles_grow_as_asked(people):
     change = changes(with_defect("large-ventricles", 0.5, 4), people[:4])
-    assert np.mean(change["left lateral ventricle"]) == pytest.approx(0.5, abs=0.06)
-    assert np.mean(change["right lateral ventricle"]) == pytest.approx(0.5, abs=0.06)
+    assert change["left lateral ventricle"] == pytest.approx(0.5, abs=0.08)
+    assert change["right lateral ventricle"] == pytest.approx(0.5, abs=0.08)
     assert np.abs(change["left thalamus"]).max() < 0.03
     assert np.abs(change["total intracranial"]).max() < 0.01
 

@@ -14,7 +14,7 @@ import numpy as np
 from core.errors import InputError
 from core.simulate.cases import VERSION, Recipe, Simulated, draw_recipe, render
 from core.simulate.defects import DEFECTS, Defect, check_defect, describe, parse_defect
-from core.simulate.warp import atlas, change_volumes, compose, make_warp, true_volumes
+from core.simulate.warp import atlas, change_volumes, make_warp, true_volumes
 from core.volume import Grid, Volume
 
 __all__ = [
@@ -72,7 +72,7 @@ def simulate_case(grid: Grid, seed: int, index: int, *, defect: str = "", streng
         recipe = known.on_recipe(recipe, strength)
     warp = make_warp(recipe.log_size, recipe.growth, recipe.warp, np.random.default_rng([seed, index, 1]))
     if recipe.change:
-        warp = compose(change_volumes(tuple(sorted(recipe.change.items()))), warp)
+        warp = change_volumes(recipe.change, warp)
     image, labels = render(recipe, warp, grid, np.random.default_rng([seed, index, 2]))
     case = Simulated(
         volume=Volume(image, grid.affine, case_id(seed, index, defect), (describe(defect, strength),)),

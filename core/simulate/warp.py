@@ -28,6 +28,7 @@ Labels = NDArray[np.int32]
 SQUARINGS = 5
 LEAST_JACOBIAN, DAMPING = 0.03, 0.9  # a field that compresses more is damped until it does not
 FILLING = (2, 24, 41)  # white matter and csf give the room that other structures take
+CHANGE_ROUNDS, PERSON_ROUNDS = 8, 3  # in which a change of volume is brought to what was asked for
 FLUID_SHARE = 10.0  # csf gives this many times its share
 
 
@@ -212,22 +213,40 @@ def compose(first: Warp, then: Warp) -> Warp:
     return Warp(first.scale * then.scale, forward, backward, _determinant(forward))
 
 
-@lru_cache(maxsize=8)
-def change_volumes(ratios: tuple[tuple[int, float], ...]) -> Warp:
-    """Return the warp that multiplies volumes of the template by these ratios and leaves other structures alone.
+def change_volumes(ratios: Mapping[int, float], person: Warp) -> Warp:
+    """Return a person whose structures have these parts of the volume they had, the others being left alone.
 
     Parameters
     ----------
-    ratios : tuple of (int, float)
-        Label and ratio of its volume. All labels but csf and white matter, which make room, keep theirs within 1 %.
+    ratios : mapping
+        Label to ratio of its volume. All labels but csf and white matter, which make room, keep theirs.
+    person : Warp
+        From the template to the person.
     """
-    brain = atlas()
-    sizes = np.asarray(brain.shares.sum(axis=1)).ravel()
-    target = np.log([dict(ratios).get(int(label), 1.0) for label in brain.ids])
-    held = ~np.isin(brain.ids, FILLING)
-    growth = target.copy()
-    for _ in range(8):  # divergence leaks into neighbours and structures move out of it, so correct what is reached
-        warp = make_warp(0.0, dict(zip(brain.ids.tolist(), growth, strict=True)), 0.0, np.random.default_rng(0))
-        reached = np.log((brain.shares @ warp.jacobian.ravel()) / sizes)
-        growth[held] += (target - reached)[held]
-    return warp
+    sizes = atlas().shares @ person.jacobian.ravel()
+    growth = _growth_for(tuple(sorted(ratios.items())), CHANGE_ROUNDS)
+    for _ in range(PERSON_ROUNDS):  # inside a structure this person's Jacobian varies, so the template's answer is near
+        changed = compose(_grown(growth), person)
+        growth = growth + _lacking(ratios, changed, sizes)
+    return compose(_grown(growth), person)
+
+
+@lru_cache(maxsize=8)
+def _growth_for(ratios: tuple[tuple[int, float], ...], rounds: int) -> NDArray[np.float64]:
+    """Return the divergence of each label that changes volumes of the template."""
+    sizes = np.asarray(atlas().shares.sum(axis=1)).ravel()
+    growth = np.log([dict(ratios).get(int(label), 1.0) for label in atlas().ids])
+    for _ in range(rounds):  # divergence leaks into neighbours and structures move out of it: correct what is reached
+        growth = growth + _lacking(dict(ratios), _grown(growth), sizes)
+    return growth
+
+
+def _grown(growth: NDArray[np.float64]) -> Warp:
+    return make_warp(0.0, dict(zip(atlas().ids.tolist(), growth, strict=True)), 0.0, np.random.default_rng(0))
+
+
+def _lacking(ratios: Mapping[int, float], reached: Warp, sizes: Array) -> NDArray[np.float64]:
+    """Return the log change of volume that each label still lacks; 0 where room is made."""
+    target = np.log([ratios.get(int(label), 1.0) for label in atlas().ids])
+    lacking = target - np.log((atlas().shares @ reached.jacobian.ravel()) / sizes)
+    return np.where(np.isin(atlas().ids, FILLING), 0.0, lacking)
