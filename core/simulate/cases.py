@@ -33,8 +33,9 @@ GROWTH: dict[tuple[int, ...], tuple[float, float, float]] = {
     (28, 60): (0.04, 0.0, -0.001),
 }
 PARCEL_GROWTH = (0.12, 0.145, -0.0025)
-# People are not symmetric on average, and a flip shows only by this: log ratio of left to right.
-ASYMMETRY = {(1034, 2034): 0.20, (1018, 2018): 0.10, (1030, 2030): 0.06, (1031, 2031): 0.06, (1001, 2001): 0.08}
+# People are not symmetric on average, and a flip shows only by this: divergence of left minus right, some two thirds of
+# which arrive as log ratio of the volumes (transverse temporal: 0.156 in the 14 people).
+ASYMMETRY = {(1034, 2034): 0.24, (1018, 2018): 0.10, (1030, 2030): 0.06, (1031, 2031): 0.06, (1001, 2001): 0.08}
 ASYMMETRY |= {(1008, 2008): -0.10, (1032, 2032): -0.12, (1015, 2015): -0.06, (4, 43): 0.08, (17, 53): -0.05}
 ASYMMETRY |= {(18, 54): -0.05, (26, 58): 0.06, (12, 51): 0.03}
 SITES = {"site-1": (0.29, 0.62, 1.0), "site-2": (0.26, 0.58, 0.8), "site-3": (0.33, 0.66, 1.4)}  # csf, grey, noise
