@@ -109,4 +109,6 @@ def test_engines_are_listed():
     for engine in segmentation.SEGMENTERS.values():
         assert engine.label
         assert engine.card.endswith(".")
-        assert callable(engine.load())
+        assert (engine.load is None) != (engine.load_batch is None)
+        load = engine.load or engine.load_batch
+        assert callable(load())
