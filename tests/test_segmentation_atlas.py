@@ -110,5 +110,5 @@ def test_engines_are_listed():
         assert engine.label
         assert engine.card.endswith(".")
         assert (engine.load is None) != (engine.load_batch is None)
-        load = engine.load or engine.load_batch
-        assert callable(load())
+        assert engine.load is None or callable(engine.load())
+        assert (engine.load is None) == bool(engine.needs)  # programs run on batches
