@@ -264,19 +264,23 @@ def _open(settings: Settings) -> Iterator[Pool]:
                 settings.scheduler,
                 "Start it, or correct the address.",
             ) from error
-        with client:
+        try:
             yield DaskPool(client)
+        finally:
+            client.close()
         return
-    with (
-        LocalCluster(
-            n_workers=settings.workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",  # None would still try port 8787, and warn
-            silence_logs=50,
-            worker_class="distributed.Nanny",
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield DaskPool(client)
+    # A client that is a context manager must end in the context it began in, and the pool is opened by its first tasks.
+    with LocalCluster(
+        n_workers=settings.workers,
+        threads_per_worker=1,
+        processes=True,
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",  # None would still try port 8787, and warn
+        silence_logs=50,
+        worker_class="distributed.Nanny",
+    ) as cluster:
+        client = Client(cluster)
+        try:
+            yield DaskPool(client)
+        finally:
+            client.close()

@@ -147,10 +147,12 @@ def _beside(row: pd.Series) -> str:
     """Say what stands beside an effect size, where it was computed."""
     if "wasserstein" not in row:
         return ""
+    end = "small" if row["relative_difference"] > 0 else "large"
     noise = f"{row['noise_floor']:.2f}" if pd.notna(row["noise_floor"]) else "not known"
     return (
         f" Wasserstein {row['wasserstein']:.2f} SD (floor {row['wasserstein_floor']:.2f}), Hedges' g "
-        f"{row['hedges_g']:+.2f}, {row['relative_difference']:+.1%} missing; the engine's own noise in d: {noise}."
+        f"{row['hedges_g']:+.2f}, {abs(row['relative_difference']):.1%} too {end}; "
+        f"the engine's own noise in d: {noise}."
     )
 
 

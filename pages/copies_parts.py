@@ -9,6 +9,7 @@ import streamlit as st
 from core.study import Study
 from core.workflows import Results
 from core.workflows import comparisons as compare
+from core.workflows.results import suspicious_copies
 from pages import shared
 from pages.similarity_parts import encoder_label
 
@@ -53,12 +54,13 @@ def show_copies(results: Results, study: Study, encoder: str) -> None:
         return
     names = shared.labels_of(study.cohorts)
     check = results.copy_check
-    found = check[check["p_value"] < SUSPICIOUS]
-    who = list(dict.fromkeys(names.get(name, name) for name in found["cohort"]))
-    if who:
-        st.warning(f"Nearer to training than chance explains (p < 0.05): {', '.join(who)}. Look at the worst pairs.")
+    rule = f"p times the number of measures below {SUSPICIOUS:g}"
+    spaces = suspicious_copies(results, SUSPICIOUS).groupby("cohort", sort=False)["space"].apply(list)
+    if len(spaces):
+        found = [f"**{names.get(c, c)}** (on {', '.join(map(space_label, s))})" for c, s in spaces.items()]
+        st.warning(f"Nearer to training than chance explains ({rule}): {'; '.join(found)}. Look at the worst pairs.")
     else:
-        st.success("No cohort lies nearer to its training cohort than chance explains (p ≥ 0.05 everywhere).")
+        st.success(f"No cohort lies nearer to its training cohort than chance explains (none has {rule}).")
     table = check.assign(
         cohort=check["cohort"].map(names).fillna(check["cohort"]),
         space=check["space"].map(space_label),
@@ -79,7 +81,7 @@ def show_pairs(results: Results, names: Mapping[str, str], encoder: str) -> None
         default=encoder if encoder in spaces else spaces[0],
         required=True,
         format_func=space_label,
-        key="similarity_space",
+        key=f"similarity_space_{encoder}",
     )
     pairs = results.copies[results.copies["space"] == space].sort_values("ratio", kind="stable", ignore_index=True)
     shown = pairs.head(LISTED)

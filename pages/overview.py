@@ -16,7 +16,22 @@ MAIN_METRICS = ("fid", "mmd2-rbf", "ms-ssim")
 
 
 def sentence(facts: pd.Series) -> str:
-    """Return what is known about one synthetic cohort: gate, regions, variety."""
+    """Return what is known about one synthetic cohort: copies, gate, regions, variety."""
+    return (copies(facts["copies"]) + anatomy(facts)).strip()
+
+
+def copies(found: list[str]) -> str:
+    """Say that a cohort lies too near to its training cohort; nothing when it does not, or is not known to."""
+    if not found:
+        return ""
+    return (
+        "**may hold copies: nearer to its training cohort than chance explains** (nearer to training than to held-out "
+        f"people: {'; '.join(found)}; 50 % is chance). "
+    )
+
+
+def anatomy(facts: pd.Series) -> str:
+    """Say what gate, regions and variety tell about one cohort."""
     share = f"95 % interval {1 - facts['ci_high']:.0%} to {1 - facts['ci_low']:.0%}"
     gate = f"{facts['failed_volumes']} of {facts['n']} volumes fail segmentation quality control, {share}"
     if not facts["gated"]:
@@ -145,7 +160,7 @@ def show_counts(study: Study, results: Results) -> None:
 study, results = shared.current_study("Overview", "Are the synthetic brains anatomically plausible?")
 st.subheader(study.name)
 show_answer(study, results)
-st.subheader("Best to worst by similarity to the real cohort")
+st.subheader("Place of each cohort by similarity to the real one")
 show_order(study, results)
 st.subheader("The brains")
 show_brains(study, results)

@@ -51,7 +51,9 @@ def choose(ranked: pd.DataFrame, source: parts.Source) -> parts.Focus:
 def show_focus(study: Study, results: Results, scores: pd.DataFrame, focus: parts.Focus) -> None:
     """Show the chosen score: values with intervals and floor, and the curve against N."""
     names = shared.labels_of(study.cohorts)
-    dots = scores.assign(cohort=scores["cohort"].map(names).fillna(scores["cohort"]).map(shared.wrapped))
+    dots = scores.assign(
+        metric=focus.label, cohort=scores["cohort"].map(names).fillna(scores["cohort"]).map(shared.wrapped)
+    )
     left, right = st.columns(2)
     with left:
         known = dots.dropna(subset=["value"])

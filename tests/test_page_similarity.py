@@ -216,7 +216,8 @@ def test_curve_map_and_copy_check_are_shown(full):
     assert "d = 2048 lies far to the right" in drawn
     assert "The covariance is singular" in said
     assert "PCA 1 (41% of the variance)" in drawn and "training-2" in drawn
-    assert "Nearer to training than chance explains (p < 0.05): Near" in said
+    assert "Nearer to training than chance explains (p times the number of measures below 0.05): **Near" in said
+    assert "(on volumes themselves)" in said
     assert "80% – 99%" in said
     assert "volumes themselves" in said and "training-0" in said
 
@@ -280,3 +281,10 @@ def test_the_viewer_shows_a_copy_beside_its_original(full, monkeypatch):
     assert app.selectbox(key="viewer_synthetic_Near").value == "Near-2"
     assert app.selectbox(key="viewer_real_cohort").value == "training"
     assert app.selectbox(key="viewer_real_training").value == "training-1"
+
+
+def test_overview_says_when_a_cohort_may_hold_copies(full):
+    app = AppTest.from_file(str(ROOT / "pages" / "overview.py"), default_timeout=60)
+    app.session_state[shared.STUDY] = full
+    app.run()
+    assert any("may hold copies" in m.value and "96% on image" in m.value for m in app.markdown)

@@ -75,7 +75,7 @@ def evaluate_extrapolated(
     first, second = checked(real, synthetic)
     n, m, width = len(first), len(second), first.shape[1]
     notes = feature_warnings(first, second, covariance=False)
-    if min(n, m) <= 2 * width:
+    if LEAST <= min(n, m) <= 2 * width:
         notes.append(
             f"N = {min(n, m)} is small beside the feature width {width}: the curve bends, so this is not yet the value "
             "at infinite N; compare only at equal N"

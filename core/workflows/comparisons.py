@@ -191,7 +191,8 @@ def order_sentence(agreement: Agreement, encoders: Mapping[str, str], cohorts: M
         swap = f"{encoders.get(a, a)} puts {near} before {far}, {encoders.get(b, b)} behind it"
         return f"Order not stable: {between}. {swap}.{rest}"
     if tau < 1 - 1e-9:
-        return f"Order only partly confirmed: {between}. No two cohorts change places; some are tied by one only.{rest}"
+        tied = "Some cohorts are separated by one encoder and tied by another; none are put in opposite order"
+        return f"Order only partly confirmed: {between}. {tied} by more than their intervals.{rest}"
     return f"Order stable: every encoder separates the same cohorts in the same order (τ = 1).{rest}"
 
 

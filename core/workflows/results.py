@@ -218,9 +218,11 @@ def cohort_verdicts(results: Results, names: Sequence[str]) -> pd.DataFrame:
         side of the gate), ``n``, ``failed_volumes``, ``ci_low`` and ``ci_high`` of the pass rate, ``compared``
         (regions with an effect size), ``findings`` (the regions that differ, largest effect first), ``different``,
         ``equivalent``, ``undetermined``, ``spread`` (median over the regions of SD synthetic / SD real; 1 is best),
-        ``used``, ``rejected``.
+        ``copies`` (the spaces of the copy check in which the cohort is suspicious, see `suspicious_copies`), ``used``,
+        ``rejected``.
     """
     rows = []
+    suspicious = suspicious_copies(results)
     allowed = 1 - float(results.provenance.get("settings", {}).get("qc_fail_rate", 0.05))
     for name in names:
         gate = results.quality[results.quality["cohort"] == name].head(1)
@@ -238,8 +240,19 @@ def cohort_verdicts(results: Results, names: Sequence[str]) -> pd.DataFrame:
         ]
         row |= {kind: int((effects["verdict"] == kind).sum()) for kind in ("different", "equivalent", "undetermined")}
         row["spread"] = float(np.exp(effects["spread_ratio"].median())) if len(effects) else np.nan
+        row["copies"] = [
+            f"{check['share']:.0%} on {check['space']}, p = {check['p_value']:.2g}"
+            for _, check in suspicious[suspicious["cohort"] == name].iterrows()
+        ]
         rows.append(row | {"used": int((status == "ok").sum()), "rejected": int((status == "rejected").sum())})
     return pd.DataFrame(rows).set_index("cohort") if rows else pd.DataFrame()
+
+
+def suspicious_copies(results: Results, level: float = 0.05) -> pd.DataFrame:
+    """Return the rows of the copy check whose p, times the number of spaces a cohort is judged in, is below a level."""
+    checks = results.copy_check
+    spaces = checks.groupby("cohort")["space"].transform("size")
+    return checks[checks["p_value"] * spaces < level]
 
 
 def qc_of(results: Results, cohort: str) -> pd.DataFrame:
