@@ -33,7 +33,7 @@ def cohorts(tmp_path_factory) -> Path:
 
     root = tmp_path_factory.mktemp("cohorts")
     context = Context(Settings(workspace=root / "workspace", workers=0), InProcessPool())
-    for name, seed, defect in (("real", 1, ""), ("gen", 2, "shrunken-hippocampus:0.3")):
+    for name, seed, defect in (("real", 1, ""), ("gen", 2, "shrunken-hippocampus:0.5")):
         workflows.simulate_cohort(context, str(root / name), N, seed, "half", defect)
         cases = pd.read_csv(root / name / "participants.tsv", sep="\t")["participant_id"].tolist()
         write_qc(root / name / "qc.csv", cases, seed=seed)
@@ -102,7 +102,7 @@ def test_a_study_gives_the_three_tables(cohorts: Path, context: Context, tmp_pat
     assert set(scores["fingerprint"]) <= set(provenance["fingerprints"])
     assert {c["origin"] for c in provenance["cohorts"]} == {
         "simulated",
-        "control: hippocampus 30% smaller",
+        "control: hippocampus 50% smaller",
     }
 
 

@@ -35,7 +35,7 @@ class Bottleneck(nn.Module):
         """Return the features (b, 128)."""
         if tuple(x.shape[2:]) != SHAPE:  # from the full grid this is the mean of 2x2x2 blocks
             x = F.interpolate(x, SHAPE, mode="trilinear", align_corners=False)
-        return self.bottleneck(normalise(x)).mean(dim=(2, 3, 4))
+        return self.bottleneck(normalise(x)).double().mean(dim=(2, 3, 4)).float()
 
     def bottleneck(self, x: Tensor) -> Tensor:
         """Return the deepest tensor of the network (b, 128, x/32, y/32, z/32) for a normalised input."""
@@ -74,8 +74,9 @@ def normalise(x: Tensor) -> Tensor:
     low, high = torch.quantile(flat, torch.tensor(QUANTILES, device=x.device, dtype=x.dtype), dim=1, keepdim=True)
     tiny = torch.finfo(x.dtype).tiny  # a constant volume stays finite
     flat = ((flat - low) / (high - low).clamp(min=tiny)).clamp(0, 1)
-    flat = (flat - flat.mean(1, keepdim=True)) / flat.std(1, keepdim=True).clamp(min=tiny)
-    return (flat * SD + MEAN).reshape(x.shape)
+    exact = flat.double()  # sums in single precision would depend on the number of threads
+    mean, sd = exact.mean(1, keepdim=True).to(x.dtype), exact.std(1, keepdim=True).to(x.dtype)
+    return ((flat - mean) / sd.clamp(min=tiny) * SD + MEAN).reshape(x.shape)
 
 
 def load(weights: Path) -> nn.Module:
