@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core import encoders
-from core.encoders import checkpoint, deepbet_features, medicalnet, weights
+from core.encoders import deepbet_features, medicalnet, weights
 from core.errors import InputError, MissingAsset
 from core.volume import FULL, HALF, template
 
@@ -261,7 +261,7 @@ def test_layouts_are_accepted(wrap, r50_state, tmp_path):
     else:
         torch.save(state if wrap == "bare" else {wrap: {f"module.{k}": v for k, v in state.items()}, "epoch": 3}, path)
     filled = medicalnet.MedicalNet((1, 1, 1, 1))
-    checkpoint.fill(filled, path, "test network")
+    medicalnet.fill(filled, path, "test network")
     assert torch.equal(filled.layer4[0].conv2.weight, network.layer4[0].conv2.weight)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.encoders import checkpoint
+from core import checkpoint
 
 R50 = (3, 4, 6, 3)
 R101 = (3, 4, 23, 3)
@@ -154,7 +154,20 @@ def _empty(depths: tuple[int, int, int, int]) -> MedicalNet:
     return network.to_empty(device="cpu")
 
 
+def fill(network: nn.Module, weights: Path, title: str) -> None:
+    """Load a weight file, strictly, but for the segmentation head that the published files hold too.
+
+    Raises
+    ------
+    InputError
+        See `core.checkpoint.read` and `refuse_misfits`.
+    """
+    tensors = {k: v for k, v in checkpoint.read(weights).items() if not k.startswith("conv_seg.")}
+    checkpoint.refuse_misfits(network, tensors, weights, title)
+    checkpoint.load(network, tensors)
+
+
 def _load(depths: tuple[int, int, int, int], weights: Path, title: str) -> nn.Module:
     network = _empty(depths)
-    checkpoint.fill(network, weights, title)
+    fill(network, weights, title)
     return for_inference(network)

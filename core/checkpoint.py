@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.errors import InputError
 
+COUNTER = "num_batches_tracked"
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 CONTAINERS = ("state_dict", "model", "model_state_dict")
-IGNORED = ("conv_seg.",)  # MedicalNet's segmentation head, not part of the encoder
 SHOWN = 3  # names listed in an error
 
 
@@ -27,7 +29,7 @@ def read(path: Path) -> dict[str, Tensor]:
     Returns
     -------
     dict
-        Floating tensors by name, float32, without prefix, segmentation head and counters.
+        Floating tensors by name, float32, without prefix and batch counters.
 
     Raises
     ------
@@ -50,25 +52,29 @@ def read(path: Path) -> dict[str, Tensor]:
             'Save the network with torch.save({"state_dict": network.state_dict()}, FILE).',
         )
     tensors = {str(k).removeprefix("module."): v for k, v in content.items() if isinstance(v, Tensor)}
-    kept = {
-        k: v.float() for k, v in tensors.items() if not k.startswith(IGNORED) and not k.endswith("num_batches_tracked")
-    }
+    kept = {k: v.float() for k, v in tensors.items() if not k.endswith(COUNTER)}
     bad = [k for k, v in kept.items() if not torch.isfinite(v).all()]
     if bad:
         raise InputError(f"{_listed(bad)} hold NaN or Inf.", str(path), "Use a checkpoint from before it diverged.")
     return kept
 
 
-def fill(network: torch.nn.Module, path: Path, title: str) -> None:
-    """Load a weight file into a network, strictly.
+def misfits(network: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names in which tensors and network differ: missing, unexpected, of another shape."""
+    expected = _expected(network)
+    wrong = [k for k in expected if k not in tensors or tensors[k].shape != expected[k]]
+    return wrong + [k for k in tensors if k not in expected]
+
+
+def refuse_misfits(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, title: str) -> None:
+    """Check that tensors are those of a network; all problems in one message.
 
     Raises
     ------
     InputError
-        As `read`, and when names or shapes are not those of the network; all problems in one message.
+        When names or shapes are not those of the network.
     """
-    tensors = read(path)
-    expected = {k: v.shape for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
+    expected = _expected(network)
     missing = [k for k in expected if k not in tensors]
     unexpected = [k for k in tensors if k not in expected]
     shapes = [
@@ -86,9 +92,27 @@ def fill(network: torch.nn.Module, path: Path, title: str) -> None:
             f"this is a weight file of another network, not of {title}; of its {len(expected)} tensors: "
             f"{'; '.join(problems)}.",
             str(path),
-            "Choose the encoder the file belongs to, or the file of this encoder.",
+            "Choose the model the file belongs to, or the file of this model.",
         )
-    network.load_state_dict(tensors, strict=False)  # strict but for the batch counters, which eval mode never reads
+
+
+def load(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy tensors that were checked into a network; batch counters, which eval mode never reads, stay."""
+    network.load_state_dict(dict(tensors), strict=False)
+
+
+def sha256(paths: Sequence[Path]) -> str:
+    """Return the SHA-256 of the contents of files, one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _expected(network: nn.Module) -> dict[str, torch.Size]:
+    return {k: v.shape for k, v in network.state_dict().items() if not k.endswith(COUNTER)}
 
 
 def _load(path: Path) -> object:

@@ -1,0 +1,77 @@
+"""Generators of 3D T1w brain volumes; the order of `GENERATORS` is the order on screen.
+
+A generator is one file with a subclass of `Generator`, one line here and one test. Torch is imported by `build` alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from core.errors import InputError
+from core.volume import grid_named
+
+if TYPE_CHECKING:
+    from core.generators.base import Generator
+
+__all__ = ["GENERATORS", "Card", "build", "card_named"]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a generator says about itself.
+
+    Parameters
+    ----------
+    label : str
+        Name on screen, as in the paper.
+    card : str
+        How it works, in one sentence.
+    reference : str
+        Source with DOI.
+    loader : str
+        ``module:class``; the class takes a `Grid`.
+    """
+
+    label: str
+    card: str
+    reference: str
+    loader: str
+
+
+GENERATORS: dict[str, Card] = {}
+
+
+def build(name: str, grid: str = "full") -> Generator:
+    """Make a generator with random weights: the published network on the full grid, a smaller one on the half grid.
+
+    Parameters
+    ----------
+    name : str
+        Key of `GENERATORS`.
+    grid : {"full", "half"}
+        Grid of the volumes.
+
+    Returns
+    -------
+    Generator
+        With ``load_checkpoint(path)``, ``sample(n, seed, steps=None)`` and its torch modules: ``.generator`` of the
+        GANs, ``.denoiser`` of cdpm, ``.autoencoder`` and ``.denoiser`` of monai-ldm, ``.low_res`` and ``.super_res``
+        of medsyn.
+
+    Raises
+    ------
+    InputError
+        Unknown generator or grid.
+    """
+    module, kind = card_named(name).loader.split(":")
+    generator: Generator = getattr(import_module(module), kind)(grid_named(grid))
+    return generator
+
+
+def card_named(name: str) -> Card:
+    """Return the card of a generator; raises InputError when there is none."""
+    if name not in GENERATORS:
+        raise InputError(f"unknown generator {name!r}.", "generators", f"Choose of: {', '.join(GENERATORS)}.")
+    return GENERATORS[name]
