@@ -166,6 +166,51 @@ def evaluate(
     _run(lambda context: workflows.evaluate(context, str(study), str(out)), as_json, scheduler=scheduler)
 
 
+@app.command()
+def train(
+    model: Annotated[str, typer.Argument(help="Name of the generator.")],
+    data: Annotated[Path, typer.Option(help="Folder of atlas-space volumes, or study.toml with a training cohort.")],
+    out: Out,
+    grid: GridName = GridName.full,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
+    batch: Annotated[int, typer.Option(help="Volumes of a micro-batch; the model's own without it.")] = 0,
+    accumulate: Annotated[int, typer.Option(help="Micro-batches an optimiser step adds up.")] = 1,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed or 16-mixed.")] = "32-true",
+    devices: Annotated[int, typer.Option(help="Processes on each node, one a graphics card.")] = 1,
+    nodes: Annotated[int, typer.Option(help="Nodes; start the command on each, as torchrun or SLURM do.")] = 1,
+    preview_every: Annotated[int, typer.Option(help="Steps between sample previews; 0 makes none.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a generator: checkpoint.pt, model.safetensors, curve.csv, previews/."""
+    run = (grid.value, steps, seed, batch, accumulate, resume, precision, devices, nodes, preview_every)
+    _run(lambda context: workflows.train_generator(context, model, str(data), str(out), *run), as_json)
+
+
+@app.command()
+def generate(
+    out: Out,
+    n: Annotated[int, typer.Option(help="Number of volumes.")],
+    seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same volumes.")],
+    model: Annotated[str, typer.Argument(help="Name of the generator.")] = "",
+    checkpoint: Annotated[Path | None, typer.Option(help="Weight file, or folder of them.")] = None,
+    grid: GridName = GridName.full,
+    steps: Annotated[int, typer.Option(help="Sampling steps of a diffusion model; its own without it.")] = 0,
+    command: Annotated[str, typer.Option(help="Any program instead: {out}, {n} and {seed} are replaced.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Fill a folder with samples of a generator, or let another program fill it."""
+    if command:
+        _run(lambda context: workflows.generate_by_command(context, command, n, seed, str(out)), as_json)
+        return
+    file = str(checkpoint) if checkpoint else ""
+    _run(
+        lambda context: workflows.generate(context, model, file, n, seed, str(out), grid.value, steps),
+        as_json,
+    )
+
+
 @app.command(hidden=True)
 def demo(as_json: Json = False) -> None:
     """Make and evaluate the demo study in the workspace."""

@@ -117,6 +117,15 @@ class Context:
         """Write one line to the job's log."""
         self._report(None, message)
 
+    def progress(self, fraction: float, message: str) -> None:
+        """Tell how far a task is that runs here, not on the pool."""
+        low, high = self._span
+        self._report(low + (high - low) * fraction, message)
+
+    def is_cancelled(self) -> bool:
+        """Whether the user asked to stop."""
+        return self._cancelled()
+
     @contextmanager
     def stage(self, start: float, end: float) -> Iterator[None]:
         """Make `map` inside fill the share [start, end] of the progress bar."""

@@ -91,6 +91,8 @@ class Generator(nn.Module, ABC):
         Child modules that sampling needs; they are what a finished training exports.
     least_batch : int
         Smallest batch that can be trained.
+    batch : int
+        Micro-batch when none is asked for.
     averaging : dict
         `Averaging` by child module; the average is what is exported.
     steps : int or None
@@ -100,6 +102,7 @@ class Generator(nn.Module, ABC):
     name = ""
     sampling: tuple[str, ...] = ("generator",)
     least_batch = 1
+    batch = 1
     steps: int | None = None
 
     def __init__(self, grid: Grid) -> None:
@@ -160,14 +163,19 @@ class Generator(nn.Module, ABC):
             No weights loaded, n or steps below 1, steps for a model without, or NaN in a volume.
         """
         self._check_request(n, steps)
-        self.eval()
         for index in range(n):
-            rng = torch.Generator().manual_seed(seed_of(seed, index))
-            with torch.inference_mode():
-                volume = self.draw(rng, steps or self.steps).float().cpu().numpy()
-            if not np.isfinite(volume).all():
-                raise InputError(f"volume {index} holds NaN or Inf.", self.name, "Use an earlier checkpoint.")
-            yield np.clip(volume, -1.0, 1.0)
+            yield self.make(index, seed, steps)
+
+    def make(self, index: int, seed: int, steps: int | None = None) -> NDArray[np.float32]:
+        """Return the volume of one index of `sample`; see there."""
+        self._check_request(1, steps)
+        self.eval()
+        rng = torch.Generator().manual_seed(seed_of(seed, index))
+        with torch.inference_mode():
+            volume = self.draw(rng, steps or self.steps).float().cpu().numpy()
+        if not np.isfinite(volume).all():
+            raise InputError(f"volume {index} holds NaN or Inf.", self.name, "Use an earlier checkpoint.")
+        return np.clip(volume, -1.0, 1.0)
 
     def load_checkpoint(self, path: Path | str) -> LoadReport:
         """Fill child modules from a weight file or a folder of them; never runs code in it.

@@ -6,6 +6,13 @@
 
 from core.workflows.evaluation import evaluate
 from core.workflows.folders import evaluate_folders
+from core.workflows.generation import (
+    demo_checkpoint,
+    estimate_generation,
+    generate,
+    generate_by_command,
+    train_generator,
+)
 from core.workflows.library import create_study, known_studies, remember_study
 from core.workflows.results import Results, load_case, load_case_labels, read_results, results_folder
 from core.workflows.verbs import (
@@ -25,10 +32,14 @@ __all__ = [
     "anatomy_of_tables",
     "create_study",
     "demo",
+    "demo_checkpoint",
     "demo_folder",
+    "estimate_generation",
     "evaluate",
     "evaluate_folders",
     "features_folder",
+    "generate",
+    "generate_by_command",
     "known_studies",
     "load_case",
     "load_case_labels",
@@ -40,4 +51,5 @@ __all__ = [
     "segment_folder",
     "simulate_cohort",
     "split_cohort",
+    "train_generator",
 ]

@@ -17,7 +17,7 @@ from core.errors import InputError
 from core.pools import Context, Outcome
 from core.store import Store, content_key
 from core.study import Case, Cohort, CohortSpec, Role, Study, StudySettings, find_cohort
-from core.volume import grid_of
+from core.volume import Grid, grid_of
 from core.workflows import tasks
 from core.workflows.batches import segment_in_batches
 from core.workflows.tasks import Source
@@ -198,8 +198,8 @@ def folder_cohort(name: str, folder: str, role: Role) -> Cohort:
     return cohort
 
 
-def prepare_folder(context: Context, name: str, folder: str, role: Role) -> Prepared:
-    """Find and check the volumes of a folder.
+def prepare_folder(context: Context, name: str, folder: str, role: Role, grid: Grid | None = None) -> Prepared:
+    """Find and check the volumes of a folder, on the grid most of them have when none is named.
 
     Raises
     ------
@@ -207,7 +207,7 @@ def prepare_folder(context: Context, name: str, folder: str, role: Role) -> Prep
         No image in the folder, or none that can be used.
     """
     cohort = folder_cohort(name, folder, role)
-    grid = grid_of([case.path for case in cohort.cases])
+    grid = grid or grid_of([case.path for case in cohort.cases])
     prepared = prepare(context, Study(name, grid, cohort, (), None, StudySettings(), Path(folder)), cohort)
     if not prepared.sources:
         raise InputError(f"no image can be used; the first reason: {prepared.rows[0]['reason']}", folder)

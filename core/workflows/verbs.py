@@ -45,7 +45,7 @@ def simulate_cohort(
     settings = {"operation": "simulate", "seed": seed, "grid": grid_named(grid).name, "defect": name}
     settings |= {"strength": strength, "version": simulate.VERSION}
     record = {**settings, "label": simulate.describe(name, strength), "code": __version__}
-    _claim_folder(folder, record, settings)
+    claim_folder(folder, record, settings)
     items = [(context.settings, str(folder), grid, seed, index, name, strength) for index in range(n)]
     outcomes = context.map(f"simulating {folder.name}", tasks.simulate_case, items)
     cases = [outcome.value for outcome in outcomes if not outcome.error]
@@ -178,7 +178,7 @@ def _write_failures(failures: list[dict[str, str]], folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _claim_folder(folder: Path, record: dict[str, Any], settings: dict[str, Any]) -> None:
+def claim_folder(folder: Path, record: dict[str, Any], settings: dict[str, Any]) -> None:
     """Refuse to mix two cohorts in one folder."""
     path = folder / PROVENANCE
     if path.is_file():

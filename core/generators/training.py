@@ -1,0 +1,431 @@
+"""The one training loop of all generators, on Lightning Fabric.
+
+Every draw depends on (seed, step, phase, rank) alone and a checkpoint holds all state, so a run that was killed and
+resumed gives the curve of one that was not. Fabric starts the processes, places tensors, scales mixed precision and
+averages over ranks; it leaves the optimiser steps to us, which several optimisers in one step need. Gradients are
+averaged here rather than by DistributedDataParallel, whose hooks allow neither several passes nor the second
+derivatives of a gradient penalty.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset
+
+from core.errors import InputError, JobFailed
+from core.generators.base import Generator, Phase, seed_of
+from core.volume import Grid
+
+CHECKPOINT, EXPORT, CURVE, PREVIEWS = "checkpoint.pt", "model.safetensors", "curve.csv", "previews"
+
+
+class Volumes(Protocol):
+    """Training volumes: (x, y, z) float32 in [-1, 1] by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run depends on, besides its volumes.
+
+    Parameters
+    ----------
+    steps : int
+        Training steps; a step is one pass through the phases of the generator.
+    seed : int
+        Source of every draw.
+    batch : int
+        Volumes of a micro-batch, for each process.
+    accumulate : int
+        Micro-batches whose gradients are added before an optimiser moves.
+    data : str
+        Hash of the training volumes.
+    """
+
+    steps: int
+    seed: int
+    batch: int
+    accumulate: int = 1
+    data: str = ""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How a run is carried out; changes no number but for rounding.
+
+    Parameters
+    ----------
+    accelerator, devices, nodes : str, int, int
+        As Lightning Fabric names them.
+    precision : str
+        "32-true", "bf16-mixed" or "16-mixed".
+    loaders : int
+        Processes that read volumes ahead; 0 reads between steps.
+    save_every : float
+        Seconds between checkpoints.
+    log_every : int
+        Steps averaged in one row of the curve.
+    preview_every : int
+        Steps between sample previews; 0 makes none.
+    """
+
+    accelerator: str = "cpu"
+    devices: int = 1
+    nodes: int = 1
+    precision: str = "32-true"
+    loaders: int = 0
+    save_every: float = 300.0
+    log_every: int = 10
+    preview_every: int = 0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Where a run stands: steps done of all, seconds of training, exported file."""
+
+    step: int
+    steps: int
+    seconds: float
+    export: Path
+
+
+def train(
+    generator: Generator,
+    volumes: Volumes,
+    out: Path,
+    plan: Plan,
+    machine: Machine = Machine(),
+    *,
+    resume: bool = False,
+    report: Callable[[float, str], None] = lambda fraction, message: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Trained:
+    """Train a generator, writing checkpoint, export, curve and previews to a folder.
+
+    Parameters
+    ----------
+    generator : Generator
+        With random weights, or weights to start from.
+    volumes : Volumes
+        Training volumes on the grid of the generator.
+    out : Path
+        ``checkpoint.pt`` (all state), ``model.safetensors`` (what sampling needs), ``curve.csv``, ``previews/``.
+    plan, machine
+        See there.
+    resume : bool
+        Go on from the checkpoint in ``out``; without one, start.
+    report : callable
+        ``report(fraction, message)`` after every row of the curve.
+    stop : callable
+        True ends the run after the step, with everything saved.
+
+    Raises
+    ------
+    InputError
+        Batch too small for the model, too few volumes, wrong shapes, a folder with another run, a loss that is not
+        finite.
+    JobFailed
+        A checkpoint that cannot be written; the one before stays whole.
+    """
+    _check(generator, volumes, plan)
+    fabric = Fabric(
+        accelerator=machine.accelerator,
+        devices=machine.devices,
+        num_nodes=machine.nodes,
+        precision=cast(Any, machine.precision),  # checked by Fabric
+        strategy="ddp" if machine.devices * machine.nodes > 1 else "auto",
+    )
+    if machine.devices * machine.nodes > 1:
+        fabric.launch()
+    run = Run(generator, plan, fabric)
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / CHECKPOINT).exists():
+        if not resume:
+            raise InputError("the folder holds a training run.", str(out), "Add --resume, or choose another folder.")
+        run.load(out / CHECKPOINT)
+    writer = _Writer(run, out, machine, report)
+    loader = DataLoader(
+        _Batches(volumes, plan, run.draws, fabric),
+        batch_size=None,
+        sampler=range(run.step, plan.steps),
+        num_workers=machine.loaders,
+    )
+    for batches in loader:
+        run.learn(batches)
+        writer.after_step()
+        if stop():
+            break
+    writer.save()
+    return Trained(run.step, plan.steps, run.seconds, out / EXPORT)
+
+
+class Run:
+    """All state of a training run: weights, optimisers, running averages, step and losses since the last row."""
+
+    def __init__(self, generator: Generator, plan: Plan, fabric: Fabric) -> None:
+        self.generator, self.plan, self.fabric = generator.to(fabric.device), plan, fabric
+        names = [name for name, child in generator.named_children() if any(True for _ in child.parameters())]
+        self.optimisers: dict[str, Any] = {name: fabric.setup_optimizers(generator.optimiser(name)) for name in names}
+        self.averages = {
+            name: AveragedModel(
+                generator.get_submodule(name), multi_avg_fn=get_ema_multi_avg_fn(rule.decay), use_buffers=True
+            )
+            for name, rule in generator.averaging.items()
+        }
+        self.step, self.seconds = 0, 0.0
+        self.sums: dict[str, list[float]] = {}  # losses since the last row of the curve: total, count
+        # Every volume a step sees, so that the order of volumes does not depend on the stage.
+        self.draws = 1 + max(sum(p.new_batch for p in generator.phases(at)) for at in (0.0, 1 - 1e-9))
+
+    def learn(self, batches: Tensor) -> None:
+        """Take one training step on volumes (draws, accumulate, batch, 1, x, y, z)."""
+        start = time.perf_counter()
+        self.generator.train()
+        seen = 0
+        for number, phase in enumerate(self.generator.phases(self.step / self.plan.steps)):
+            seen += phase.new_batch
+            self._phase(number, phase, batches[seen])
+        self.step += 1
+        for name, rule in self.generator.averaging.items():
+            if self.step > rule.start and self.step % rule.every == 0:
+                self.averages[name].update_parameters(self.generator.get_submodule(name))
+            elif self.step <= rule.start:
+                self.averages[name].module.load_state_dict(self.generator.get_submodule(name).state_dict())
+        self.seconds += time.perf_counter() - start
+
+    def _phase(self, number: int, phase: Phase, micro_batches: Tensor) -> None:
+        for name, child in self.generator.named_children():
+            child.requires_grad_(name in phase.trains)
+        for name in phase.trains:
+            self.optimisers[name].zero_grad()
+        total = 0.0
+        for part, batch in enumerate(micro_batches):
+            rng = torch.Generator().manual_seed(
+                seed_of(self.plan.seed, self.step, number, part, self.fabric.global_rank)
+            )
+            with self.fabric.autocast():
+                loss = phase.loss(batch.to(self.fabric.device), rng)
+            self.fabric.backward(loss / len(micro_batches))
+            total += float(loss.detach()) / len(micro_batches)
+        if not np.isfinite(total):
+            what = f"the loss of {phase.name} is {total} at step {self.step}."
+            raise InputError(what, self.generator.name, "Start from an earlier checkpoint, or use full precision.")
+        for name in phase.trains:
+            child = self.generator.get_submodule(name)
+            if self.fabric.world_size > 1:
+                for parameter in child.parameters():
+                    if parameter.grad is not None:
+                        parameter.grad = cast(Tensor, self.fabric.all_reduce(parameter.grad, reduce_op="mean"))
+            if phase.clip:
+                self.fabric.clip_gradients(child, self.optimisers[name], max_norm=phase.clip)
+            self.optimisers[name].step()
+        before = self.sums.get(phase.name, [0.0, 0.0])
+        self.sums[phase.name] = [before[0] + total, before[1] + 1]
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the state dict that is exported: running averages where the model has them."""
+        state = dict(self.generator.state_dict())
+        for name, average in self.averages.items():
+            state |= {f"{name}.{key}": value for key, value in average.module.state_dict().items()}
+        return state
+
+    def save(self, path: Path) -> None:
+        """Write everything, atomically.
+
+        Raises
+        ------
+        JobFailed
+            The disk is full or read-only; an earlier checkpoint stays.
+        """
+        state = {
+            "model": self.generator.state_dict(),
+            "optimisers": {name: o.state_dict() for name, o in self.optimisers.items()},
+            "averages": {name: a.state_dict() for name, a in self.averages.items()},
+            "step": self.step,
+            "seconds": self.seconds,
+            "sums": self.sums,
+            "plan": asdict(self.plan),
+            "identity": [self.generator.name, self.generator.grid.name],
+        }
+        partial = path.with_name(f"{path.name}.partial")
+        try:
+            with partial.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except (OSError, RuntimeError) as error:
+            partial.unlink(missing_ok=True)
+            what = f"the checkpoint of step {self.step} cannot be written ({error})."
+            raise JobFailed(what, str(path), "Free space, then go on with --resume; the last one is whole.") from error
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint.
+
+        Raises
+        ------
+        InputError
+            Truncated, or of a run with another model, grid, seed, batch or cohort.
+        """
+        try:
+            state = torch.load(path, map_location=self.fabric.device, weights_only=True)
+            found = dict(zip(("model", "grid"), state["identity"], strict=True)) | state["plan"]
+        except Exception as error:  # the unpickler raises whatever the bytes lead to
+            what = f"not a readable training checkpoint ({type(error).__name__})."
+            raise InputError(what, str(path), "Delete it to start again.") from error
+        ours = {"model": self.generator.name, "grid": self.generator.grid.name} | asdict(self.plan)
+        differing = [f"{key} {found[key]!r}, not {ours[key]!r}" for key in ours if found.get(key) != ours[key]]
+        if differing:
+            remedy = "Resume with the same settings, or choose another folder."
+            raise InputError(f"this run has {'; '.join(differing)}.", str(path), remedy)
+        self.generator.load_state_dict(state["model"])
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
+        for name, average in self.averages.items():
+            average.load_state_dict(state["averages"][name])
+        self.step, self.seconds, self.sums = int(state["step"]), float(state["seconds"]), dict(state["sums"])
+
+
+class _Batches(Dataset[Tensor]):
+    """The volumes of every step: shuffled anew each epoch, every rank its own."""
+
+    def __init__(self, volumes: Volumes, plan: Plan, draws: int, fabric: Fabric) -> None:
+        self.volumes, self.plan, self.draws = volumes, plan, draws
+        self.rank, self.ranks = fabric.global_rank, fabric.world_size
+
+    def __getitem__(self, step: int) -> Tensor:
+        """Return volumes (draws, accumulate, batch, 1, x, y, z) of a step."""
+        shape = (self.draws, self.plan.accumulate, self.plan.batch)
+        count = int(np.prod(shape))
+        first = (step * self.ranks + self.rank) * count
+        chosen = [self.volumes[self._index(first + k)] for k in range(count)]
+        return torch.from_numpy(np.stack(chosen)).view(*shape, 1, *chosen[0].shape)
+
+    def _index(self, position: int) -> int:
+        epoch, place = divmod(position, len(self.volumes))
+        return int(np.random.default_rng([self.plan.seed, epoch]).permutation(len(self.volumes))[place])
+
+
+class _Writer:
+    """Curve, checkpoints, exports and previews of a run; only the first process writes."""
+
+    def __init__(self, run: Run, out: Path, machine: Machine, report: Callable[[float, str], None]) -> None:
+        self.run, self.out, self.machine, self.report = run, out, machine, report
+        self.rows = _rows_until(out / CURVE, run.step)
+        self.saved = time.monotonic()
+
+    def after_step(self) -> None:
+        """Write what is due after a step."""
+        run, machine = self.run, self.machine
+        if run.step % machine.log_every == 0:
+            self._add_row()
+        if run.fabric.global_rank == 0 and machine.preview_every and run.step % machine.preview_every == 0:
+            self._preview()
+        if time.monotonic() - self.saved > machine.save_every:
+            self.save()
+
+    def save(self) -> None:
+        """Write checkpoint and export."""
+        run = self.run
+        if run.fabric.global_rank == 0:
+            run.save(self.out / CHECKPOINT)
+            facts = {key: str(value) for key, value in asdict(run.plan).items()}
+            facts |= {"step": str(run.step), "seconds": f"{run.seconds:.0f}", "precision": self.machine.precision}
+            run.generator.export(self.out / EXPORT, run.weights(), facts)
+        run.fabric.barrier()
+        self.saved = time.monotonic()
+
+    def _add_row(self) -> None:
+        run = self.run
+        losses = {name: f"{total / count:.6g}" for name, (total, count) in run.sums.items()}
+        run.sums = {}
+        if run.fabric.global_rank:
+            return
+        self.rows.append({"step": str(run.step), "seconds": f"{run.seconds:.1f}", **losses})
+        _write_rows(self.out / CURVE, self.rows)
+        shown = ", ".join(f"{name} {value}" for name, value in losses.items())
+        self.report(run.step / run.plan.steps, f"step {run.step} of {run.plan.steps}: {shown}")
+
+    def _preview(self) -> None:
+        """Draw one volume with the weights as they are now and keep its middle planes."""
+        generator = self.run.generator
+        held = {key: value.clone() for key, value in generator.state_dict().items()}
+        generator.load_state_dict(self.run.weights())
+        generator.eval()
+        with torch.inference_mode():
+            rng = torch.Generator().manual_seed(seed_of(self.run.plan.seed, 0))
+            volume = generator.draw(rng, generator.steps).float().cpu().numpy()
+        generator.load_state_dict(held)
+        folder = self.out / PREVIEWS
+        folder.mkdir(exist_ok=True)
+        partial = folder / "partial"
+        Image.fromarray(middle_planes(volume)).save(partial, format="PNG")
+        partial.replace(folder / f"{self.run.step:07d}.png")
+
+
+def middle_planes(volume: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return the sagittal, coronal and axial middle planes side by side: (x, y, z) in [-1, 1] to (height, width)."""
+    x, y, z = (n // 2 for n in volume.shape)
+    planes = [np.flipud(plane.T) for plane in (volume[x], volume[:, y], volume[:, :, z])]
+    height = max(plane.shape[0] for plane in planes)
+    padded = [np.pad(plane, ((0, height - plane.shape[0]), (0, 0)), constant_values=-1) for plane in planes]
+    grey = np.nan_to_num(np.concatenate(padded, axis=1), nan=-1.0)
+    return np.asarray((np.clip(grey, -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def read_curve(out: Path) -> list[dict[str, str]]:
+    """Return the rows of a run's curve: step, seconds of training, mean losses; [] before the first."""
+    return _rows_until(out / CURVE, None)
+
+
+def _check(generator: Generator, volumes: Volumes, plan: Plan) -> None:
+    name = generator.name
+    if plan.steps < 1 or plan.accumulate < 1:
+        raise InputError(f"expected 1 step or more, found {plan.steps}.", name, "Use a positive number.")
+    if plan.batch < generator.least_batch:
+        what = f"a batch of {plan.batch} is too small: its normalisation needs {generator.least_batch} or more."
+        raise InputError(what, name, f"Use a batch of {generator.least_batch} or more.")
+    if len(volumes) < max(2, plan.batch):
+        what = f"{len(volumes)} training volumes, but a batch of {plan.batch}."
+        raise InputError(what, name, "Add volumes, or lower the batch.")
+    _check_shape(volumes[0], generator.grid)
+
+
+def _check_shape(volume: NDArray[np.float32], grid: Grid) -> None:
+    if volume.shape != grid.shape:
+        what = f"volumes of shape {volume.shape}, but the {grid.name} grid has {grid.shape}."
+        raise InputError(what, "training volumes", "Choose the other grid.")
+
+
+def _rows_until(path: Path, step: int | None) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as table:
+        return [row for row in csv.DictReader(table) if step is None or int(row["step"]) <= step]
+
+
+def _write_rows(path: Path, rows: Sequence[dict[str, str]]) -> None:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", newline="") as table:
+        writer = csv.DictWriter(table, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    partial.replace(path)

@@ -1,0 +1,283 @@
+"""Generators: training on a cohort, and samples that become a cohort."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from core import __version__, generators
+from core.errors import InputError, JobFailed
+from core.pools import Cancelled, Context
+from core.settings import Settings
+from core.store import Store, content_key, write_volume
+from core.study import read_study
+from core.volume import SUFFIXES, Volume, grid_named
+from core.workflows.cohorts import Prepared, prepare, prepare_folder
+from core.workflows.tasks import Source
+from core.workflows.verbs import claim_folder
+
+if TYPE_CHECKING:
+    from core.generators.base import Generator
+
+ESTIMATE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class SourceVolumes:
+    """Volumes of a prepared cohort, by index."""
+
+    sources: tuple[Source, ...]
+
+    def __len__(self) -> int:
+        """Return the number of volumes."""
+        return len(self.sources)
+
+    def __getitem__(self, index: int) -> NDArray[np.float32]:
+        """Load one volume (x, y, z)."""
+        return self.sources[index].load().data
+
+
+def train_generator(
+    context: Context,
+    model: str,
+    data: str,
+    out: str,
+    grid: str = "full",
+    steps: int = 1000,
+    seed: int = 0,
+    batch: int = 0,
+    accumulate: int = 1,
+    resume: bool = False,
+    precision: str = "32-true",
+    devices: int = 1,
+    nodes: int = 1,
+    preview_every: int = 0,
+) -> dict[str, Any]:
+    """Train one of the generators on a folder of atlas-space volumes; it stops when the job is cancelled, and resumes.
+
+    Parameters
+    ----------
+    model, grid : str
+        See `core.generators.build`.
+    data, out : str
+        Folder of volumes, or study.toml, whose training cohort is taken; folder of checkpoint, export, curve and
+        previews.
+    steps, seed, batch, accumulate : int
+        See `core.generators.training.Plan`; a batch of 0 takes the model's own.
+    resume : bool
+        Go on from the checkpoint in ``out``.
+    precision, devices, nodes, preview_every
+        See `core.generators.training.Machine`.
+
+    Raises
+    ------
+    InputError
+        Unknown model or grid, a folder that cannot be trained on; see `core.generators.training.train`.
+    JobFailed
+        A checkpoint cannot be written.
+    Cancelled
+        After everything was saved.
+    """
+    import torch
+
+    from core.generators import training
+
+    torch.set_num_threads(max(context.settings.threads, context.settings.workers or 1))
+    torch.manual_seed(seed)
+    generator = generators.build(model, grid)
+    prepared = _training_cohort(context, data, grid)
+    plan = training.Plan(steps, seed, batch or generator.batch, accumulate, prepared.token)
+    machine = training.Machine(
+        accelerator="cuda" if context.settings.device.startswith("cuda") else "cpu",
+        devices=devices,
+        nodes=nodes,
+        precision=precision,
+        loaders=1 if grid == "full" else 0,
+        preview_every=preview_every,
+    )
+    done = training.train(
+        generator,
+        SourceVolumes(prepared.sources),
+        Path(out),
+        plan,
+        machine,
+        resume=resume,
+        report=context.progress,
+        stop=context.is_cancelled,
+    )
+    if done.step < done.steps:
+        raise Cancelled(f"saved at step {done.step} of {done.steps}")
+    failed = [row for row in prepared.rows if row["status"] != "ok"]
+    failures = [{"case": row["case"], "error": row["reason"]} for row in failed]
+    return {"steps": done.step, "seconds": round(done.seconds), "failed": len(failed), "failures": failures, "out": out}
+
+
+def generate(
+    context: Context, model: str, checkpoint: str, n: int, seed: int, out: str, grid: str = "full", steps: int = 0
+) -> dict[str, Any]:
+    """Fill a folder with samples of a generator; resumes where it stopped.
+
+    Writes ``<model>-s<seed>-<index>.nii.gz`` and ``provenance.json`` with checkpoint hash, seed and steps.
+
+    Raises
+    ------
+    InputError
+        Unknown model, a checkpoint that does not fit, n or steps below 1, or a folder that holds another cohort.
+    """
+    if n < 1:
+        raise InputError(f"expected at least one volume, found {n}.", "--n", "Give a positive number.")
+    if steps < 0:
+        raise InputError(f"expected 1 step or more, found {steps}.", "--steps", "Leave it out for the model's own.")
+    if not checkpoint and grid == "half":
+        checkpoint = str(demo_checkpoint(model) or "")
+    if not checkpoint:
+        raise InputError("no checkpoint is named.", "--checkpoint", f"Train one: python -m core train {model} ...")
+    generator, sha = _loaded(model, grid, checkpoint, "cpu", 1)
+    if steps and generator.steps is None:
+        raise InputError("this model makes a volume in one pass.", "--steps", "Leave the steps out.")
+    used = steps or generator.steps or 0
+    settings = {"operation": "generate", "model": model, "grid": grid, "checkpoint": sha, "seed": seed, "steps": used}
+    label = f"{generators.card_named(model).label}, {used} steps" if used else generators.card_named(model).label
+    claim_folder(Path(out), {**settings, "label": label, "code": __version__}, settings)
+    items = [(context.settings, model, grid, checkpoint, sha, out, seed, index, used) for index in range(n)]
+    outcomes = context.map(f"sampling {generators.card_named(model).label}", sample_case, items)
+    failures = [
+        {"case": case_name(model, seed, index), "error": outcome.error}
+        for index, outcome in enumerate(outcomes)
+        if outcome.error
+    ]
+    return {"cases": n, "failed": len(failures), "failures": failures, "out": out}
+
+
+def generate_by_command(context: Context, command: str, n: int, seed: int, out: str) -> dict[str, Any]:
+    """Let any program fill a folder: ``{out}``, ``{n}`` and ``{seed}`` in the command are replaced.
+
+    Raises
+    ------
+    InputError
+        A command that names no ``{out}``, or a program that is not there.
+    JobFailed
+        The program failed, or left no volume.
+    """
+    if "{out}" not in command:
+        raise InputError(
+            "the command names no {out}.", "--command", "For example: python sample.py --n {n} --dir {out}"
+        )
+    folder = Path(out)
+    settings = {"operation": "generate", "command": command, "seed": seed, "n": n}
+    claim_folder(folder, {**settings, "label": f"by command: {command}", "code": __version__}, settings)
+    words = [word.format(out=folder, n=n, seed=seed) for word in shlex.split(command)]
+    try:
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    except OSError as error:
+        raise InputError(f"cannot start {words[0]} ({error.strerror}).", "--command", "Check the program.") from error
+    last = ""
+    assert process.stdout is not None
+    for line in process.stdout:
+        last = line.strip() or last
+        context.progress(min(1.0, len(_volumes_in(folder)) / n), last[:200])
+        if context.is_cancelled():
+            process.terminate()
+            process.wait()
+            raise Cancelled(command)
+    if process.wait():
+        raise JobFailed(f"the program ended with {process.returncode}: {last}", command, "Run it by hand to see more.")
+    made = len(_volumes_in(folder))
+    if not made:
+        raise JobFailed("the program left no volume.", str(folder), "It should write .nii.gz files into {out}.")
+    return {"cases": n, "failed": max(0, n - made), "out": out}
+
+
+def estimate_generation(context: Context, model: str, grid: str = "full", steps: int = 0) -> dict[str, Any]:
+    """Measure on this machine, once, what a volume costs: seconds and peak memory (bytes) with random weights."""
+    store = Store(context.settings.workspace)
+    where = {"model": model, "grid": grid, "steps": steps, "device": context.settings.device}
+    where |= {"threads": context.settings.threads, "cores": psutil.cpu_count() or 1}
+    key = content_key("estimate", ESTIMATE_VERSION, [__version__], where)
+    outcome = context.map(
+        "measuring one sample", _measure_sample, [(context.settings, store, key, model, grid, steps)]
+    )[0]
+    if outcome.error:
+        raise JobFailed(outcome.error, model)
+    return dict(outcome.value)
+
+
+def sample_case(
+    settings: Settings, model: str, grid: str, checkpoint: str, sha: str, out: str, seed: int, index: int, steps: int
+) -> str:
+    """Make one sample in a folder, unless it is there already; return its case."""
+    case = case_name(model, seed, index)
+    target = Path(out) / f"{case}.nii.gz"
+    if not target.is_file():
+        generator, found = _loaded(model, grid, checkpoint, settings.device, settings.threads)
+        if found != sha:
+            raise InputError("the checkpoint changed meanwhile.", checkpoint, "Sample into another folder.")
+        data = generator.make(index, seed, steps or None)
+        write_volume(Volume(data, grid_named(grid).affine, case), target)
+    return case
+
+
+def case_name(model: str, seed: int, index: int) -> str:
+    """Return the case of a sample."""
+    return f"{model}-s{seed:04d}-{index:04d}"
+
+
+def demo_checkpoint(model: str) -> Path | None:
+    """Return the checkpoint of a generator that comes with the installation (half grid), if there is one."""
+    path = Path(__file__).resolve().parents[2] / "assets" / f"{model}.safetensors"
+    return path if path.is_file() else None
+
+
+def _training_cohort(context: Context, data: str, grid: str) -> Prepared:
+    if Path(data).suffix != ".toml":
+        return prepare_folder(context, Path(data).name, data, "training", grid_named(grid))
+    study = read_study(data)
+    if study.training is None:
+        raise InputError("the study has no training cohort.", data, "Add [training] to it, or name a folder.")
+    if study.grid.name != grid:
+        raise InputError(f"the study is on the {study.grid.name} grid.", data, f"Use --grid {study.grid.name}.")
+    return prepare(context, study, study.training)
+
+
+def _volumes_in(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*") if path.name.endswith(SUFFIXES)]
+
+
+def _measure_sample(settings: Settings, store: Store, key: str, model: str, grid: str, steps: int) -> dict[str, Any]:
+    def measure() -> dict[str, Any]:
+        import torch
+
+        torch.set_num_threads(settings.threads)
+        before = psutil.Process().memory_info().rss
+        generator = generators.build(model, grid).to(settings.device)
+        generator.filled = set(generator.sampling)
+        start = time.perf_counter()
+        generator.make(0, 0, steps or None)
+        seconds = time.perf_counter() - start
+        used = psutil.Process().memory_info().rss - before
+        return {"seconds": seconds, "memory": max(used, 4 * sum(p.numel() for p in generator.parameters()))}
+
+    found: dict[str, Any] = store.get_or_compute("json", key, measure)
+    return found
+
+
+@lru_cache(maxsize=2)
+def _loaded(model: str, grid: str, checkpoint: str, device: str, threads: int) -> tuple[Generator, str]:
+    import torch
+
+    torch.set_num_threads(threads)
+    generator = generators.build(model, grid)
+    report = generator.load_checkpoint(checkpoint)
+    if report.missing:
+        what = f"no weights for {', '.join(report.missing)}, which sampling needs."
+        raise InputError(what, checkpoint, "Put the files of all parts into one folder and name the folder.")
+    return generator.to(device), report.sha256
