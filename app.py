@@ -19,6 +19,7 @@ PAGES = {
     ],
     "Reference": [st.Page("pages/paper.py", title="The paper's tables", icon=":material/article:")],
     "Manage": [
+        st.Page("pages/generators.py", title="Generators", icon=":material/model_training:"),
         st.Page("pages/studies.py", title="Studies", icon=":material/folder_open:"),
         st.Page("pages/jobs.py", title="Jobs", icon=":material/pending_actions:"),
     ],

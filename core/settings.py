@@ -31,6 +31,8 @@ class Settings:
     synthseg : str
         SynthSeg's program or command line (``SYNTHSCOPE_SYNTHSEG``); without the variable, ``mri_synthseg`` where
         ``PATH`` or ``FREESURFER_HOME`` has it; "" when there is none.
+    demo_cases : int
+        Brains of each cohort of the demo study (``SYNTHSCOPE_DEMO_CASES``).
     """
 
     workspace: Path
@@ -39,6 +41,7 @@ class Settings:
     workers: int = 2
     threads: int = 1
     synthseg: str = ""
+    demo_cases: int = 24
 
 
 def from_environment() -> Settings:
@@ -62,6 +65,7 @@ def from_environment() -> Settings:
         workers=_count("SYNTHSCOPE_WORKERS", cores),
         threads=max(1, _count("SYNTHSCOPE_THREADS", 1)),
         synthseg=os.environ.get("SYNTHSCOPE_SYNTHSEG", "") or _find_synthseg(),
+        demo_cases=max(2, _count("SYNTHSCOPE_DEMO_CASES", 24)),
     )
 
 
@@ -75,6 +79,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
         "SYNTHSCOPE_WORKERS": str(settings.workers),
         "SYNTHSCOPE_THREADS": str(settings.threads),
         "SYNTHSCOPE_SYNTHSEG": settings.synthseg,
+        "SYNTHSCOPE_DEMO_CASES": str(settings.demo_cases),
     }
 
 

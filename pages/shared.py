@@ -38,6 +38,7 @@ SEEN = "seen"  # what the page shows, to notice when it is out of date
 
 DEMO_JOB = "core.workflows:demo"
 EVALUATE_JOB = "core.workflows:evaluate"
+EVALUATING = (EVALUATE_JOB, "core.workflows:generate_for_study")
 POLL_SECONDS = 2.0
 BRAINS_A_REFRESH = 6  # a page shows new brains of the demo by sixes
 LABEL_WIDTH = 36  # characters of a cohort's label on one line of an axis
@@ -170,7 +171,7 @@ def evaluate(path: str, name: str) -> None:
 def _explain_demo(job: Job | None) -> None:
     if job and job.active:
         st.info(
-            "**The demo study is being made.** 24 simulated brains stand for the real cohort, and four control "
+            f"**The demo study is being made.** {settings().demo_cases} simulated brains stand for the real cohort, and four control "
             "cohorts each have one known defect. The first brains appear here within a minute; all results take "
             "a few minutes. You can look around meanwhile.",
             icon=":material/hourglass_top:",
@@ -193,7 +194,7 @@ def job_of(path: str) -> Job | None:
     for job in jobs.list_jobs(settings()):
         if job.function == DEMO_JOB and is_demo(path):
             return job
-        if job.function == EVALUATE_JOB and job.arguments.get("study") == path:
+        if job.function in EVALUATING and job.arguments.get("study") == path:
             return job
     return None
 
@@ -496,3 +497,12 @@ def show_effects(effects: pd.DataFrame, key: str, help_texts: Mapping[str, str],
 def clock(seconds: float | None) -> str:
     """Return a time of day with its date."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) if seconds else ""
+
+
+def span(seconds: float) -> str:
+    """Return a duration in the unit a reader would choose."""
+    if seconds < 1:
+        return f"{seconds:.2f} s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

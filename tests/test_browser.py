@@ -1,4 +1,4 @@
-"""The app as a user meets it: a real server, a real browser, the whole demo, and processes that are killed meanwhile."""
+"""The app as a user meets it: a real server, a real browser, the demo with fewer brains, and processes that are killed meanwhile."""
 
 import os
 import shutil
@@ -65,7 +65,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[Server]:
-    settings = Settings(workspace=tmp_path_factory.mktemp("browser") / "workspace", workers=2)
+    settings = Settings(workspace=tmp_path_factory.mktemp("browser") / "workspace", workers=2, demo_cases=10)
     server = Server(settings)
     server.start()
     yield server

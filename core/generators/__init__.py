@@ -32,12 +32,15 @@ class Card:
         Source with DOI.
     loader : str
         ``module:class``; the class takes a `Grid`.
+    one_pass : bool
+        Whether a volume takes one pass of the network, rather than sampling steps.
     """
 
     label: str
     card: str
     reference: str
     loader: str
+    one_pass: bool = False
 
 
 GENERATORS: dict[str, Card] = {}

@@ -9,6 +9,7 @@ from core.plots.anatomy import correlation_matrix, effect_planes, paired_interva
 from core.plots.cohorts import age_sex_histogram, effect_heatmap, qc_scatter, region_distribution
 from core.plots.scores import joint_map, metric_dots, rank_bump, score_curve
 from core.plots.style import cohort_colours, message_figure
+from core.plots.training import loss_curves
 from core.plots.volumes import triplanar
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "effect_heatmap",
     "effect_planes",
     "joint_map",
+    "loss_curves",
     "message_figure",
     "metric_dots",
     "paired_intervals",

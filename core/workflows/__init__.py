@@ -7,10 +7,14 @@
 from core.workflows.evaluation import evaluate
 from core.workflows.folders import evaluate_folders
 from core.workflows.generation import (
+    curve_of,
     demo_checkpoint,
     estimate_generation,
     generate,
     generate_by_command,
+    generate_for_study,
+    previews_of,
+    samples_folder,
     train_generator,
 )
 from core.workflows.library import create_study, known_studies, remember_study
@@ -31,6 +35,7 @@ __all__ = [
     "Results",
     "anatomy_of_tables",
     "create_study",
+    "curve_of",
     "demo",
     "demo_checkpoint",
     "demo_folder",
@@ -40,14 +45,17 @@ __all__ = [
     "features_folder",
     "generate",
     "generate_by_command",
+    "generate_for_study",
     "known_studies",
     "load_case",
     "load_case_labels",
     "preprocess_scans",
+    "previews_of",
     "quality_of_tables",
     "read_results",
     "remember_study",
     "results_folder",
+    "samples_folder",
     "segment_folder",
     "simulate_cohort",
     "split_cohort",

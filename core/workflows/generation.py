@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 from numpy.typing import NDArray
+from PIL import Image
 
 from core import __version__, generators
 from core.errors import InputError, JobFailed
 from core.pools import Cancelled, Context
 from core.settings import Settings
 from core.store import Store, content_key, write_volume
-from core.study import read_study
-from core.volume import SUFFIXES, Volume, grid_named
+from core.study import CohortSpec, read_spec, read_study, write_spec
+from core.volume import SUFFIXES, Volume, grid_named, load
 from core.workflows.cohorts import Prepared, prepare, prepare_folder
+from core.workflows.evaluation import evaluate
 from core.workflows.tasks import Source
 from core.workflows.verbs import claim_folder
 
@@ -158,6 +160,32 @@ def generate(
     return {"cases": n, "failed": len(failures), "failures": failures, "out": out}
 
 
+def generate_for_study(
+    context: Context, study: str, name: str, model: str, checkpoint: str, n: int, seed: int, steps: int = 0
+) -> dict[str, Any]:
+    """Sample into the workspace, add the samples to a study as the cohort ``name``, and evaluate the study.
+
+    Raises
+    ------
+    InputError
+        As `generate`; a cohort of that name with other samples.
+    """
+    spec = read_spec(study)
+    out = samples_folder(context.settings, study, name)
+    images = str(Path(out) / "*.nii.gz")
+    if name in spec.synthetic and spec.synthetic[name].images != images:
+        raise InputError(f"the study has a cohort {name!r} already.", study, "Choose another name.")
+    with context.stage(0.0, 0.5):
+        made = generate(context, model, checkpoint, n, seed, out, spec.grid, steps)
+    if made["failed"] == n:
+        raise JobFailed(made["failures"][0]["error"], name)
+    cohorts = {**spec.synthetic, name: CohortSpec(images=images)}
+    write_spec(spec.model_copy(update={"synthetic": cohorts}), Path(study))
+    with context.stage(0.5, 1.0):
+        result = evaluate(context, study)
+    return {**result, "failed": int(result.get("failed", 0)) + made["failed"]}
+
+
 def generate_by_command(context: Context, command: str, n: int, seed: int, out: str) -> dict[str, Any]:
     """Let any program fill a folder: ``{out}``, ``{n}`` and ``{seed}`` in the command are replaced.
 
@@ -224,6 +252,30 @@ def sample_case(
         data = generator.make(index, seed, steps or None)
         write_volume(Volume(data, grid_named(grid).affine, case), target)
     return case
+
+
+def previews_of(out: str, most: int = 6) -> list[tuple[str, NDArray[np.uint8]]]:
+    """Return names and middle planes of the newest samples of a folder, or of the newest previews of a training run."""
+    from core.generators.training import PREVIEWS, middle_planes
+
+    pictures = sorted((Path(out) / PREVIEWS).glob("*.png"))[-most:]
+    if pictures:
+        return [(f"step {int(path.stem)}", np.asarray(Image.open(path))) for path in pictures]
+    newest = sorted(_volumes_in(Path(out)), key=lambda path: path.stat().st_mtime)[-most:]
+    return [(path.name.partition(".")[0], middle_planes(load(path).data)) for path in newest]
+
+
+def curve_of(out: str) -> list[dict[str, str]]:
+    """Return the rows of a training run's curve; [] before the first."""
+    from core.generators.training import read_curve
+
+    return read_curve(Path(out))
+
+
+def samples_folder(settings: Settings, study: str, name: str) -> str:
+    """Return where `generate_for_study` keeps the samples of a cohort."""
+    key = content_key("samples", 1, [Path(study).resolve().as_posix(), name], {})[:12]
+    return str(Store(settings.workspace).folder("samples", key))
 
 
 def case_name(model: str, seed: int, index: int) -> str:

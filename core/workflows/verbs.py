@@ -154,7 +154,8 @@ def demo(context: Context) -> dict[str, Any]:
     plan = json.loads((DEMO / "cohorts.json").read_text(encoding="utf-8"))
     for index, item in enumerate(plan):
         with context.stage(0.25 * index / len(plan), 0.25 * (index + 1) / len(plan)):
-            simulate_cohort(context, str(folder / item["folder"]), item["n"], item["seed"], "half", item["defect"])
+            n, seed, defect = context.settings.demo_cases, item["seed"], item["defect"]
+            simulate_cohort(context, str(folder / item["folder"]), n, seed, "half", defect)
     with context.stage(0.25, 1.0):
         return evaluate(context, str(folder / "study.toml"))
 
@@ -162,7 +163,7 @@ def demo(context: Context) -> dict[str, Any]:
 def demo_folder(settings: Settings) -> Path:
     """Return the folder of the demo study, with its study.toml in place; another demo gets another folder."""
     recipe = [(DEMO / name).read_text(encoding="utf-8") for name in ("study.toml", "cohorts.json")]
-    name = content_key("demo", 1, [*recipe, str(simulate.VERSION)], {})[:8]
+    name = content_key("demo", 1, [*recipe, str(simulate.VERSION)], {"n": settings.demo_cases})[:8]
     folder = Store(settings.workspace).folder("demo", name)
     if not (folder / "study.toml").is_file():
         write_spec(read_spec(DEMO / "study.toml"), folder / "study.toml")
