@@ -43,7 +43,29 @@ class Card:
     one_pass: bool = False
 
 
-GENERATORS: dict[str, Card] = {}
+GENERATORS: dict[str, Card] = {
+    "vae-gan": Card(
+        "VAE-GAN",
+        "A variational autoencoder whose decoder also has to convince a discriminator.",
+        "Kwon et al. 2019, doi:10.1007/978-3-030-32248-9_14",
+        "core.generators.vae_gan:VaeGan",
+        one_pass=True,
+    ),
+    "alpha-wgan": Card(
+        "α-WGAN",
+        "An autoencoding Wasserstein GAN with a discriminator of images and one of codes.",
+        "Kwon et al. 2019, doi:10.1007/978-3-030-32248-9_14",
+        "core.generators.alpha_wgan:AlphaWgan",
+        one_pass=True,
+    ),
+    "ha-gan": Card(
+        "HA-GAN",
+        "A GAN trained on the whole brain at low resolution and on one slab at full resolution.",
+        "Sun et al. 2022, doi:10.1109/JBHI.2022.3172976",
+        "core.generators.ha_gan:HaGan",
+        one_pass=True,
+    ),
+}
 
 
 def build(name: str, grid: str = "full") -> Generator:
