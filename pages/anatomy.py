@@ -9,7 +9,7 @@ from core import plots
 from core.anatomy import LARGE_EFFECT
 from core.study import Cohort, Study
 from core.workflows import Results
-from core.workflows.regional import at_gate, judged, most_extreme, noise_note
+from core.workflows.regional import answer, at_gate, judged, most_extreme, noise_note
 from core.workflows.results import cohort_verdicts, regional_tables
 from pages import anatomy_parts as parts
 from pages import paper_parts, shared
@@ -23,7 +23,7 @@ BLIND_SPOT = (
     "d compares means only: a generator that makes the same average brain every time scores 0. So look at the spread "
     "ratio too: log(SD synthetic / SD real), 0 is best, below 0 the generator lacks variety."
 )
-SORTS = ("as in the paper", "largest |d| first", "smallest |d| first", "by name")
+SORTS = ("largest |d| first", "as in the paper", "smallest |d| first", "by name")
 EXTREMES = 3
 MARGIN_HELP = "A region is equivalent when the 90 % interval of d lies within ± this margin (two one-sided tests, 5 %)."
 GATES = ("all volumes", "only volumes that pass the gate")
@@ -36,6 +36,16 @@ TABS = (
     "Exclusion list",
     "The paper's Table 3",
 )
+
+
+def show_answers(study: Study, results: Results) -> None:
+    """Say of every cohort in one sentence what its regions show."""
+    lines = [
+        f"- **{cohort.label}**: {answer(results.effect_sizes[results.effect_sizes['cohort'] == cohort.name])}"
+        for cohort in study.synthetic
+        if cohort.name in results.effect_sizes["cohort"].unique()
+    ]
+    st.markdown("\n".join(lines))
 
 
 def regional_rows(results: Results) -> tuple[pd.DataFrame, bool]:
@@ -97,10 +107,6 @@ def show_effects(study: Study, table: pd.DataFrame) -> str:
     labelled = table.assign(cohort=table["cohort"].map(names))
     event = shared.show_effects(labelled, "effects", help_texts, on_select="rerun", selection_mode="single-row")
     st.caption("Right: the layout of the paper's Table 3. Choose a row to see the volumes behind it. " + BLIND_SPOT)
-    for name, verdicts in table.groupby("cohort", sort=False)["verdict"]:
-        counts = verdicts.value_counts()
-        words = ", ".join(f"{counts.get(v, 0)} {v}" for v in ("equivalent", "different", "undetermined"))
-        st.markdown(f"{names[name]}: {words}")
     if "noise_floor" in table:
         st.caption(noise_note(table) + " In brackets in the heatmap: within that noise.")
     rows = event["selection"]["rows"]
@@ -203,6 +209,7 @@ if results.effect_sizes.empty:
     with st.expander("The paper's Table 3, in the same form"):
         paper_parts.show_table_3("anatomy_paper")
 else:
+    show_answers(study, results)
     st.markdown(SIGN)
     show_tabs(study, results, *regional_rows(results))
 st.caption(shared.engine_note(study))

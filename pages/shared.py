@@ -172,8 +172,8 @@ def _explain_demo(job: Job | None) -> None:
     if job and job.active:
         st.info(
             f"**The demo study is being made.** {settings().demo_cases} simulated brains stand for the real cohort, "
-            "and four control cohorts each have one known defect. The first brains appear here within a minute; all results take "
-            "a few minutes. You can look around meanwhile.",
+            "and four control cohorts each have one known defect. The first brains appear here within a minute; all "
+            "results take a few minutes. You can look around meanwhile.",
             icon=":material/hourglass_top:",
         )
         return
@@ -474,7 +474,7 @@ def show_effects(effects: pd.DataFrame, key: str, help_texts: Mapping[str, str],
     """
     left, right = st.columns(2)
     figure = plots.effect_heatmap(effects.assign(cohort=effects["cohort"].map(lambda name: wrapped(name, 24))))
-    figure.update_xaxes(tickangle=-40)
+    figure.update_xaxes(tickangle=-60 if effects["cohort"].nunique() > 3 else -40)
     figure.update_yaxes(title=None)
     with left:
         show_figure(figure, f"{key}_heatmap")

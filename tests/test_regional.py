@@ -178,3 +178,20 @@ def test_rows_that_match_no_case_are_a_gap(tables_study, context, monkeypatch):
     assert "2 cases have no row: gen-00, gen-01" in reasons and "2 rows match no case: another, other" in reasons
     effects = pd.read_csv(tables_study.parent / "out" / "effect_sizes.csv")
     assert set(effects["n_synthetic"]) == {10}
+
+
+def test_the_answer_names_the_largest_effects_with_their_direction():
+    rows = pd.DataFrame(
+        {
+            "region": ["hippocampus", "thalamus", "insula"],
+            "cohens_d": [1.5, -0.9, 0.1],
+            "ci_low": [1.0, -1.3, -0.3],
+            "ci_high": [2.0, -0.5, 0.5],
+            "verdict": ["different", "different", "undetermined"],
+        }
+    )
+    text = regional.answer(rows)
+    assert text.startswith("2 of 3 regions differ, 1 undetermined")
+    assert text.index("hippocampus too small (d = +1.50 [+1.00, +2.00])") < text.index("thalamus too large (d = -0.90")
+    assert "insula" not in text
+    assert regional.answer(rows.assign(cohens_d=np.nan)) == "no region could be compared."

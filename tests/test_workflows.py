@@ -268,3 +268,23 @@ def test_a_cohort_of_one_case_leaves_gaps_with_reasons_and_no_numbers_that_look_
     assert pd.read_csv(tmp_path / "out" / "effect_sizes.csv").empty
     gaps = json.loads((tmp_path / "out" / PROVENANCE).read_text())["gaps"]
     assert any(gap["what"] == "anatomy" and "at least 3" in gap["reason"] for gap in gaps)
+
+
+def test_real_volumes_in_a_synthetic_cohort_are_warned_of(context, write_brains, tmp_path):
+    write_brains(tmp_path / "real", 3)
+    shutil.copytree(tmp_path / "real", tmp_path / "same")
+    workflows.evaluate_folders(
+        context,
+        str(tmp_path / "real"),
+        {"Same": str(tmp_path / "same")},
+        str(tmp_path / "m.csv"),
+        ("deepbet",),
+        ("fid",),
+    )
+    warnings = json.loads((tmp_path / "m.json").read_text())["warnings"]
+    assert any("3 of 3 volumes are real ones" in w["reason"] and w["cohort"] == "Same" for w in warnings)
+
+
+def test_a_missing_folder_is_called_missing(context, tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        workflows.evaluate_folders(context, str(tmp_path / "none"), {"A": str(tmp_path)}, str(tmp_path / "m.csv"))

@@ -192,6 +192,8 @@ def folder_cohort(name: str, folder: str, role: Role) -> Cohort:
     InputError
         No image in the folder.
     """
+    if not any(mark in folder for mark in "*?[") and not Path(folder).exists():
+        raise InputError("there is no such folder.", folder, "Correct the path.")
     cohort = find_cohort(name, role, CohortSpec(images=str(Path(folder).resolve())), Path())
     if not cohort.cases:
         raise InputError("no image found.", folder, "Give a folder of .nii.gz files in atlas space.")

@@ -172,6 +172,25 @@ def judged(table: pd.DataFrame, margin: float) -> pd.DataFrame:
     return table.assign(verdict=anatomy.verdicts(table, margin)) if len(table) else table
 
 
+def answer(rows: pd.DataFrame) -> str:
+    """Say in one sentence what a cohort's regions show: how many differ, and the largest effects with their sign."""
+    known = rows.dropna(subset=["cohens_d"])
+    if known.empty:
+        return "no region could be compared."
+    counts = known["verdict"].value_counts()
+    largest = known.sort_values("cohens_d", key=abs, ascending=False, kind="stable").head(2)
+    words = [
+        f"{row.region} too {'small' if row.cohens_d > 0 else 'large'} (d = {row.cohens_d:+.2f} "
+        f"[{row.ci_low:+.2f}, {row.ci_high:+.2f}])"
+        for row in largest.itertuples()
+    ]
+    differ = counts.get("different", 0)
+    start = f"{differ} of {len(known)} regions differ" if differ else f"no difference shown in {len(known)} regions"
+    open_ = counts.get("undetermined", 0)
+    middle = f", {open_} undetermined at this N" if open_ else ""
+    return f"{start}{middle}; the largest effects: {' and '.join(words)}."
+
+
 def noise_note(table: pd.DataFrame) -> str:
     """Say in words how the differences of a regional table stand to the engine's noise; "" without rows."""
     known = table.dropna(subset=["noise_floor", "cohens_d"])

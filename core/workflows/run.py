@@ -91,6 +91,12 @@ class Run:
         if not self.real.sources:
             first = next((row["reason"] for row in self.real.rows if row["reason"]), "no case")
             raise InputError(f"no real volume can be used; the first reason: {first}", str(self.study.path))
+        known = {source.sha: source.case_id for source in self.real.sources}
+        for prepared in self.synthetic:
+            if same := [known[source.sha] for source in prepared.sources if source.sha in known]:
+                what = f"{len(same)} of {len(prepared.sources)} volumes are real ones, for example {same[0]}"
+                self.warn(prepared.cohort.name, "cohort", f"{what}: its scores say nothing about a generator")
+                self.context.log(f"warning: {prepared.cohort.name}: {what}")
 
     def write_provenance(self, *, complete: bool) -> None:
         """Write what the numbers were made from."""
