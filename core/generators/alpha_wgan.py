@@ -1,8 +1,8 @@
 """α-WGAN: an autoencoding GAN with a critic of volumes and a critic of codes, both Wasserstein with gradient penalty.
 
-Networks and objective of Kwon et al. (MICCAI 2019, doi 10.1007/978-3-030-32248-9_14) as adapted to 144×192×144 by Wu et al.
-(MICCAI 2024, doi 10.1007/978-3-031-72117-5_28). Published files are ``G_iterN.pth``, ``E_…``, ``D_…`` and ``CD_…``; the first
-is enough to sample.
+Networks and objective of Kwon et al. (MICCAI 2019, doi 10.1007/978-3-030-32248-9_14) as adapted to
+144×192×144 by Wu et al. (MICCAI 2024, doi 10.1007/978-3-031-72117-5_28). Published files are
+``G_iterN.pth``, ``E_…``, ``D_…`` and ``CD_…``; the first is enough to sample.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Config:
 
 CONFIGS = {
     "full": Config(),
-    "half": Config(latent=128, code_units=256, critic=(16, 32, 64, 128), decoder=(128, 64, 32, 16)),
+    "half": Config(latent=128, code_units=256, critic=(8, 16, 32, 64), decoder=(128, 64, 32, 16)),
 }
 
 

@@ -1,9 +1,12 @@
-"""Networks of Kwon et al. (MICCAI 2019, doi 10.1007/978-3-030-32248-9_14) that VAE-GAN and α-WGAN share.
+"""Layers the GANs share, and the networks of Kwon et al. (MICCAI 2019) that VAE-GAN and α-WGAN share.
 
-The attributes bear the names of the published checkpoints, at the sizes Wu et al. (MICCAI 2024) gave them for 144×192×144.
+The attributes bear the names of the published checkpoints (doi 10.1007/978-3-030-32248-9_14), at the sizes Wu et al.
+(MICCAI 2024, doi 10.1007/978-3-031-72117-5_28) gave them for 144×192×144.
 """
 
 from __future__ import annotations
+
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +21,33 @@ SLOPE = 0.2  # of every LeakyReLU
 def halving(inputs: int, outputs: int) -> nn.Conv3d:
     """Return the convolution that halves each side."""
     return nn.Conv3d(inputs, outputs, kernel_size=4, stride=2, padding=1)
+
+
+class DoublingConv(nn.Conv3d):
+    """3×3×3 convolution of a map whose voxels were repeated to double each side, without ever making that map.
+
+    In the doubled map two of three taps along an axis meet the same voxel. So each of the eight voxels that replace one
+    is a 2×2×2 convolution with sums of taps: equal numbers up to rounding, for a third of the multiplications.
+    """
+
+    taps: Tensor
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
+        super().__init__(inputs, outputs, kernel_size=3, padding=1, bias=bias)
+        # [place of the new voxel, old voxel it meets, tap]
+        taps = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
+        self.register_buffer("taps", taps, persistent=False)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Map (b, inputs, x, y, z) to (b, outputs, 2x, 2y, 2z)."""
+        weight = torch.einsum("oixyz,pax,qby,rcz->pqroiabc", self.weight, self.taps, self.taps, self.taps)
+        bias = None if self.bias is None else self.bias.repeat(8)
+        eight = F.conv3d(h, weight.flatten(0, 3), bias, padding=1).unflatten(1, (2, 2, 2, -1))
+        x, y, z = h.shape[2:]
+        places = product((0, 1), repeat=3)
+        parts = [eight[:, p, q, r, :, p : p + x, q : q + y, r : r + z] for p, q, r in places]
+        doubled = torch.stack(parts, 2).unflatten(2, (2, 2, 2))  # (b, outputs, 2, 2, 2, x, y, z)
+        return doubled.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(len(h), -1, 2 * x, 2 * y, 2 * z)
 
 
 class Trunk(nn.Module):
@@ -60,28 +90,20 @@ class Decoder(nn.Module):
         super().__init__()
         self.shape = grid.shape
         self.bn1 = nn.BatchNorm3d(widths[0])
-        self.tp_conv2 = _smoothing(widths[0], widths[1])
+        self.tp_conv2 = DoublingConv(widths[0], widths[1])
         self.bn2 = nn.BatchNorm3d(widths[1])
-        self.tp_conv3 = _smoothing(widths[1], widths[2])
+        self.tp_conv3 = DoublingConv(widths[1], widths[2])
         self.bn3 = nn.BatchNorm3d(widths[2])
-        self.tp_conv4 = _smoothing(widths[2], widths[3])
+        self.tp_conv4 = DoublingConv(widths[2], widths[3])
         self.bn4 = nn.BatchNorm3d(widths[3])
-        self.tp_conv5 = _smoothing(widths[3], 1)
+        self.tp_conv5 = DoublingConv(widths[3], 1)
 
     def volume(self, start: Tensor) -> Tensor:
         """Map (b, widths[0], *base) to (b, 1, x, y, z) in [-1, 1]."""
         h = F.relu(self.bn1(start))
-        h = F.relu(self.bn2(self.tp_conv2(_doubled(h))))
-        h = F.relu(self.bn3(self.tp_conv3(_doubled(h))))
-        h = F.relu(self.bn4(self.tp_conv4(_doubled(h))))
-        h = self.tp_conv5(_doubled(h))
+        h = F.relu(self.bn2(self.tp_conv2(h)))
+        h = F.relu(self.bn3(self.tp_conv3(h)))
+        h = F.relu(self.bn4(self.tp_conv4(h)))
+        h = self.tp_conv5(h)
         # As published, no layer follows the last upsampling: the true resolution is 16 times the base.
         return torch.tanh(F.interpolate(h, size=self.shape))
-
-
-def _smoothing(inputs: int, outputs: int) -> nn.Conv3d:
-    return nn.Conv3d(inputs, outputs, kernel_size=3, padding=1, bias=False)
-
-
-def _doubled(h: Tensor) -> Tensor:
-    return F.interpolate(h, scale_factor=2.0)

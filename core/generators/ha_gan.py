@@ -1,9 +1,9 @@
 """HA-GAN: learns a coarse whole volume and one fine slab at a time from one latent map; sampling makes all of it.
 
-Networks and objective of Sun et al. (IEEE JBHI 2022, doi 10.1109/JBHI.2022.3172976) as adapted to 144×192×144 by Wu et al.
-(MICCAI 2024, doi 10.1007/978-3-031-72117-5_28). Published files are ``G_iterN.pth``, ``D_…``, ``E_…`` and ``Sub_E_…``; the
-first is enough to sample. Generators published for 128³ and 256³ hold tensors of the same names and shapes, so a lone file
-does not tell its grid; their other files do not fit.
+Networks and objective of Sun et al. (IEEE JBHI 2022, doi 10.1109/JBHI.2022.3172976) as adapted to
+144×192×144 by Wu et al. (MICCAI 2024, doi 10.1007/978-3-031-72117-5_28). Published files are
+``G_iterN.pth``, ``D_…``, ``E_…`` and ``Sub_E_…``; the first is enough to sample. Generators published for 128³ and 256³
+hold tensors of the same names and shapes, so a lone file does not tell its grid; the 256³ discriminator tells.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.generators.base import Generator, Phase, normal
-from core.generators.blocks import SLOPE, halving
+from core.generators.blocks import SLOPE, DoublingConv, halving
 from core.volume import Grid
 
+Sides = int | tuple[int, int, int]
 RATIO = 4  # sides of volume to sides of latent map and of coarse volume
 # Published layers are numbered by depth: models of smaller volumes leave out the first ones.
 LAST_SUB = 4
-SLAB_LAYERS = {  # kernel, stride, padding of the discriminator's layers
+DOUBLING = (2, 3, 6)  # layers of the generator before which each side doubles, and the last one
+SLAB_LAYERS: dict[int, tuple[Sides, Sides, Sides]] = {  # kernel, stride, padding of the discriminator's layers
     1: (4, 2, 1),
     2: (4, 2, 1),
     3: (4, 2, 1),
@@ -76,7 +78,7 @@ CONFIGS = {
     "full": Config(),
     "half": Config(
         latent=128,
-        decoder=(128, 128, 128, 128, 64, 32, 16),
+        decoder=(128, 128, 128, 64, 64, 32, 16),
         critic=(16, 32, 64, 128),
         sub_critic=(32, 64),
         sub_encoder=(64, 128),
@@ -92,18 +94,17 @@ class SpectralNorm(nn.Module):
     torch's own runs no iteration outside training and stores other tensors than the published files hold.
     """
 
-    weight: nn.Parameter
     u0: Tensor
     sv0: Tensor
 
-    def start(self) -> None:
+    def start(self, outputs: int) -> None:
         """Register the estimates of the singular vector and value."""
-        self.register_buffer("u0", torch.randn(1, len(self.weight)))
+        self.register_buffer("u0", torch.randn(1, outputs))
         self.register_buffer("sv0", torch.ones(1))
 
-    def divided(self) -> Tensor:
+    def divided(self, weight: Tensor) -> Tensor:
         """Return the weight with spectral norm about 1."""
-        flat = self.weight.flatten(1)
+        flat = weight.flatten(1)
         with torch.no_grad():
             v = F.normalize(self.u0 @ flat)
             u = F.normalize(v @ flat.T)
@@ -111,7 +112,7 @@ class SpectralNorm(nn.Module):
         if self.training:
             self.u0.copy_(u)
             self.sv0.fill_(value.detach())
-        return self.weight / value
+        return weight / value
 
 
 class NormedConv(nn.Conv3d, SpectralNorm):
@@ -121,16 +122,16 @@ class NormedConv(nn.Conv3d, SpectralNorm):
         self,
         inputs: int,
         outputs: int,
-        kernel: int | tuple[int, ...],
-        stride: int | tuple[int, ...],
-        padding: int | tuple[int, ...],
+        kernel: Sides,
+        stride: Sides,
+        padding: Sides,
     ) -> None:
-        super().__init__(inputs, outputs, kernel, stride, padding)  # type: ignore[arg-type]
-        self.start()
+        super().__init__(inputs, outputs, kernel, stride, padding)
+        self.start(outputs)
 
     def forward(self, h: Tensor) -> Tensor:
         """Convolve with the divided weight."""
-        return F.conv3d(h, self.divided(), self.bias, self.stride, self.padding)
+        return F.conv3d(h, self.divided(self.weight), self.bias, self.stride, self.padding)
 
 
 class NormedLinear(nn.Linear, SpectralNorm):
@@ -138,11 +139,11 @@ class NormedLinear(nn.Linear, SpectralNorm):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs)
-        self.start()
+        self.start(outputs)
 
     def forward(self, h: Tensor) -> Tensor:
         """Map with the divided weight."""
-        return F.linear(h, self.divided(), self.bias)
+        return F.linear(h, self.divided(self.weight), self.bias)
 
 
 class CoarseHead(nn.Module):
@@ -175,9 +176,10 @@ class Decoding(nn.Module):
         self.fc1 = nn.Linear(config.latent, math.prod(self.start))
         pairs = zip(config.decoder, config.decoder[1:], strict=False)
         for number, (inputs, outputs) in enumerate(pairs, start=1):
-            self.add_module(f"tp_conv{number}", _smoothing(inputs, outputs))
+            layer = DoublingConv(inputs, outputs, bias=True) if number in DOUBLING else _smoothing(inputs, outputs)
+            self.add_module(f"tp_conv{number}", layer)
             self.add_module(f"bn{number}", nn.GroupNorm(config.groups, outputs))
-        self.tp_conv7 = _smoothing(config.decoder[6], 1)
+        self.tp_conv7 = DoublingConv(config.decoder[6], 1, bias=True)
         self.sub_G = CoarseHead(config)
 
     def forward(self, code: Tensor, plane: int | None = None) -> tuple[Tensor, Tensor | None]:
@@ -205,14 +207,14 @@ class Decoding(nn.Module):
 
     def _latent(self, code: Tensor) -> Tensor:
         h = self._stage(1, self.fc1(code).unflatten(1, self.start))
-        h = self._stage(2, _doubled(h))
-        h = self._stage(3, _doubled(h))
+        h = self._stage(2, h)
+        h = self._stage(3, h)
         h = self._stage(4, F.interpolate(h, size=self.latent_shape))
         return self._stage(5, h)
 
     def _fine(self, latent: Tensor) -> Tensor:
-        h = self._stage(6, _doubled(latent))
-        return torch.tanh(self.tp_conv7(_doubled(h)))
+        h = self._stage(6, latent)
+        return torch.tanh(self.tp_conv7(h))
 
     def _stage(self, number: int, h: Tensor) -> Tensor:
         return F.relu(self.get_submodule(f"bn{number}")(self.get_submodule(f"tp_conv{number}")(h)))
@@ -390,7 +392,3 @@ def _numbered(widths: Sequence[int], last: int) -> list[str]:
 
 def _smoothing(inputs: int, outputs: int) -> nn.Conv3d:
     return nn.Conv3d(inputs, outputs, kernel_size=3, padding=1)
-
-
-def _doubled(h: Tensor) -> Tensor:
-    return F.interpolate(h, scale_factor=2.0)

@@ -1,8 +1,8 @@
 """VAE-GAN: a variational autoencoder whose volumes also have to pass a discriminator.
 
-Networks and objective of Kwon et al. (MICCAI 2019, doi 10.1007/978-3-030-32248-9_14) as adapted to 144×192×144 by Wu et al.
-(MICCAI 2024, doi 10.1007/978-3-031-72117-5_28). Published files are ``G_VG_ep_N.pth``, ``E_…`` and ``D_…``; the first is
-enough to sample.
+Networks and objective of Kwon et al. (MICCAI 2019, doi 10.1007/978-3-030-32248-9_14) as adapted to
+144×192×144 by Wu et al. (MICCAI 2024, doi 10.1007/978-3-031-72117-5_28). Published files are
+``G_VG_ep_N.pth``, ``E_…`` and ``D_…``; the first is enough to sample.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Config:
 
 CONFIGS = {
     "full": Config(),
-    "half": Config(latent=128, hidden=256, critic=(16, 32, 64, 128), decoder=(128, 64, 32, 16)),
+    "half": Config(latent=128, hidden=256, critic=(8, 16, 32, 64), decoder=(128, 64, 32, 16)),
 }
 
 
@@ -146,7 +146,8 @@ class VaeGan(Generator):
         return normal((n, self.config.latent), rng, self.device)
 
     def _reconstruction(self, batch: Tensor, rng: torch.Generator) -> Tensor:
-        return self.generator(_drawn(*self.encoder(batch), rng))
+        mean, logvar = self.encoder(batch)
+        return self.generator(_drawn(mean, logvar, rng))
 
     def _unmasked(self, rebuilt: Tensor, random: Tensor) -> Tensor:
         """Return the cross-entropy of calling both unreal, from logits: the published sigmoid saturates."""
