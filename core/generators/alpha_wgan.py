@@ -92,6 +92,7 @@ class AlphaWgan(Generator):
 
     name = "alpha-wgan"
     least_batch = 2
+    batch = 4
 
     def __init__(self, grid: Grid, config: Config | None = None) -> None:
         super().__init__(grid)

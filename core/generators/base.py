@@ -20,6 +20,7 @@ from core.errors import InputError
 from core.volume import Grid
 
 BACKGROUND = -1.0
+DIGITS = "0123456789"
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,11 @@ class Generator(nn.Module, ABC):
         return tensors
 
     def files(self, folder: Path) -> list[Path]:
-        """Return the weight files of a published folder, those to load first coming first."""
-        return sorted(p for p in folder.iterdir() if p.suffix in checkpoint.SUFFIXES)
+        """Return the weight files of a published folder in the order to load; of several iterations the newest."""
+        newest: dict[str, Path] = {}
+        for path in sorted((p for p in folder.iterdir() if p.suffix in checkpoint.SUFFIXES), key=_iteration):
+            newest[path.stem.rstrip(DIGITS)] = path
+        return sorted(newest.values())
 
     def sample(self, n: int, seed: int, steps: int | None = None) -> Iterator[NDArray[np.float32]]:
         """Make volumes one by one; the i-th depends on (weights, seed, i, steps) alone.
@@ -288,6 +292,11 @@ def normal(shape: Sequence[int], rng: torch.Generator, device: torch.device | st
 def uniform(shape: Sequence[int], rng: torch.Generator, device: torch.device | str) -> Tensor:
     """Draw from U(0, 1) on the CPU."""
     return torch.rand(*shape, generator=rng).to(device)
+
+
+def _iteration(path: Path) -> int:
+    """Return the number at the end of a file's name."""
+    return int(path.stem[len(path.stem.rstrip(DIGITS)) :] or 0)
 
 
 def _halved(tensor: Tensor) -> Tensor:

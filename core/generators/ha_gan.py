@@ -3,7 +3,8 @@
 Networks and objective of Sun et al. (IEEE JBHI 2022, doi 10.1109/JBHI.2022.3172976) as adapted to
 144×192×144 by Wu et al. (MICCAI 2024, doi 10.1007/978-3-031-72117-5_28). Published files are
 ``G_iterN.pth``, ``D_…``, ``E_…`` and ``Sub_E_…``; the first is enough to sample. Generators published for 128³ and 256³
-hold tensors of the same names and shapes, so a lone file does not tell its grid; the 256³ discriminator tells.
+hold tensors of the same names and shapes, so a file does not tell its grid; of the files for 256³ the discriminator
+and the encoder of latent maps do.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +28,6 @@ RATIO = 4  # sides of volume to sides of latent map and of coarse volume
 LAST_SUB = 4
 DOUBLING = (2, 3, 6)  # layers of the generator before which each side doubles, and the last one
 SLAB_LAYERS: dict[int, tuple[Sides, Sides, Sides]] = {  # kernel, stride, padding of the discriminator's layers
-    1: (4, 2, 1),
     2: (4, 2, 1),
     3: (4, 2, 1),
     4: ((2, 4, 4), 2, (0, 1, 1)),
@@ -174,8 +175,7 @@ class Decoding(nn.Module):
         self.latent_shape = _reduced(grid)
         self.thickness = config.slab // RATIO
         self.fc1 = nn.Linear(config.latent, math.prod(self.start))
-        pairs = zip(config.decoder, config.decoder[1:], strict=False)
-        for number, (inputs, outputs) in enumerate(pairs, start=1):
+        for number, (inputs, outputs) in enumerate(pairwise(config.decoder), start=1):
             layer = DoublingConv(inputs, outputs, bias=True) if number in DOUBLING else _smoothing(inputs, outputs)
             self.add_module(f"tp_conv{number}", layer)
             self.add_module(f"bn{number}", nn.GroupNorm(config.groups, outputs))
@@ -226,7 +226,7 @@ class CoarseCritic(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.names = _numbered(config.sub_critic, LAST_SUB)
-        for name, inputs, outputs in zip(self.names, (1, *config.sub_critic), config.sub_critic, strict=False):
+        for name, (inputs, outputs) in zip(self.names, pairwise((1, *config.sub_critic)), strict=True):
             self.add_module(name, NormedConv(inputs, outputs, 4, 2, 1))
         self.conv5 = NormedConv(config.sub_critic[-1], 1, 4, 1, 0)
 
@@ -245,7 +245,7 @@ class Discriminator(nn.Module):
         self.position = config.position
         widths = config.critic
         self.names = _numbered(widths, max(SLAB_LAYERS))
-        for name, inputs, outputs in zip(self.names, (1, *widths), widths, strict=False):
+        for name, (inputs, outputs) in zip(self.names, pairwise((1, *widths)), strict=True):
             self.add_module(name, NormedConv(inputs, outputs, *SLAB_LAYERS[int(name[-1])]))
         self.conv7 = NormedConv(widths[-1], widths[-1] // 4, (1, 4, 4), 1, 0)
         self.fc1 = NormedLinear(widths[-1] // 4 + 1, widths[-1] // 8)
@@ -289,7 +289,7 @@ class SubEncoder(nn.Module):
         super().__init__()
         widths = config.sub_encoder
         self.names = _numbered(widths, LAST_SUB)
-        for name, inputs, outputs in zip(self.names, (config.decoder[5], *widths), widths, strict=False):
+        for name, (inputs, outputs) in zip(self.names, pairwise((config.decoder[5], *widths)), strict=True):
             self.add_module(name, halving(inputs, outputs))
             self.add_module(name.replace("conv", "bn"), nn.GroupNorm(config.groups, outputs))
         self.conv5 = nn.Conv3d(widths[-1], config.latent, 4)
@@ -314,6 +314,7 @@ class HaGan(Generator):
 
     name = "ha-gan"
     least_batch = 2
+    batch = 4
 
     def __init__(self, grid: Grid, config: Config | None = None) -> None:
         super().__init__(grid)

@@ -97,6 +97,7 @@ class VaeGan(Generator):
     """
 
     name = "vae-gan"
+    batch = 4
 
     def __init__(self, grid: Grid, config: Config | None = None) -> None:
         super().__init__(grid)
