@@ -115,7 +115,10 @@ class Generator(nn.Module, ABC):
 
     @abstractmethod
     def draw(self, rng: torch.Generator, steps: int | None) -> Tensor:
-        """Return one volume (x, y, z) in [-1, 1], in eval mode and without gradients; ``rng`` is a CPU generator."""
+        """Return one volume (x, y, z) in [-1, 1], in eval mode and without gradients.
+
+        ``rng`` is a CPU generator; without ``steps`` the model takes its own number.
+        """
 
     @abstractmethod
     def optimiser(self, module: str) -> torch.optim.Optimizer:
@@ -164,7 +167,7 @@ class Generator(nn.Module, ABC):
         for index in range(n):
             rng = torch.Generator().manual_seed(seed_of(seed, index))
             with torch.inference_mode():
-                volume = self.draw(rng, steps or self.steps).float().cpu().numpy()
+                volume = self.draw(rng, steps).float().cpu().numpy()
             if not np.isfinite(volume).all():
                 raise InputError(f"volume {index} holds NaN or Inf.", self.name, "Use an earlier checkpoint.")
             yield np.clip(volume, -1.0, 1.0)
