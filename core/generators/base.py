@@ -285,5 +285,15 @@ def uniform(shape: Sequence[int], rng: torch.Generator, device: torch.device | s
     return torch.rand(*shape, generator=rng).to(device)
 
 
+def random_crops(batch: Tensor, shape: Sequence[int], rng: torch.Generator) -> Tensor:
+    """Cut one crop at a random place out of each volume of (b, 1, x, y, z)."""
+    crops = []
+    for volume in batch:
+        for axis, (side, size) in enumerate(zip(batch.shape[2:], shape, strict=True), start=1):
+            volume = volume.narrow(axis, int(torch.randint(0, side - size + 1, (1,), generator=rng)), size)
+        crops.append(volume)
+    return torch.stack(crops)
+
+
 def _halved(tensor: Tensor) -> Tensor:
     return (tensor.half() if tensor.is_floating_point() else tensor).detach().cpu().contiguous().clone()

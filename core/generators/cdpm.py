@@ -189,7 +189,7 @@ class Downsample(nn.Module):
         super().__init__()
         self.op = nn.Conv2d(channels, channels, 3, 2, 1)
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Map (n, c, h, w) to (n, c, h / 2, w / 2)."""
         return self.op(x)
 
@@ -201,17 +201,9 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, 1, 1)
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Map (n, c, h, w) to (n, c, 2 h, 2 w)."""
         return self.conv(F.interpolate(x, scale_factor=2.0))
-
-
-class Conv(nn.Conv2d):
-    """A convolution that takes the context like the other layers."""
-
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        """Map (n, inputs, h, w) to (n, outputs, h, w)."""
-        return super().forward(x)
 
 
 class SliceUNet(nn.Module):
@@ -340,7 +332,9 @@ class CDPM(Generator):
         counts = (1 - observed)[:, :, None, None, None]
         return ((predicted - noise).square() * counts).mean()
 
-    def _make(self, given: Tensor, observed: list[int], new: list[int], times: list[int], rng: torch.Generator) -> Tensor:
+    def _make(
+        self, given: Tensor, observed: list[int], new: list[int], times: list[int], rng: torch.Generator
+    ) -> Tensor:
         """Denoise new slices given others; (1, new, 1, y, x)."""
         seen, shape = len(observed), (1, len(new), *given.shape[2:])
         mask = torch.tensor([[1.0] * seen + [0.0] * len(new)], device=given.device)
@@ -442,7 +436,7 @@ def _published_config(settings: Mapping[str, object], ours: CDPMConfig, path: Pa
 def _encoder(config: CDPMConfig, time: int) -> tuple[nn.ModuleList, list[int]]:
     """Return the way down, and the widths of what it leaves for the way up."""
     width = config.channels
-    blocks, skips = [nn.ModuleList([Conv(2, width, 3, 1, 1)])], [width]
+    blocks, skips = [nn.ModuleList([nn.Conv2d(2, width, 3, 1, 1)])], [width]
     for level, multiplier in enumerate(config.multipliers):
         for _ in range(config.blocks):
             blocks.append(_level(width, config.channels * multiplier, level, config, time))
@@ -474,7 +468,7 @@ def _level(inputs: int, outputs: int, level: int, config: CDPMConfig, time: int)
 
 def _through(layers: nn.Module, x: Tensor, context: Context) -> Tensor:
     for layer in layers.children():
-        x = layer(x, context)
+        x = layer(x, context) if isinstance(layer, ResBlock | AttentionBlock) else layer(x)
     return x
 
 

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.generators import diffusion
-from core.generators.base import Averaging, Generator, Phase, normal, uniform
+from core.generators.base import Averaging, Generator, Phase, normal, random_crops, uniform
 from core.volume import Grid
 
 HEAD = 32  # channels of an attention head
@@ -63,8 +64,8 @@ class MedSynConfig:
         The networks.
     shrink, degrade : tuple of int
         Factors from the grid to the small volume, and of the degradation that super-resolution learns to undo.
-    crop : tuple of int
-        Size of the crops that super-resolution is trained on.
+    crop, crops : tuple of int, int
+        Size of the crops that super-resolution is trained on, and how many of each volume.
     clamps : tuple of float
         How far alphabar stays from 0 and 1, by stage.
     steps : tuple of int
@@ -78,6 +79,7 @@ class MedSynConfig:
     shrink: tuple[int, int, int] = (1, 3, 3)
     degrade: tuple[int, int, int] = (4, 4, 4)
     crop: tuple[int, int, int] = (48, 64, 48)
+    crops: int = 2
     clamps: tuple[float, float] = (0.0, 1e-4)
     steps: tuple[int, int] = (51, 31)
     blur: float = 0.4
@@ -92,7 +94,8 @@ HALF = MedSynConfig(
     super_res=UNetConfig(8, (1, 2, 4), 2, heads=2, middles=1, low_res=False, groups=4, kernel=3),
     shrink=(2, 2, 2),
     degrade=(2, 2, 2),
-    crop=(36, 48, 36),
+    crop=(24, 32, 24),
+    crops=4,
     steps=(6, 6),
     rate=5e-4,
     averaging=(Averaging(0.995, start=100), Averaging(0.995, start=100)),
@@ -160,14 +163,38 @@ class SliceAttention(nn.Module):
 
 
 class Level(nn.Module):
-    """What one level of the U-Net holds, on the way down or up."""
+    """What one level of the U-Net holds, on the way down or up; ``change`` halves or doubles the resolution."""
 
     def __init__(self, inputs: int, outputs: int, config: UNetConfig, change: nn.Module) -> None:
         super().__init__()
+        self.config = config
         self.block1 = ResnetBlock(inputs, outputs, config)
         self.block2 = ResnetBlock(outputs, outputs, config)
         self.volume = ResnetBlock(outputs, outputs, config, depth=3)
         self.change = change
+
+
+class Down(Level):
+    """A level on the way down."""
+
+    def forward(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what goes on to the next level, and what is left for the way up."""
+        x = self.block1(x, time)
+        if self.config.low_res:
+            return self.volume(self.block2(self.change(x), time), time), x
+        x = self.block2(x, time)
+        return self.volume(self.change(x), time), x
+
+
+class Up(Level):
+    """A level on the way up."""
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Return what goes on to the next level."""
+        x = self.block1(x, time)
+        if self.config.upsample_last:
+            return self.change(self.volume(self.block2(x, time), time))
+        return self.volume(self.block2(self.change(x), time), time)
 
 
 class UNet(nn.Module):
@@ -177,14 +204,13 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         widths = [config.width, *(config.width * m for m in config.multipliers)]
-        steps, deepest = list(zip(widths, widths[1:], strict=False)), widths[-1]
+        time = 4 * config.width
+        steps, deepest = list(pairwise(widths)), widths[-1]
         self.init_conv = nn.Conv3d(config.inputs, config.width, config.kernel, padding=config.kernel // 2)
-        self.time_mlp = nn.Sequential(
-            nn.Identity(), nn.Linear(config.width, 4 * config.width), nn.GELU(), nn.Linear(*[4 * config.width] * 2)
-        )
+        self.time_mlp = nn.Sequential(nn.Identity(), nn.Linear(config.width, time), nn.GELU(), nn.Linear(time, time))
         changes = [_down(outputs, config) for _, outputs in steps[:-1]]
         self.downs = nn.ModuleList(
-            Level(*pair, config, change) for pair, change in zip(steps, [*changes, nn.Identity()], strict=True)
+            Down(*pair, config, change) for pair, change in zip(steps, [*changes, nn.Identity()], strict=True)
         )
         self.mid_block1 = ResnetBlock(deepest, deepest, config)
         self.mid_attention = SliceAttention(deepest, config.heads)
@@ -193,7 +219,7 @@ class UNet(nn.Module):
         self.mid_block2 = ResnetBlock(deepest, deepest, config)
         changes = [_up(inputs, config) for inputs, _ in reversed(steps[1:])]
         self.ups = nn.ModuleList(
-            Level(2 * outputs, inputs, config, change)
+            Up(2 * outputs, inputs, config, change)
             for (inputs, outputs), change in zip(reversed(steps), [*changes, nn.Identity()], strict=True)
         )
         depth = 3 if config.low_res else 1
@@ -204,33 +230,18 @@ class UNet(nn.Module):
         """Map (b, inputs, x, y, z) and times (b,) in 0 to 1000 to (b, 1, x, y, z)."""
         emb = self.time_mlp(_sinusoids(time, self.config.width))
         first = x = self.init_conv(x)
-        skips = []
+        skips: list[Tensor] = []
         for level in self.downs:
-            x = self._descend(level, x, emb, skips)
+            x, skip = level(x, emb)
+            skips.append(skip)
         x = self.mid_block1(x, emb)
         for norm, volume in zip(self.mid_norms, self.mid_volumes, strict=True):
             x = volume(x + self.mid_attention(norm(x)), emb)
         x = self.mid_block2(x, emb)
         for level in self.ups:
-            x = self._ascend(level, torch.cat([x, skips.pop()], 1), emb)
+            x = level(torch.cat([x, skips.pop()], 1), emb)
         x = self.final_block(torch.cat([x, first], 1), emb)
         return self.final_conv(F.gelu(x) if self.config.low_res else x)
-
-    def _descend(self, level: Level, x: Tensor, emb: Tensor, skips: list[Tensor]) -> Tensor:
-        x = level.block1(x, emb)
-        if not self.config.low_res:
-            x = level.block2(x, emb)
-        skips.append(x)
-        x = level.change(x)
-        if self.config.low_res:
-            x = level.block2(x, emb)
-        return level.volume(x, emb)
-
-    def _ascend(self, level: Level, x: Tensor, emb: Tensor) -> Tensor:
-        x = level.block1(x, emb)
-        if self.config.upsample_last:
-            return level.change(level.volume(level.block2(x, emb), emb))
-        return level.volume(level.block2(level.change(x), emb), emb)
 
 
 class MedSyn(Generator):
@@ -301,10 +312,10 @@ class MedSyn(Generator):
         return (weight * (self.low_res(noisy, time) - clean)).square().mean()
 
     def _super_res_loss(self, batch: Tensor, rng: torch.Generator) -> Tensor:
-        clean = random_crops(batch, self.config.crop, rng)
+        clean = random_crops(batch.repeat_interleave(self.config.crops, 0), self.config.crop, rng)
         small = F.interpolate(clean, [n // k for n, k in zip(self.config.crop, self.config.degrade, strict=True)])
         given = F.interpolate(small, self.config.crop)
-        share = self.config.blur * uniform((len(batch), 1, 1, 1, 1), rng, batch.device)
+        share = self.config.blur * uniform((len(clean), 1, 1, 1, 1), rng, batch.device)
         given = (1 - share) * given + share * normal(given.shape, rng, batch.device)
         time, noisy, _ = self._noised(clean, self.config.clamps[1], rng)
         return F.mse_loss(self.super_res(torch.cat([given, noisy], 1), time), clean)
@@ -351,24 +362,12 @@ RENAMED = (
 )
 
 
-def random_crops(batch: Tensor, shape: Sequence[int], rng: torch.Generator) -> Tensor:
-    """Cut one crop at a random place out of each volume of (b, 1, x, y, z)."""
-    crops = []
-    for volume in batch:
-        for axis, (side, size) in enumerate(zip(batch.shape[2:], shape, strict=True), start=1):
-            volume = volume.narrow(axis, int(torch.randint(0, side - size + 1, (1,), generator=rng)), size)
-        crops.append(volume)
-    return torch.stack(crops)
-
-
 def _renamed(name: str, module: str) -> str:
     for pattern, ours in RENAMED:
         name = re.sub(pattern, ours, name)
     name = re.sub(r"^mid_temporal_attn(\d)\.", lambda m: f"mid_volumes.{int(m[1]) - 1}.", name)
     name = re.sub(r"^mid_spatial_attn(\d)\.norm\.", lambda m: f"mid_norms.{int(m[1]) - 1}.", name)
-    return re.sub(
-        r"^((?:downs|ups)\.\d+)\.(\d)\.", lambda m: f"{m[1]}.{SLOTS[module].get(m[2], m[2])}.", name
-    )
+    return re.sub(r"^((?:downs|ups)\.\d+)\.(\d)\.", lambda m: f"{m[1]}.{SLOTS[module].get(m[2], m[2])}.", name)
 
 
 def _down(channels: int, config: UNetConfig) -> nn.Module:
