@@ -59,6 +59,13 @@ def read(path: Path) -> dict[str, Tensor]:
     return kept
 
 
+def read_settings(path: Path) -> dict[str, object]:
+    """Return the ``config`` a PyTorch checkpoint keeps beside its tensors; {} without one."""
+    content = _load(path) if path.suffix != ".safetensors" else {}
+    settings = content.get("config") if isinstance(content, Mapping) else None
+    return {str(k): v for k, v in settings.items()} if isinstance(settings, Mapping) else {}
+
+
 def misfits(network: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
     """Return the names in which tensors and network differ: missing, unexpected, of another shape."""
     expected = _expected(network)

@@ -65,6 +65,24 @@ GENERATORS: dict[str, Card] = {
         "core.generators.ha_gan:HaGan",
         one_pass=True,
     ),
+    "monai-ldm": Card(
+        "MONAI-LDM",
+        "A diffusion model on the latent maps of a variational autoencoder.",
+        "Pinaya et al. 2022, doi:10.1007/978-3-031-18576-2_12",
+        "core.generators.monai_ldm:MonaiLDM",
+    ),
+    "medsyn": Card(
+        "MedSyn",
+        "A diffusion model of small volumes, then one that adds the detail.",
+        "Xu et al. 2024, doi:10.1109/TMI.2024.3415032",
+        "core.generators.medsyn:MedSyn",
+    ),
+    "cdpm": Card(
+        "cDPM",
+        "A diffusion model of slices that look at slices already made.",
+        "Peng et al. 2023, doi:10.1007/978-3-031-43993-3_2",
+        "core.generators.cdpm:CDPM",
+    ),
 }
 
 

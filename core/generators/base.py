@@ -119,7 +119,10 @@ class Generator(nn.Module, ABC):
 
     @abstractmethod
     def draw(self, rng: torch.Generator, steps: int | None) -> Tensor:
-        """Return one volume (x, y, z) in [-1, 1], in eval mode and without gradients; ``rng`` is a CPU generator."""
+        """Return one volume (x, y, z) in [-1, 1], in eval mode and without gradients.
+
+        ``rng`` is a CPU generator; without ``steps`` the model takes its own number.
+        """
 
     @abstractmethod
     def optimiser(self, module: str) -> torch.optim.Optimizer:
@@ -176,7 +179,7 @@ class Generator(nn.Module, ABC):
         self.eval()
         rng = torch.Generator().manual_seed(seed_of(seed, index))
         with torch.inference_mode():
-            volume = self.draw(rng, steps or self.steps).float().cpu().numpy()
+            volume = self.draw(rng, steps).float().cpu().numpy()
         if not np.isfinite(volume).all():
             raise InputError(f"volume {index} holds NaN or Inf.", self.name, "Use an earlier checkpoint.")
         return np.clip(volume, -1.0, 1.0)
@@ -297,6 +300,16 @@ def uniform(shape: Sequence[int], rng: torch.Generator, device: torch.device | s
 def _iteration(path: Path) -> int:
     """Return the number at the end of a file's name."""
     return int(path.stem[len(path.stem.rstrip(DIGITS)) :] or 0)
+
+
+def random_crops(batch: Tensor, shape: Sequence[int], rng: torch.Generator) -> Tensor:
+    """Cut one crop at a random place out of each volume of (b, 1, x, y, z)."""
+    crops = []
+    for volume in batch:
+        for axis, (side, size) in enumerate(zip(batch.shape[2:], shape, strict=True), start=1):
+            volume = volume.narrow(axis, int(torch.randint(0, side - size + 1, (1,), generator=rng)), size)
+        crops.append(volume)
+    return torch.stack(crops)
 
 
 def _halved(tensor: Tensor) -> Tensor:

@@ -371,7 +371,7 @@ class _Writer:
         generator.eval()
         with torch.inference_mode():
             rng = torch.Generator().manual_seed(seed_of(self.run.plan.seed, 0))
-            volume = generator.draw(rng, generator.steps).float().cpu().numpy()
+            volume = generator.draw(rng, None).float().cpu().numpy()
         generator.load_state_dict(held)
         folder = self.out / PREVIEWS
         folder.mkdir(exist_ok=True)

@@ -180,9 +180,9 @@ def answer(rows: pd.DataFrame) -> str:
     counts = known["verdict"].value_counts()
     largest = known.sort_values("cohens_d", key=abs, ascending=False, kind="stable").head(2)
     words = [
-        f"{row.region} too {'small' if row.cohens_d > 0 else 'large'} (d = {row.cohens_d:+.2f} "
-        f"[{row.ci_low:+.2f}, {row.ci_high:+.2f}])"
-        for row in largest.itertuples()
+        f"{row['region']} too {'small' if row['cohens_d'] > 0 else 'large'} (d = {row['cohens_d']:+.2f} "
+        f"[{row['ci_low']:+.2f}, {row['ci_high']:+.2f}])"
+        for row in largest.to_dict("records")
     ]
     differ = counts.get("different", 0)
     start = f"{differ} of {len(known)} regions differ" if differ else f"no difference shown in {len(known)} regions"
