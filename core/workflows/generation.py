@@ -24,7 +24,7 @@ from core.study import CohortSpec, read_spec, read_study, write_spec
 from core.volume import SUFFIXES, Volume, grid_named, load
 from core.workflows.cohorts import Prepared, prepare, prepare_folder
 from core.workflows.evaluation import evaluate
-from core.workflows.tasks import Source
+from core.workflows.tasks import Source, use_threads
 from core.workflows.verbs import claim_folder
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def generate(
         checkpoint = str(demo_checkpoint(model) or "")
     if not checkpoint:
         raise InputError("no checkpoint is named.", "--checkpoint", f"Train one: python -m core train {model} ...")
-    generator, sha = _loaded(model, grid, checkpoint, "cpu", 1)
+    generator, sha = _loaded(model, grid, checkpoint, "cpu")
     if steps and generator.steps is None:
         raise InputError("this model makes a volume in one pass.", "--steps", "Leave the steps out.")
     used = steps or generator.steps or 0
@@ -246,9 +246,10 @@ def sample_case(
     case = case_name(model, seed, index)
     target = Path(out) / f"{case}.nii.gz"
     if not target.is_file():
-        generator, found = _loaded(model, grid, checkpoint, settings.device, settings.threads)
+        generator, found = _loaded(model, grid, checkpoint, settings.device)
         if found != sha:
             raise InputError("the checkpoint changed meanwhile.", checkpoint, "Sample into another folder.")
+        use_threads(settings.threads)
         data = generator.make(index, seed, steps or None)
         write_volume(Volume(data, grid_named(grid).affine, case), target)
     return case
@@ -306,9 +307,7 @@ def _volumes_in(folder: Path) -> list[Path]:
 
 def _measure_sample(settings: Settings, store: Store, key: str, model: str, grid: str, steps: int) -> dict[str, Any]:
     def measure() -> dict[str, Any]:
-        import torch
-
-        torch.set_num_threads(settings.threads)
+        use_threads(settings.threads)
         before = psutil.Process().memory_info().rss
         generator = generators.build(model, grid).to(settings.device)
         generator.filled = set(generator.sampling)
@@ -323,10 +322,7 @@ def _measure_sample(settings: Settings, store: Store, key: str, model: str, grid
 
 
 @lru_cache(maxsize=2)
-def _loaded(model: str, grid: str, checkpoint: str, device: str, threads: int) -> tuple[Generator, str]:
-    import torch
-
-    torch.set_num_threads(threads)
+def _loaded(model: str, grid: str, checkpoint: str, device: str) -> tuple[Generator, str]:
     generator = generators.build(model, grid)
     report = generator.load_checkpoint(checkpoint)
     if report.missing:

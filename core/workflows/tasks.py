@@ -148,8 +148,9 @@ def extract_features(settings: Settings, sources: Sequence[Source], encoder: str
         def forward() -> dict[str, np.ndarray]:
             import torch
 
+            use_threads(settings.threads)
             volume = torch.from_numpy(load(source).data)[None, None].to(settings.device)  # (1, 1, x, y, z)
-            network = _encoder(encoder, weights, settings.device, settings.threads)
+            network = _encoder(encoder, weights, settings.device)
             return {"features": network(volume)[0].float().cpu().numpy()}
 
         provenance = {"operation": "features", "source": asdict(source), "encoder": encoder}
@@ -202,7 +203,8 @@ def segment(settings: Settings, source: Source, engine: str) -> dict[str, Any]:
     key = segmentation_key(source, engine)
 
     def run() -> dict[str, Any]:
-        result = _segmenter(engine, settings.threads)(source.load())
+        use_threads(settings.threads)
+        result = _segmenter(engine)(source.load())
         store.put("labels", key, result.labels)
         return {"volumes": dict(result.volumes), "qc": dict(result.qc)}
 
@@ -280,17 +282,18 @@ def _fingerprint(encoder: str, weights: str) -> str:
     return encoders.fingerprint(encoder, weights or None)
 
 
-@lru_cache(maxsize=2)
-def _encoder(encoder: str, weights: str, device: str, threads: int) -> Callable[..., Any]:
+def use_threads(threads: int) -> None:
+    """Let torch compute with so many threads in this thread: the number counts for each, and changes last digits."""
     import torch
 
     torch.set_num_threads(threads)
+
+
+@lru_cache(maxsize=2)
+def _encoder(encoder: str, weights: str, device: str) -> Callable[..., Any]:
     return encoders.build(encoder, weights or None, device=device)
 
 
 @lru_cache(maxsize=2)
-def _segmenter(engine: str, threads: int) -> Callable[[Volume], Any]:
-    import torch
-
-    torch.set_num_threads(threads)
+def _segmenter(engine: str) -> Callable[[Volume], Any]:
     return segmentation.build(engine)
