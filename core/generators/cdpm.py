@@ -68,7 +68,7 @@ class CDPMConfig:
 
 HALF = CDPMConfig(
     channels=16,
-    multipliers=(1, 2, 3),
+    multipliers=(1, 2, 2),
     blocks=1,
     groups=8,
     attention=(),
@@ -146,8 +146,8 @@ class Attention(nn.Module):
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         """Return attended values (b, d, heads, t, f)."""
-        flat = [part.flatten(0, 1) for part in (q, k, v)]  # the fast kernel takes four axes
-        return F.scaled_dot_product_attention(*flat).reshape(v.shape)
+        # The fast kernel takes four axes.
+        return F.scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)).reshape(v.shape)
 
 
 class SliceAttention(Attention):

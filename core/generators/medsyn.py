@@ -96,7 +96,7 @@ HALF = MedSynConfig(
     degrade=(2, 2, 2),
     crop=(24, 32, 24),
     crops=4,
-    steps=(8, 4),
+    steps=(6, 3),
     rate=5e-4,
     averaging=(Averaging(0.995, start=100), Averaging(0.995, start=100)),
 )

@@ -80,7 +80,7 @@ HALF = LDMConfig(
     patch=(8, 2),
     crop=(40, 48, 40),
     rate=5e-4,
-    steps=8,
+    steps=6,
 )
 
 
