@@ -68,7 +68,7 @@ class CDPMConfig:
 
 HALF = CDPMConfig(
     channels=16,
-    multipliers=(1, 2, 3),
+    multipliers=(1, 2, 2),
     blocks=1,
     groups=8,
     attention=(),
@@ -77,7 +77,7 @@ HALF = CDPMConfig(
     frames=10,
     advance=8,
     ancestral=False,
-    steps=8,
+    steps=6,
     rate=5e-4,
     averaging=Averaging(0.995),
 )
@@ -146,7 +146,8 @@ class Attention(nn.Module):
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         """Return attended values (b, d, heads, t, f)."""
-        return F.scaled_dot_product_attention(q, k, v)
+        # The fast kernel takes four axes.
+        return F.scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)).reshape(v.shape)
 
 
 class SliceAttention(Attention):
@@ -319,7 +320,8 @@ class CDPM(Generator):
 
     def _as_trained(self, path: Path) -> CDPMConfig:
         files = self.files(path) if path.is_dir() else [path]
-        settings = checkpoint.read_settings(files[-1]) if files and files[-1].is_file() else {}
+        known = self.grid.name == "full" and files and files[-1].is_file()  # published files are of the full grid
+        settings = checkpoint.read_settings(files[-1]) if known else {}
         return _published_config(settings, self.config, path)
 
     def _loss(self, batch: Tensor, rng: torch.Generator) -> Tensor:
@@ -417,6 +419,7 @@ def _published_config(settings: Mapping[str, object], ours: CDPMConfig, path: Pa
         return ours
     try:
         size = int(str(settings["image_size"]))
+        frames = int(str(settings.get("max_frames", ours.frames)))
         factors = tuple(size // int(part) for part in str(settings["attention_resolutions"]).split(","))
         return replace(
             ours,
@@ -426,7 +429,8 @@ def _published_config(settings: Mapping[str, object], ours: CDPMConfig, path: Pa
             heads=int(str(settings["num_heads"])),
             groups=CDPMConfig.groups,
             attention=factors,
-            frames=int(str(settings.get("max_frames", ours.frames))),
+            frames=frames,
+            advance=frames // 2,
         )
     except (KeyError, ValueError, ZeroDivisionError) as error:
         what = f"its config does not describe a cDPM network ({error})."

@@ -15,6 +15,7 @@ from torch import Tensor
 from core.errors import InputError
 
 TRAINING_STEPS = 1000
+EARLIEST_START = 980  # what starts from pure noise must not start much below the last time
 
 
 def linear_alphabar(first: float, last: float, scaled: bool = False) -> Tensor:
@@ -35,26 +36,23 @@ def cosine_alphabar(time: Tensor, clamp: float) -> Tensor:
 
 def spread_times(steps: int) -> list[int]:
     """Return training times spread evenly from the last to 0, both included, as respaced DDPM takes them."""
-    _refuse_too_many(steps)
-    gap = (TRAINING_STEPS - 1) / max(steps - 1, 1)
-    return [round(TRAINING_STEPS - 1 - i * gap) for i in range(steps)]
+    return _spread(steps, TRAINING_STEPS - 1)
 
 
 def strided_times(steps: int) -> list[int]:
-    """Return the times of DDIM: multiples of the stride 1000 // steps, the latest first."""
-    _refuse_too_many(steps)
-    stride = TRAINING_STEPS // steps
-    return [i * stride for i in reversed(range(steps))]
+    """Return the training times of DDIM: multiples of 1000 // steps where those serve, otherwise spread evenly.
+
+    50 steps start at 980, as published.
+    """
+    return _strided(steps, TRAINING_STEPS - 1, steps)
 
 
 def continuous_times(steps: int) -> list[float]:
-    """Return times in [0, 1] for ``steps`` network evaluations, the last at 0.
+    """Return times in [0, 1]: multiples of 1000 // (steps - 1) thousandths where those serve, or spread evenly.
 
-    Their stride is 1000 // (steps - 1) thousandths: 51 evaluations start at 1.0, 31 at 0.99, as published.
+    51 network evaluations start at 1.0 and 31 at 0.99, as published; the last is at 0.
     """
-    _refuse_too_many(steps)
-    stride = TRAINING_STEPS // (steps - 1) if steps > 1 else 0
-    return [i * stride / TRAINING_STEPS for i in reversed(range(steps))] if stride else [1.0]
+    return [time / TRAINING_STEPS for time in _strided(steps, TRAINING_STEPS, max(steps - 1, 1))]
 
 
 def pairs(alphabar: Tensor, times: list[int]) -> Iterator[tuple[int, float, float]]:
@@ -92,7 +90,15 @@ def ancestral_step(noisy: Tensor, clean: Tensor, alphabar: float, before: float,
     return mean + math.sqrt(beta) * noise if before < 1 else mean
 
 
-def _refuse_too_many(steps: int) -> None:
+def _strided(steps: int, last: int, strides: int) -> list[int]:
+    """Return ``steps`` multiples of a stride, unless their number or their distance from the last time is wrong."""
+    times = range(0, last + 1, max(TRAINING_STEPS // strides, 1))
+    serve = len(times) == steps and times[-1] >= EARLIEST_START
+    return list(reversed(times)) if serve else _spread(steps, last)
+
+
+def _spread(steps: int, last: int) -> list[int]:
     if steps > TRAINING_STEPS:
         what = f"expected at most {TRAINING_STEPS} steps, found {steps}."
         raise InputError(what, "steps", "These models are trained on as many noise levels; take fewer.")
+    return [round(last - i * last / max(steps - 1, 1)) for i in range(steps)]

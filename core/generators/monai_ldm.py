@@ -71,7 +71,7 @@ HALF = LDMConfig(
     image=(8, 16, 32),
     image_blocks=1,
     image_groups=4,
-    widths=(32, 64, 64),
+    widths=(48, 48, 64),
     blocks=1,
     groups=8,
     attention=(False, False, True),
@@ -80,7 +80,7 @@ HALF = LDMConfig(
     patch=(8, 2),
     crop=(40, 48, 40),
     rate=5e-4,
-    steps=8,
+    steps=6,
 )
 
 
