@@ -172,8 +172,8 @@ def _explain_demo(job: Job | None) -> None:
     if job and job.active:
         st.info(
             f"**The demo study is being made.** {settings().demo_cases} simulated brains stand for the real cohort, "
-            "and four control cohorts each have one known defect. The first brains appear here within a minute; all "
-            "results take a few minutes. You can look around meanwhile.",
+            "six generators were trained on others, and two control cohorts have one known defect each. The first "
+            "brains appear here within a minute; all results take some minutes. You can look around meanwhile.",
             icon=":material/hourglass_top:",
         )
         return

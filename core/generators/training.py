@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -116,6 +116,7 @@ def train(
     resume: bool = False,
     report: Callable[[float, str], None] = lambda fraction, message: None,
     stop: Callable[[], bool] = lambda: False,
+    facts: Mapping[str, str] | None = None,
 ) -> Trained:
     """Train a generator, writing checkpoint, export, curve and previews to a folder.
 
@@ -135,6 +136,8 @@ def train(
         ``report(fraction, message)`` after every row of the curve.
     stop : callable
         True ends the run after the step, with everything saved.
+    facts : mapping, optional
+        What else the header of the export says, for example what the volumes are.
 
     Raises
     ------
@@ -160,7 +163,7 @@ def train(
         if not resume:
             raise InputError("the folder holds a training run.", str(out), "Add --resume, or choose another folder.")
         run.load(out / CHECKPOINT)
-    writer = _Writer(run, out, machine, report)
+    writer = _Writer(run, out, machine, report, facts or {})
     loader = DataLoader(
         _Batches(volumes, plan, run.draws, fabric),
         batch_size=None,
@@ -326,8 +329,10 @@ class _Batches(Dataset[Tensor]):
 class _Writer:
     """Curve, checkpoints, exports and previews of a run; only the first process writes."""
 
-    def __init__(self, run: Run, out: Path, machine: Machine, report: Callable[[float, str], None]) -> None:
-        self.run, self.out, self.machine, self.report = run, out, machine, report
+    def __init__(
+        self, run: Run, out: Path, machine: Machine, report: Callable[[float, str], None], facts: Mapping[str, str]
+    ) -> None:
+        self.run, self.out, self.machine, self.report, self.facts = run, out, machine, report, facts
         self.rows = _rows_until(out / CURVE, run.step)
         self.saved = time.monotonic()
 
@@ -346,7 +351,7 @@ class _Writer:
         run = self.run
         if run.fabric.global_rank == 0:
             run.save(self.out / CHECKPOINT)
-            facts = {key: str(value) for key, value in asdict(run.plan).items()}
+            facts = dict(self.facts) | {key: str(value) for key, value in asdict(run.plan).items()}
             facts |= {"step": str(run.step), "seconds": f"{run.seconds:.0f}", "precision": self.machine.precision}
             run.generator.export(self.out / EXPORT, run.weights(), facts)
         run.fabric.barrier()

@@ -4,6 +4,7 @@
 `verbs` are the functions of the command line; `results` is what pages, plots and reports read.
 """
 
+from core.workflows.demo import demo, demo_folder
 from core.workflows.evaluation import evaluate
 from core.workflows.folders import evaluate_folders
 from core.workflows.generation import (
@@ -21,8 +22,6 @@ from core.workflows.library import create_study, known_studies, remember_study
 from core.workflows.results import Results, load_case, load_case_labels, read_results, results_folder
 from core.workflows.verbs import (
     anatomy_of_tables,
-    demo,
-    demo_folder,
     features_folder,
     preprocess_scans,
     quality_of_tables,

@@ -115,6 +115,7 @@ def train_generator(
         resume=resume,
         report=context.progress,
         stop=context.is_cancelled,
+        facts={"trained_on": f"{len(prepared.sources)} {prepared.cohort.origin or 'volumes'}"},
     )
     if done.step < done.steps:
         raise Cancelled(f"saved at step {done.step} of {done.steps}")
@@ -148,8 +149,7 @@ def generate(
         raise InputError("this model makes a volume in one pass.", "--steps", "Leave the steps out.")
     used = steps or generator.steps or 0
     settings = {"operation": "generate", "model": model, "grid": grid, "checkpoint": sha, "seed": seed, "steps": used}
-    label = f"{generators.card_named(model).label}, {used} steps" if used else generators.card_named(model).label
-    claim_folder(Path(out), {**settings, "label": label, "code": __version__}, settings)
+    claim_folder(Path(out), {**settings, "label": _origin(checkpoint, used), "code": __version__}, settings)
     items = [(context.settings, model, grid, checkpoint, sha, out, seed, index, used) for index in range(n)]
     outcomes = context.map(f"sampling {generators.card_named(model).label}", sample_case, items)
     failures = [
@@ -299,6 +299,16 @@ def _training_cohort(context: Context, data: str, grid: str) -> Prepared:
     if study.grid.name != grid:
         raise InputError(f"the study is on the {study.grid.name} grid.", data, f"Use --grid {study.grid.name}.")
     return prepare(context, study, study.training)
+
+
+def _origin(checkpoint: str, steps: int) -> str:
+    """Say on screen where samples come from; simulated training data are always named."""
+    from core.generators.base import read_facts
+
+    facts = read_facts(Path(checkpoint)) if Path(checkpoint).is_file() else {}
+    trained = facts.get("trained_on", "")
+    words = ["sampled", f"{steps} steps" if steps else "", f"trained on {trained}" if trained else ""]
+    return ", ".join(word for word in words if word)
 
 
 def _volumes_in(folder: Path) -> list[Path]:

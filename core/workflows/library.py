@@ -9,7 +9,7 @@ from core.errors import InputError
 from core.settings import Settings
 from core.store import Store, write_json
 from core.study import StudySpec, read_spec, read_study, write_spec
-from core.workflows.verbs import demo_folder
+from core.workflows.demo import demo_folder
 
 
 def known_studies(settings: Settings) -> dict[str, str]:

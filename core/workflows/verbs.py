@@ -14,15 +14,11 @@ from core import __version__, anatomy, encoders, preprocess, quality, simulate
 from core.errors import InputError
 from core.participants import read_participants, split_participants
 from core.pools import Context
-from core.settings import Settings
-from core.store import FeatureFile, Store, content_key, write_atomically, write_csv, write_features, write_json
-from core.study import PROVENANCE, read_spec, unique_names, write_spec
+from core.store import FeatureFile, Store, write_atomically, write_csv, write_features, write_json
+from core.study import PROVENANCE, unique_names
 from core.volume import grid_named
 from core.workflows import tasks
 from core.workflows.cohorts import encoder_weights, extract_features, gather_features, prepare_folder, segment_sources
-from core.workflows.evaluation import evaluate
-
-DEMO = Path(__file__).resolve().parents[2] / "data" / "demo"
 
 
 def simulate_cohort(
@@ -146,28 +142,6 @@ def anatomy_of_tables(real: str, synthetic: Mapping[str, str], seed: int, out: s
     table = pd.concat(parts)[["cohort", *anatomy.EFFECT_COLUMNS]]
     write_csv(table, Path(out))
     return {"rows": len(table), "out": out}
-
-
-def demo(context: Context) -> dict[str, Any]:
-    """Make the demo study (simulated real and training cohorts, four control cohorts), then evaluate it."""
-    folder = demo_folder(context.settings)
-    plan = json.loads((DEMO / "cohorts.json").read_text(encoding="utf-8"))
-    for index, item in enumerate(plan):
-        with context.stage(0.25 * index / len(plan), 0.25 * (index + 1) / len(plan)):
-            n, seed, defect = context.settings.demo_cases, item["seed"], item["defect"]
-            simulate_cohort(context, str(folder / item["folder"]), n, seed, "half", defect)
-    with context.stage(0.25, 1.0):
-        return evaluate(context, str(folder / "study.toml"))
-
-
-def demo_folder(settings: Settings) -> Path:
-    """Return the folder of the demo study, with its study.toml in place; another demo gets another folder."""
-    recipe = [(DEMO / name).read_text(encoding="utf-8") for name in ("study.toml", "cohorts.json")]
-    name = content_key("demo", 1, [*recipe, str(simulate.VERSION)], {"n": settings.demo_cases})[:8]
-    folder = Store(settings.workspace).folder("demo", name)
-    if not (folder / "study.toml").is_file():
-        write_spec(read_spec(DEMO / "study.toml"), folder / "study.toml")
-    return folder
 
 
 def _write_failures(failures: list[dict[str, str]], folder: Path) -> None:

@@ -1,0 +1,47 @@
+"""The demo study: simulated brains, the six generators trained on some of them, and control cohorts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from core import simulate
+from core.generators import GENERATORS
+from core.pools import Context
+from core.settings import Settings
+from core.store import Store, content_key
+from core.study import read_spec, write_spec
+from core.workflows.evaluation import evaluate
+from core.workflows.generation import demo_checkpoint, generate
+from core.workflows.verbs import simulate_cohort
+
+DEMO = Path(__file__).resolve().parents[2] / "data" / "demo"
+MAKING = 0.4  # share of the progress bar
+
+
+def demo(context: Context) -> dict[str, Any]:
+    """Make the demo study (simulated real and training cohorts, controls, samples of six generators), evaluate it."""
+    folder, n = demo_folder(context.settings), context.settings.demo_cases
+    plan = json.loads((DEMO / "cohorts.json").read_text(encoding="utf-8"))
+    for index, item in enumerate(plan):
+        out = str(folder / item["folder"])
+        with context.stage(MAKING * index / len(plan), MAKING * (index + 1) / len(plan)):
+            if "model" in item:
+                generate(context, item["model"], str(demo_checkpoint(item["model"])), n, item["seed"], out, "half")
+            else:
+                simulate_cohort(context, out, n, item["seed"], "half", item["defect"])
+    with context.stage(MAKING, 1.0):
+        return evaluate(context, str(folder / "study.toml"))
+
+
+def demo_folder(settings: Settings) -> Path:
+    """Return the folder of the demo study, with its study.toml in place; another demo gets another folder."""
+    recipe = [(DEMO / name).read_text(encoding="utf-8") for name in ("study.toml", "cohorts.json")]
+    store = Store(settings.workspace)
+    weights = [store.file_hash(path) for name in GENERATORS if (path := demo_checkpoint(name))]
+    name = content_key("demo", 1, [*recipe, str(simulate.VERSION), *weights], {"n": settings.demo_cases})[:8]
+    folder = store.folder("demo", name)
+    if not (folder / "study.toml").is_file():
+        write_spec(read_spec(DEMO / "study.toml"), folder / "study.toml")
+    return folder
