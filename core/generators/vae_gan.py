@@ -53,7 +53,7 @@ class Config:
 
 CONFIGS = {
     "full": Config(),
-    "half": Config(latent=128, hidden=256, critic=(8, 16, 32, 64), decoder=(128, 64, 32, 16)),
+    "half": Config(latent=128, hidden=256, rate=1e-3, critic=(8, 16, 32, 64), decoder=(128, 64, 32, 16)),
 }
 
 
