@@ -49,7 +49,7 @@ class Config:
 
 CONFIGS = {
     "full": Config(),
-    "half": Config(latent=128, code_units=256, rate=5e-4, critic=(8, 16, 32, 64), decoder=(128, 64, 32, 16)),
+    "half": Config(latent=128, code_units=256, critic=(8, 16, 32, 64), decoder=(128, 64, 32, 16)),
 }
 
 
