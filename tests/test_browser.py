@@ -192,7 +192,7 @@ def test_every_page_opens_without_an_error(server: Server, page):
     for index in range(links.count()):
         links.nth(index).click()
         _settle(page)
-        page.get_by_role("heading").first.wait_for(timeout=30_000)
+        page.get_by_role("heading").first.wait_for(timeout=60_000)
         page.wait_for_timeout(1000)
         _check(page)
 
@@ -200,10 +200,10 @@ def test_every_page_opens_without_an_error(server: Server, page):
 def test_shell_and_app_give_identical_tables(server: Server, tmp_path: Path):
     """A second workspace: the shell computes a part of the demo again, from the same images."""
     folder = workflows.demo_folder(server.settings)
-    names = ("real", "training", "blurred", "copies")
-    real, training, blurred, copies = (CohortSpec(images=str(folder / name / "*-000[0-7].nii.gz")) for name in names)
+    names = ("real", "training", "blurred", "vae-gan")
+    real, training, blurred, sampled = (CohortSpec(images=str(folder / name / "*000[0-7].nii.gz")) for name in names)
     plan = StudySettings(encoders=("random-r50", "deepbet"), segmenter="atlas")
-    cohorts = {"real": real, "training": training, "synthetic": {"Blurred": blurred, "Copies": copies}}
+    cohorts = {"real": real, "training": training, "synthetic": {"Blurred": blurred, "VAE-GAN": sampled}}
     study = tmp_path / "study.toml"
     write_spec(StudySpec(name="part of the demo", grid="half", settings=plan, **cohorts), study)
     jobs.submit(server.settings, "core.workflows:evaluate", {"study": str(study)}, "Part of the demo")

@@ -10,6 +10,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core import anatomy, jobs
+from core.generators import GENERATORS
 from core.quality import QC_SCORES
 from core.settings import from_environment
 from core.store import write_csv, write_json
@@ -271,3 +272,28 @@ def test_the_app_starts_the_demo_once(study):
     jobs.cancel(from_environment(), job.id)
     AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
     assert len(jobs.list_jobs(from_environment())) == 1
+
+
+def test_sampling_and_training_start_as_jobs_with_the_choices_made(study):
+    app = AppTest.from_file(str(ROOT / "pages" / "generators.py"), default_timeout=60)
+    app.session_state["study"] = study
+    app.session_state["routed"] = True
+    app.run()
+    assert not app.exception
+    assert app.selectbox(key="sample_model").options == [card.label for card in GENERATORS.values()]
+    app.selectbox(key="sample_model").select("cdpm").run()
+    app.radio[0].set_value("My own checkpoint").run()
+    app.text_input(key="checkpoint_path").set_value("/weights/cdpm.pt").run()
+    app.number_input(key="sample_n").set_value(3).run()
+    app.number_input(key="sample_steps").set_value(4).run()
+    next(b for b in app.button if b.label == "Sample and evaluate").click().run()
+    (job,) = jobs.list_jobs(from_environment(), function="core.workflows:generate_for_study")
+    assert (job.arguments["model"], job.arguments["n"], job.arguments["steps"]) == ("cdpm", 3, 4)
+    assert (job.arguments["study"], job.arguments["checkpoint"]) == (study, "/weights/cdpm.pt")
+    assert job.arguments["name"] == "cDPM seed 0, 4 steps"
+    app.text_input(key="train_data").set_value("/data/train").run()
+    app.number_input(key="train_steps").set_value(50).run()
+    next(b for b in app.button if b.label == "Train, or go on").click().run()
+    (job,) = jobs.list_jobs(from_environment(), function="core.workflows:train_generator")
+    assert (job.arguments["data"], job.arguments["steps"], job.arguments["resume"]) == ("/data/train", 50, True)
+    assert not app.exception
