@@ -133,14 +133,35 @@ def test_a_killed_process_loses_only_the_steps_since_its_last_checkpoint(tmp_pat
     assert losses(out) == losses(whole)
 
 
+class Mean(Toy):
+    """Fits its bias to the volumes, without draws."""
+
+    def phases(self, progress):
+        def fit(batch, rng):
+            return (self.generator.bias - batch.flatten(1)).square().mean()
+
+        return [Phase("fit", ("generator",), fit)]
+
+
+def test_two_processes_equal_one_with_a_batch_of_both(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(
+        "import sys; sys.path.insert(0, 'tests'); import test_generators_training as t; from pathlib import Path\n"
+        "t.torch.manual_seed(0)\n"
+        "t.train(t.Mean(), t.Volumes(8), Path(sys.argv[1]), t.plan(batch=2), t.Machine(devices=2, log_every=4))\n"
+    )
+    out = tmp_path / "two"
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    subprocess.run([sys.executable, str(script), str(out)], env=environment, check=True, timeout=120)
+    torch.manual_seed(0)
+    one = Mean()
+    train(one, Volumes(8), tmp_path / "one", plan(batch=4), OFTEN)
+    state = torch.load(out / CHECKPOINT, weights_only=True)["model"]
+    assert torch.allclose(state["generator.bias"], one.generator.bias.detach(), atol=1e-6)
+    assert [row["step"] for row in read_curve(out)] == [row["step"] for row in read_curve(tmp_path / "one")]
+
+
 def test_accumulated_gradients_equal_those_of_one_batch(tmp_path):
-    class Mean(Toy):
-        def phases(self, progress):
-            def fit(batch, rng):
-                return (self.generator.bias - batch.flatten(1)).square().mean()
-
-            return [Phase("fit", ("generator",), fit)]
-
     states = []
     for name, batch, accumulate in (("one", 4, 1), ("two", 2, 2)):
         torch.manual_seed(0)

@@ -85,8 +85,6 @@ CONFIGS = {
         sub_encoder=(64, 128),
         slab=12,
         position=60,
-        rate=5e-4,
-        discriminator_rate=1e-3,
     ),
 }
 
