@@ -115,7 +115,7 @@ def train_generator(
         resume=resume,
         report=context.progress,
         stop=context.is_cancelled,
-        facts={"trained_on": f"{len(prepared.sources)} {prepared.cohort.origin or 'volumes'}"},
+        facts={"trained_on": " ".join(f"{len(prepared.sources)} {prepared.cohort.origin} brains".split())},
     )
     if done.step < done.steps:
         raise Cancelled(f"saved at step {done.step} of {done.steps}")
