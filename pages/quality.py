@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from core import plots
+from core.image_checks import CHECKS
 from core.quality import QC_CAVEAT, failing_cases
 from core.study import Study
 from core.workflows import Results
@@ -18,6 +19,13 @@ FAILING_COLUMNS = {
     "subject": shared.text("Case", width="medium"),
     "failed": shared.text("Scores below the threshold", width="large"),
     "lowest": shared.number("Lowest score", "0 to 1; higher is better.", "%.3f"),
+}
+IMAGE_COLUMNS = {
+    "cohort": shared.text("Cohort", width=shared.COHORT_WIDTH),
+    "subject": shared.text("Case", width="medium"),
+    "n": shared.number("N", "Volumes looked at.", "%d"),
+    "unlike": shared.text("Unlike the real ones", "How many volumes, or in what.", "medium"),
+    **{name: shared.number(name.capitalize(), meaning) for name, meaning in CHECKS.items()},
 }
 
 
@@ -95,6 +103,27 @@ def show_failing(study: Study, results: Results, threshold: float) -> None:
         shared.viewer_button(table["name"][rows[0]], table["subject"][rows[0]], "open_failing")
 
 
+def show_image_checks(study: Study, results: Results) -> None:
+    """Show what the images say beside their segmentation; choosing a row leads to its brain."""
+    st.subheader("The images themselves")
+    names, checks = shared.labels_of(study.cohorts), results.image_checks
+    medians = checks.groupby("cohort", sort=False)[list(CHECKS)].median()
+    medians.insert(0, "unlike", checks.assign(unlike=checks["unlike"] != "").groupby("cohort")["unlike"].sum())
+    medians.insert(0, "n", checks.groupby("cohort").size())
+    shared.show_table(medians.rename(index=names).reset_index(), IMAGE_COLUMNS, row_height=shared.TALL_ROW)
+    st.caption(
+        "Medians of each cohort. A segmentation can look fine on a hazy or blurred image, so these look at the image: "
+        "a volume is unlike the real ones when a value lies more than five robust deviations from the real median."
+    )
+    odd = checks[checks["unlike"] != ""].reset_index(drop=True)
+    if odd.empty:
+        return
+    shown = odd.assign(cohort=odd["cohort"].map(names))
+    event = shared.show_table(shown, IMAGE_COLUMNS, on_select="rerun", selection_mode="single-row", key="odd_images")
+    if rows := event["selection"]["rows"]:
+        shared.viewer_button(odd["cohort"][rows[0]], odd["subject"][rows[0]], "open_odd")
+
+
 study, results = shared.current_study("Quality", "Can the synthetic brains be segmented as reliably as real ones?")
 st.caption(f"What the gate cannot see: {QC_CAVEAT}")
 if results.qc.empty:
@@ -113,6 +142,8 @@ else:
     if line is not None:
         st.subheader("Volumes that fail")
         show_failing(study, results, line)
+if len(results.image_checks):
+    show_image_checks(study, results)
 with st.expander("The paper's Table 2, in the same form"):
     paper_parts.show_table_2()
 st.caption(shared.engine_note(study))

@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SCIENCE = ("preprocess", "simulate", "quality", "anatomy", "segmentation", "encoders", "metrics", "generators")
+SCIENCE = (
+    "preprocess",
+    "simulate",
+    "quality",
+    "anatomy",
+    "segmentation",
+    "encoders",
+    "metrics",
+    "generators",
+    "image_checks",
+)
 FRAME = ("volume", "tables", "checkpoint", "participants", "study", "store", "pools", "jobs")
 BASE = ("errors", "settings")
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from core import anatomy, encoders, quality, segmentation
+from core import anatomy, encoders, image_checks, quality, segmentation
 from core.errors import InputError, SynthScopeError
 from core.pools import Context
 from core.study import Cohort, Study, read_study
-from core.workflows import regional
+from core.workflows import regional, tasks
 from core.workflows.cohorts import Prepared, segment_sources
 from core.workflows.copies import CopyCheck
 from core.workflows.maps import draw_maps
@@ -84,6 +84,10 @@ def check_choices(study: Study) -> None:
 class Evaluation(Run):
     """An evaluation that also compares anatomy."""
 
+    def __init__(self, context: Context, study: Study, folders: Sequence[Path]) -> None:
+        super().__init__(context, study, folders)
+        self.image_rows: list[dict[str, Any]] = []
+
     def compare_anatomy(self) -> None:
         """Segment or import, gate, compare regional volumes; cohort by cohort."""
         tables: dict[str, tuple[pd.DataFrame, pd.DataFrame | None, str]] = {}
@@ -111,7 +115,22 @@ class Evaluation(Run):
         volumes, qc, failed = segment_sources(self.context, engine, prepared.sources, cohort.name)
         for case, reason in failed.items():
             self.gap(cohort.name, f"segmentation of {case}", reason)
+        self._check_images(prepared, engine, failed)
         return volumes, qc, engine
+
+    def _check_images(self, prepared: Prepared, engine: str, failed: Mapping[str, str]) -> None:
+        """Look at the images of segmented volumes; write what all cohorts so far show."""
+        name = prepared.cohort.name
+        sources = [source for source in prepared.sources if source.case_id not in failed]
+        arguments = [(self.context.settings, source, engine) for source in sources]
+        outcomes = self.context.map(f"checking the images of {name}", tasks.check_image, arguments)
+        for source, outcome in zip(sources, outcomes, strict=True):
+            if outcome.error:
+                self.gap(name, f"image check of {source.case_id}", outcome.error)
+            else:
+                self.image_rows.append({"cohort": name, "subject": source.case_id, **outcome.value})
+        table = pd.DataFrame(self.image_rows, columns=["cohort", "subject", *image_checks.CHECKS])
+        self.write("image_checks.csv", image_checks.unlike_real(table, self.real.cohort.name))
 
     def _matching(self, cohort: Cohort, table: pd.DataFrame, cases: Sequence[str]) -> pd.DataFrame:
         """Keep the rows of this cohort's cases; say which do not match."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from core import anatomy, quality
+from core import anatomy, image_checks, quality
 from core.errors import InputError
 from core.settings import Settings
 from core.store import Store
@@ -35,15 +35,17 @@ COPY_CHECK_COLUMNS = ("cohort", "space", "share", "p_value", "p_binomial", "n_sy
 DETAILS = "details.json"
 RESULT_FILES = (
     "cases.csv", "metrics.csv", DETAILS, "map.csv", "copies.csv", "copy_check.csv",
-    "qc.csv", "volumes.csv", "quality.csv", "effect_sizes.csv",
+    "qc.csv", "image_checks.csv", "volumes.csv", "quality.csv", "effect_sizes.csv",
     *(f"{name}.csv" for name in regional.TABLES), PROVENANCE,
 )  # fmt: skip
+IMAGE_COLUMNS = ("cohort", "subject", *image_checks.CHECKS, "unlike")
 QUALITY_COLUMNS = ("cohort", *(item.name for item in fields(quality.GateResult)))
 FLAG_COLUMNS = ("reliable", *regional.FLAG_COLUMNS)
 GOLDEN_RATIO = 0.618034
 TEXT_COLUMNS = (
     "cohort", "case", "subject", "status", "reason", "notes", "path", "participant", "sex", "site", "group", "region",
     "encoder", "metric", "variant", "direction", "fingerprint", "verdict", "method", "space", "nearest_training",
+    "unlike",
     *regional.TEXT_COLUMNS,
 )  # fmt: skip
 
@@ -76,6 +78,7 @@ class Results:
     slopes: pd.DataFrame = field(default_factory=lambda: _empty("slopes"))
     exclusions: pd.DataFrame = field(default_factory=lambda: _empty("exclusions"))
     percentiles: pd.DataFrame = field(default_factory=lambda: _empty("percentiles"))
+    image_checks: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(IMAGE_COLUMNS)))
 
 
 def _empty(name: str) -> pd.DataFrame:
@@ -94,6 +97,7 @@ def read_results(settings: Settings, study: Path | str) -> Results:
         volumes=_read_csv(folder / "volumes.csv", ("cohort", "subject", *anatomy.volume_columns(True))),
         provenance=_read_json(folder / PROVENANCE) or {},
         details=_read_json(folder / DETAILS) or [],
+        image_checks=_read_csv(folder / "image_checks.csv", IMAGE_COLUMNS),
         map=_read_csv(folder / "map.csv", MAP_COLUMNS),
         copies=_read_csv(folder / "copies.csv", COPY_COLUMNS),
         copy_check=_read_csv(folder / "copy_check.csv", COPY_CHECK_COLUMNS),

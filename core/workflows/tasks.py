@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from core import encoders, metrics, preprocess, segmentation, simulate
+from core import encoders, image_checks, metrics, preprocess, segmentation, simulate
 from core.errors import InputError
 from core.pools import Outcome, attempt
 from core.settings import Settings
@@ -210,6 +210,21 @@ def segment(settings: Settings, source: Source, engine: str) -> dict[str, Any]:
 
     row: dict[str, Any] = store.get_or_compute("json", key, run, {"engine": engine, "source": asdict(source)})
     return row
+
+
+def check_image(settings: Settings, source: Source, engine: str) -> dict[str, float]:
+    """Check one segmented volume's image."""
+    store = Store(settings.workspace)
+    labels = segmentation_key(source, engine)
+    key = content_key("image check", image_checks.VERSION, [source.token, labels], {})
+
+    def compute() -> dict[str, float]:
+        volume = source.load()
+        values = image_checks.check_image(volume.data, store.get("labels", labels), grid_named(source.grid).spacing)
+        return {name: value for name, value in values.items() if np.isfinite(value)}
+
+    found: dict[str, float] = store.get_or_compute("json", key, compute)
+    return found
 
 
 def measure(settings: Settings, sources: Sequence[Source], metric: str, roles: Sequence[str]) -> float | None:
