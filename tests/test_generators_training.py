@@ -204,6 +204,13 @@ def test_previews_are_written_and_change_nothing(tmp_path):
     assert [p.name for p in sorted((tmp_path / "with" / "previews").iterdir())] == [f"{k:07d}.png" for k in (8, 16, 24)]
 
 
+def test_a_finished_run_can_be_made_longer(tmp_path):
+    train(toy(), Volumes(), tmp_path / "twice", plan(steps=12), OFTEN)
+    train(toy(), Volumes(), tmp_path / "twice", plan(), OFTEN, resume=True)
+    train(toy(), Volumes(), tmp_path / "once", plan(), OFTEN)
+    assert losses(tmp_path / "twice") == losses(tmp_path / "once")
+
+
 @pytest.mark.parametrize(
     ("changes", "volumes", "message"),
     [

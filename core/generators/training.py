@@ -131,7 +131,7 @@ def train(
     plan, machine
         See there.
     resume : bool
-        Go on from the checkpoint in ``out``; without one, start.
+        Go on from the checkpoint in ``out``; without one, start. More steps than before make a run longer.
     report : callable
         ``report(fraction, message)`` after every row of the curve.
     stop : callable
@@ -294,6 +294,7 @@ class Run:
             what = f"not a readable training checkpoint ({type(error).__name__})."
             raise InputError(what, str(path), "Delete it to start again.") from error
         ours = {"model": self.generator.name, "grid": self.generator.grid.name} | asdict(self.plan)
+        ours.pop("steps")  # a run may be made longer
         differing = [f"{key} {found[key]!r}, not {ours[key]!r}" for key in ours if found.get(key) != ours[key]]
         if differing:
             remedy = "Resume with the same settings, or choose another folder."
