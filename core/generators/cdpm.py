@@ -79,7 +79,7 @@ HALF = CDPMConfig(
     ancestral=False,
     steps=6,
     rate=5e-4,
-    averaging=Averaging(0.995),
+    averaging=Averaging(0.98, start=100),
 )
 
 
