@@ -181,7 +181,8 @@ class MonaiLDM(Generator):
             noise = self._noise(latent, torch.tensor([time], device=self.device), conditions)
             clean = diffusion.without_noise(latent, noise, alphabar)
             latent = diffusion.ddim_step(latent, clean, alphabar, before)
-        image = self.autoencoder.decode(self._cropped(latent) / self.denoiser.scale)
+        scale = self.denoiser.scale if self.denoiser.scale else 1.0
+        image = self.autoencoder.decode(self._cropped(latent) / scale)
         return (2 * image[0, 0] - 1).clamp(BACKGROUND, 1.0)
 
     def translate(self, module: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
