@@ -433,6 +433,27 @@ def test_published_numbers_of_calls():
     assert made["cdpm"].calls(None) == 13 * 1000
 
 
+@pytest.mark.parametrize("name", ["monai-ldm", "cdpm"])
+def test_what_is_predicted_is_a_setting(name, monkeypatch):
+    # A network that always says 0.25: as the clean value it is the sample, as the noise it is not.
+    made = {}
+    for clean in (True, False):
+        model = ready(name)
+        model.config = (
+            replace(model.config, predict_clean=clean, ancestral=False)
+            if name == "cdpm"
+            else replace(model.config, predict_clean=clean)
+        )
+        channels = 3 if name == "monai-ldm" else None
+        monkeypatch.setattr(model.denoiser, "forward", lambda x, *_, n=channels: torch.full_like(x[:, :n], 0.25))
+        if name == "monai-ldm":
+            monkeypatch.setattr(model.autoencoder, "decode", lambda z: (F.interpolate(z[:, :1], TINY.shape) + 1) / 2)
+            made[clean] = 2.0 * next(model.sample(1, seed=0))  # the factor of `ready`
+        else:
+            made[clean] = next(model.sample(1, seed=0))[:, 2:22, 1:14]
+    assert np.allclose(made[True], 0.25) and not np.allclose(made[False], 0.25)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_too_many_steps_and_missing_weights_are_refused(name):
     with pytest.raises(InputError, match="at most 1000"):

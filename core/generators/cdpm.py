@@ -41,6 +41,8 @@ class CDPMConfig:
         Slices seen at once, and how many of them are new in a stage of sampling.
     betas : tuple of float
         First and last of the linear schedule.
+    predict_clean : bool
+        Predict the clean slices instead of the noise (published); the noise needs long training and many steps.
     ancestral : bool
         Draw noise in every sampling step (published), or none (DDIM, better with few steps).
     steps : int
@@ -60,6 +62,7 @@ class CDPMConfig:
     frames: int = 20
     advance: int = 10
     betas: tuple[float, float] = (1e-4, 0.02)
+    predict_clean: bool = False
     ancestral: bool = True
     steps: int = 1000
     rate: float = 1e-4
@@ -76,6 +79,7 @@ HALF = CDPMConfig(
     slices=(3, 66),
     frames=10,
     advance=8,
+    predict_clean=True,
     ancestral=False,
     steps=6,
     rate=5e-4,
@@ -208,7 +212,7 @@ class Upsample(nn.Module):
 
 
 class SliceUNet(nn.Module):
-    """U-Net on 2D slices that attend to each other; predicts the noise."""
+    """U-Net on 2D slices that attend to each other; predicts their noise, or them without it."""
 
     def __init__(self, config: CDPMConfig) -> None:
         super().__init__()
@@ -232,7 +236,7 @@ class SliceUNet(nn.Module):
     def forward(
         self, noisy: Tensor, clean: Tensor, observed: Tensor, target: Tensor, time: Tensor, indices: Tensor
     ) -> Tensor:
-        """Predict the noise.
+        """Return the prediction (b, t, 1, h, w).
 
         Parameters
         ----------
@@ -280,7 +284,7 @@ class CDPM(Generator):
 
     def phases(self, progress: float) -> list[Phase]:
         """Return the one phase."""
-        return [Phase("noise", ("denoiser",), self._loss)]
+        return [Phase("denoiser", ("denoiser",), self._loss)]
 
     def stages(self) -> list[tuple[list[int], list[int]]]:
         """Return observed and new slices of every stage; slice 0 is the blank one below the volume."""
@@ -332,7 +336,8 @@ class CDPM(Generator):
         noisy = diffusion.noised(clean, noise, self.alphabar[time])
         predicted = self.denoiser(noisy, clean, observed, target, time.to(batch.device), indices)
         counts = (1 - observed)[:, :, None, None, None]
-        return ((predicted - noise).square() * counts).mean()
+        goal = clean if self.config.predict_clean else noise
+        return ((predicted - goal).square() * counts).mean()
 
     def _make(
         self, given: Tensor, observed: list[int], new: list[int], times: list[int], rng: torch.Generator
@@ -345,8 +350,10 @@ class CDPM(Generator):
         for time, alphabar, before in diffusion.pairs(self.alphabar, times):
             both = torch.cat([given, x], 1)
             at = torch.tensor([time], device=given.device)
-            noise = self.denoiser(both, both, mask, 1 - mask, at, indices)[:, seen:]
-            clean = diffusion.without_noise(x, noise, alphabar).clamp(-1, 1)
+            clean = self.denoiser(both, both, mask, 1 - mask, at, indices)[:, seen:]
+            if not self.config.predict_clean:
+                clean = diffusion.without_noise(x, clean, alphabar)
+            clean = clean.clamp(-1, 1)
             if self.config.ancestral:
                 x = diffusion.ancestral_step(x, clean, alphabar, before, normal(shape, rng, given.device))
             else:
@@ -431,6 +438,7 @@ def _published_config(settings: Mapping[str, object], ours: CDPMConfig, path: Pa
             attention=factors,
             frames=frames,
             advance=frames // 2,
+            predict_clean=bool(settings.get("predict_xstart", False)),
         )
     except (KeyError, ValueError, ZeroDivisionError) as error:
         what = f"its config does not describe a cDPM network ({error})."

@@ -40,6 +40,8 @@ class LDMConfig:
         What of a volume the autoencoder sees in a training step; each side a multiple of the autoencoder's factor.
     betas : tuple of float
         First and last of the schedule.
+    predict_clean : bool
+        Predict the clean latent maps instead of the noise (published); the noise needs long training and many steps.
     kl, adversarial : float
         Weights of the losses beside L1.
     share, warm_up : float
@@ -59,6 +61,7 @@ class LDMConfig:
     patch: tuple[int, int] = (32, 3)
     crop: tuple[int, int, int] = (112, 112, 80)
     betas: tuple[float, float] = (0.0015, 0.0205)
+    predict_clean: bool = False
     kl: float = 1e-6
     adversarial: float = 0.01
     share: float = 0.4
@@ -79,6 +82,7 @@ HALF = LDMConfig(
     conditions=0,
     patch=(8, 2),
     crop=(40, 48, 40),
+    predict_clean=True,
     rate=5e-4,
     steps=6,
 )
@@ -160,7 +164,7 @@ class MonaiLDM(Generator):
     def phases(self, progress: float) -> list[Phase]:
         """Return the phases of the autoencoder, or after its share of the training that of the denoiser."""
         if progress >= self.config.share:
-            return [Phase("noise", ("denoiser",), self._noise_loss)]
+            return [Phase("denoiser", ("denoiser",), self._denoiser_loss)]
         if progress < self.config.share * self.config.warm_up:
             return [Phase("autoencoder", ("autoencoder",), self._plain_loss)]
         return [
@@ -178,8 +182,9 @@ class MonaiLDM(Generator):
         latent = normal((1, self.config.latent, *self._padded), rng, self.device)
         conditions = self._conditions(1, rng)
         for time, alphabar, before in diffusion.pairs(self.alphabar, times):
-            noise = self._noise(latent, torch.tensor([time], device=self.device), conditions)
-            clean = diffusion.without_noise(latent, noise, alphabar)
+            clean = self._predict(latent, torch.tensor([time], device=self.device), conditions)
+            if not self.config.predict_clean:
+                clean = diffusion.without_noise(latent, clean, alphabar)
             latent = diffusion.ddim_step(latent, clean, alphabar, before)
         scale = self.denoiser.scale if self.denoiser.scale else 1.0
         image = self.autoencoder.decode(self._cropped(latent) / scale)
@@ -229,7 +234,7 @@ class MonaiLDM(Generator):
         opinion = F.leaky_relu(self.discriminator(image)[-1], 0.05)
         return F.mse_loss(opinion, torch.full_like(opinion, goal))
 
-    def _noise_loss(self, batch: Tensor, rng: torch.Generator) -> Tensor:
+    def _denoiser_loss(self, batch: Tensor, rng: torch.Generator) -> Tensor:
         with torch.no_grad():
             noise = normal((len(batch), self.config.latent, *self._shape), rng, batch.device)
             latent = self.autoencoder((batch + 1) / 2, noise, decode=False)[0]
@@ -239,10 +244,11 @@ class MonaiLDM(Generator):
         time = torch.randint(0, diffusion.TRAINING_STEPS, (len(batch),), generator=rng)
         noise = normal(clean.shape, rng, batch.device)
         noisy = diffusion.noised(clean, noise, self.alphabar[time])
-        return F.mse_loss(self._noise(noisy, time.to(batch.device), self._conditions(len(batch), rng)), noise)
+        predicted = self._predict(noisy, time.to(batch.device), self._conditions(len(batch), rng))
+        return F.mse_loss(predicted, clean if self.config.predict_clean else noise)
 
-    def _noise(self, latent: Tensor, time: Tensor, conditions: Tensor) -> Tensor:
-        """Predict the noise in latent maps; conditions (b, conditions)."""
+    def _predict(self, latent: Tensor, time: Tensor, conditions: Tensor) -> Tensor:
+        """Return what the denoiser says of latent maps; conditions (b, conditions)."""
         if not self.config.conditions:
             return self.denoiser(latent, time)
         planes = conditions[:, :, None, None, None].expand(-1, -1, *latent.shape[2:])
