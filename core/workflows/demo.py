@@ -28,7 +28,8 @@ def demo(context: Context) -> dict[str, Any]:
         out = str(folder / item["folder"])
         with context.stage(MAKING * index / len(plan), MAKING * (index + 1) / len(plan)):
             if "model" in item:
-                generate(context, item["model"], str(demo_checkpoint(item["model"])), n, item["seed"], out, "half")
+                weights, steps = str(demo_checkpoint(item["model"])), item.get("steps", 0)
+                generate(context, item["model"], weights, n, item["seed"], out, "half", steps)
             else:
                 simulate_cohort(context, out, n, item["seed"], "half", item["defect"])
     with context.stage(MAKING, 1.0):
