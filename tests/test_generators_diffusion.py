@@ -523,13 +523,15 @@ def test_ldm_conditions_are_numbers_from_0_to_1_and_sex_is_one_of_two():
 # MedSyn
 
 
-def test_medsyn_loss_of_a_known_network(monkeypatch):
+@pytest.mark.parametrize("least", [0.1, 1.0])
+def test_medsyn_loss_of_a_known_network(least, monkeypatch):
     model = tiny("medsyn")
+    model.config = replace(model.config, least_weight=least)
     monkeypatch.setattr(model.low_res, "forward", lambda x, time: torch.zeros_like(x))
     clean = F.interpolate(batch(1), (16, 12, 8))
     time = torch.rand(1, generator=seeded())
     alphabar = float(diffusion.cosine_alphabar(time, 0.0))
-    weight = min(max(math.sqrt(alphabar / (1 - alphabar)), 0.1), 1.0)
+    weight = min(max(math.sqrt(alphabar / (1 - alphabar)), least), 1.0)
     assert float(model.phases(0)[0].loss(batch(1), seeded())) == pytest.approx(
         weight**2 * float(clean.square().mean()), rel=1e-5
     )
