@@ -16,7 +16,7 @@ from torch import Tensor
 
 from core import generators
 from core.errors import InputError
-from core.generators import cdpm, diffusion, medsyn, monai_ldm
+from core.generators import cdpm, diffusion, medsyn, monai_ldm, slice_unet
 from core.generators.base import Generator, read_facts
 from core.volume import FULL, HALF, Grid
 
@@ -46,7 +46,7 @@ MEDSYN = replace(
     steps=(3, 2),
 )
 CDPM = replace(
-    cdpm.CDPMConfig(),
+    slice_unet.CDPMConfig(),
     channels=8,
     multipliers=(1, 2),
     blocks=1,
@@ -159,7 +159,7 @@ def test_full_networks_have_the_published_size(name, sizes):
 
 def test_cdpm_with_the_attention_rule_of_128():
     with torch.device("meta"):
-        network = cdpm.SliceUNet(cdpm.CDPMConfig(attention=(8, 16)))
+        network = slice_unet.SliceUNet(slice_unet.CDPMConfig(attention=(8, 16)))
     assert count(network) == 118_952_833
 
 
@@ -316,8 +316,8 @@ def published_settings(**changes: object) -> dict[str, object]:
 
 
 def test_cdpm_is_rebuilt_from_its_config(tmp_path):
-    config = cdpm.CDPMConfig(channels=32, multipliers=(1, 2, 2, 2), blocks=1, heads=2, attention=(2, 4))
-    network = cdpm.SliceUNet(config)
+    config = slice_unet.CDPMConfig(channels=32, multipliers=(1, 2, 2, 2), blocks=1, heads=2, attention=(2, 4))
+    network = slice_unet.SliceUNet(config)
     path = tmp_path / "ema_0.9999_000200.pt"
     torch.save({"state_dict": network.state_dict(), "config": published_settings(), "step": 200}, path)
     torch.save(
@@ -336,8 +336,8 @@ def test_cdpm_is_rebuilt_from_its_config(tmp_path):
 def test_cdpm_with_a_config_that_does_not_fit_stays_as_it_was(wrong, tmp_path):
     model = tiny("cdpm", TINY_FULL)
     before = model.denoiser, model.config
-    network = cdpm.SliceUNet(
-        cdpm.CDPMConfig(channels=32, multipliers=(1, 2, 2, 2), blocks=1, heads=2, attention=(2, 4))
+    network = slice_unet.SliceUNet(
+        slice_unet.CDPMConfig(channels=32, multipliers=(1, 2, 2, 2), blocks=1, heads=2, attention=(2, 4))
     )
     torch.save({"state_dict": network.state_dict(), "config": published_settings(**wrong)}, tmp_path / "m.pt")
     with pytest.raises(InputError, match=r"m\.pt.*(config does not describe|another network)"):
@@ -523,13 +523,15 @@ def test_ldm_conditions_are_numbers_from_0_to_1_and_sex_is_one_of_two():
 # MedSyn
 
 
-def test_medsyn_loss_of_a_known_network(monkeypatch):
+@pytest.mark.parametrize("least", [0.1, 1.0])
+def test_medsyn_loss_of_a_known_network(least, monkeypatch):
     model = tiny("medsyn")
+    model.config = replace(model.config, least_weight=least)
     monkeypatch.setattr(model.low_res, "forward", lambda x, time: torch.zeros_like(x))
     clean = F.interpolate(batch(1), (16, 12, 8))
     time = torch.rand(1, generator=seeded())
     alphabar = float(diffusion.cosine_alphabar(time, 0.0))
-    weight = min(max(math.sqrt(alphabar / (1 - alphabar)), 0.1), 1.0)
+    weight = min(max(math.sqrt(alphabar / (1 - alphabar)), least), 1.0)
     assert float(model.phases(0)[0].loss(batch(1), seeded())) == pytest.approx(
         weight**2 * float(clean.square().mean()), rel=1e-5
     )
@@ -602,7 +604,7 @@ def test_cdpm_slices_there_and_back():
 
 
 def test_cdpm_window_is_that_of_the_published_data():
-    config = cdpm.CDPMConfig()
+    config = slice_unet.CDPMConfig()
     assert config.rows[1] == 176 and config.slices == (3 + 4, 130)  # 138 slices lie at 3 in the grid, 4..133 are taken
     assert config.rows[0] == 8 and FULL.shape[0] == 144
 
@@ -644,9 +646,9 @@ def test_cdpm_loss_skips_observed_slices(monkeypatch):
 
 
 def test_cdpm_padding_slices_are_not_attended_to():
-    attention = cdpm.SliceAttention(8, 2, 4, 16)
+    attention = slice_unet.SliceAttention(8, 2, 4, 16)
     q, k, v = torch.randn(3, 1, 6, 2, 4, 4, generator=seeded())
-    context = cdpm.Context(torch.randn(4, 16), torch.tensor([[1.0, 1, 1, 0]]), torch.tensor([[3.0, 4, 5, 9]]))
+    context = slice_unet.Context(torch.randn(4, 16), torch.tensor([[1.0, 1, 1, 0]]), torch.tensor([[3.0, 4, 5, 9]]))
     before = attention.mix(q, k, v, context)
     after = attention.mix(q, k, v + torch.tensor([0.0, 0, 0, 1])[:, None], context)
     change = (after - before).detach().abs().amax((0, 1, 2, 4))
@@ -667,9 +669,9 @@ def test_cdpm_observed_slices_inform_the_others_and_their_noise_is_not_seen():
 
 
 def test_cdpm_attention_residual_starts_from_the_normalised_input():
-    block = cdpm.Attention(8, 2, 4)  # its projection is zero
+    block = slice_unet.Attention(8, 2, 4)  # its projection is zero
     x = torch.randn(1, 2, 5, 8) * 3 + 1
-    context = cdpm.Context(torch.zeros(2, 4), torch.ones(1, 2), torch.zeros(1, 2))
+    context = slice_unet.Context(torch.zeros(2, 4), torch.ones(1, 2), torch.zeros(1, 2))
     expected = F.group_norm(x.flatten(0, 1).mT, 4).mT.reshape(x.shape)
     assert torch.allclose(block(x, context), expected, atol=1e-5)
 

@@ -70,6 +70,9 @@ class MedSynConfig:
         How far alphabar stays from 0 and 1, by stage.
     steps : tuple of int
         Network evaluations by stage.
+    least_weight : float
+        Smallest weight of the error in the loss of the low-resolution network, which falls as the noise grows; 1 weighs
+        all times alike, as the model of chest CT does.
     blur : float
         Largest share of noise in what super-resolution is given in training.
     """
@@ -82,6 +85,7 @@ class MedSynConfig:
     crops: int = 2
     clamps: tuple[float, float] = (0.0, 1e-4)
     steps: tuple[int, int] = (51, 31)
+    least_weight: float = 0.1
     blur: float = 0.4
     rate: float = 1e-4
     averaging: tuple[Averaging, Averaging] = field(
@@ -97,6 +101,7 @@ HALF = MedSynConfig(
     crop=(24, 32, 24),
     crops=4,
     steps=(6, 3),
+    least_weight=1.0,  # a short run must learn the shape of a brain first, which is decided in the noise
     rate=5e-4,
     averaging=(Averaging(0.995, start=100), Averaging(0.995, start=100)),
 )
@@ -308,7 +313,9 @@ class MedSyn(Generator):
     def _low_res_loss(self, batch: Tensor, rng: torch.Generator) -> Tensor:
         clean = F.interpolate(batch, self._small)
         time, noisy, alphabar = self._noised(clean, self.config.clamps[0], rng)
-        weight = (alphabar / (1 - alphabar)).sqrt().clamp(0.1, 1.0).to(clean)[:, None, None, None, None]
+        weight = (
+            (alphabar / (1 - alphabar)).sqrt().clamp(self.config.least_weight, 1.0).to(clean)[:, None, None, None, None]
+        )
         return (weight * (self.low_res(noisy, time) - clean)).square().mean()
 
     def _super_res_loss(self, batch: Tensor, rng: torch.Generator) -> Tensor:
