@@ -107,6 +107,10 @@ def show_effects(study: Study, table: pd.DataFrame) -> str:
     labelled = table.assign(cohort=table["cohort"].map(names))
     event = shared.show_effects(labelled, "effects", help_texts, on_select="rerun", selection_mode="single-row")
     st.caption("Right: the layout of the paper's Table 3. Choose a row to see the volumes behind it. " + BLIND_SPOT)
+    for name, verdicts in table.groupby("cohort", sort=False)["verdict"]:
+        counts = verdicts.value_counts()
+        words = ", ".join(f"{counts.get(v, 0)} {v}" for v in ("equivalent", "different", "undetermined"))
+        st.markdown(f"{names[name]}: {words}")
     if "noise_floor" in table:
         st.caption(noise_note(table) + " In brackets in the heatmap: within that noise.")
     rows = event["selection"]["rows"]

@@ -162,7 +162,7 @@ def test_a_study_with_results_shows_its_numbers(page, expected, study):
 
 
 def test_every_page_is_tested():
-    assert set(PAGES) == {*NEEDS_STUDY, "paper", "jobs"}
+    assert set(PAGES) == {*NEEDS_STUDY, "generators", "paper", "jobs"}
 
 
 def test_the_viewer_shows_the_case_another_page_asks_for(study):
