@@ -219,12 +219,12 @@ def check_image(settings: Settings, source: Source, engine: str) -> dict[str, fl
     key = content_key("image check", image_checks.VERSION, [source.token, labels], {})
 
     def compute() -> dict[str, float]:
-        volume = source.load()
-        values = image_checks.check_image(volume.data, store.get("labels", labels), grid_named(source.grid).spacing)
+        found = store.get("labels", labels).data
+        values = image_checks.check_image(source.load().data, found, grid_named(source.grid).spacing)
         return {name: value for name, value in values.items() if np.isfinite(value)}
 
-    found: dict[str, float] = store.get_or_compute("json", key, compute)
-    return found
+    checks: dict[str, float] = store.get_or_compute("json", key, compute)
+    return checks
 
 
 def measure(settings: Settings, sources: Sequence[Source], metric: str, roles: Sequence[str]) -> float | None:
