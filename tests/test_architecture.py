@@ -33,6 +33,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pools": BASE,
     "jobs": (*BASE, "pools"),
     **{name: ("errors", "volume", "tables", "checkpoint", name) for name in SCIENCE},
+    # The one bridge: an encoder is the bottleneck of the segmentation network.
+    "encoders": ("errors", "volume", "tables", "checkpoint", "encoders", "segmentation"),
     "workflows": (*BASE, *FRAME, *SCIENCE, "workflows"),
     "plots": (*BASE, *FRAME, *SCIENCE, "plots"),
     "report": (*BASE, *FRAME, *SCIENCE, "workflows", "plots"),

@@ -20,7 +20,7 @@ from core.encoders import deepbet_features, medicalnet, weights
 from core.errors import InputError, MissingAsset
 from core.volume import FULL, HALF, template
 
-OFFLINE = ("random-r50", "deepbet")
+OFFLINE = ("random-r50", "deepbet", "embedded")
 MEDICALNET = ("medicalnet-r101", "medicalnet-r50-23", "medicalnet-r50")
 
 

@@ -172,7 +172,7 @@ def test_one_network_serves_both_grids_and_detail_starts_at_zero(prior):
     with torch.no_grad():
         coarse = net(torch.nn.functional.avg_pool3d(image, 2))
         fine = net(image)
-        *_, bottleneck = net.features(image)
+        bottleneck = net.bottleneck(image)
     assert bottleneck.shape == (1, 128, 9, 12, 9)
     for at_2mm, at_1mm, classes in zip(coarse, fine, (33, 34), strict=True):
         assert at_2mm.shape == (len(net.region), classes)

@@ -147,6 +147,17 @@ ENCODERS: dict[str, Encoder] = {
         network="deepbet-linknet",
         packaged=PackagedFile("deepbet", "data/models/bbox_model.pt"),
     ),
+    "embedded": Encoder(
+        label="Embedded segmenter's bottleneck",
+        card="Encoder half of this product's segmentation network, trained to find 98 brain regions in rendered "
+        "label maps of 11 people and the atlas.",
+        reference="docs/segmenter.md; trained as in Billot et al., SynthSeg (2023), doi:10.1016/j.media.2023.102789",
+        width=128,
+        preprocess_input="averaged to 2 mm",
+        loader="core.encoders.embedded_features:load",
+        network="embedded-segmenter",
+        packaged=PackagedFile("core", "assets/embedded.safetensors"),
+    ),
 }
 
 

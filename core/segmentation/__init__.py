@@ -7,16 +7,20 @@ a program that is slow to start, on batches (``load_batch``).
 from __future__ import annotations
 
 import csv
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+
 from core.errors import InputError, SynthScopeError
-from core.volume import Volume
+from core.volume import FULL, GRIDS, HALF, Grid, Volume
 
 DATA = Path(__file__).parents[2] / "data"
+ASSETS = Path(__file__).parents[2] / "assets"
 QC_GROUPS = (
     "general white matter",
     "general grey matter",
@@ -86,10 +90,17 @@ class Engine:
     version: str  # raised when its numbers change
     load: Callable[[], Segmenter] | None = None
     load_batch: Callable[[Program], BatchSegmenter] | None = None
+    weights: tuple[str, ...] = ()  # files in assets/ that its numbers depend on
 
 
 def _load_atlas() -> Segmenter:
     from core.segmentation.atlas import segment
+
+    return segment
+
+
+def _load_embedded() -> Segmenter:
+    from core.segmentation.embedded import segment
 
     return segment
 
@@ -111,6 +122,17 @@ SYNTHSEG_NEEDS = "mri_synthseg (FreeSurfer 7.4 or newer) or SynthSeg_predict.py"
 SYNTHSEG_REFERENCE = "SynthSeg+: Billot et al., PNAS 120 (2023), doi:10.1073/pnas.2216399120"
 
 SEGMENTERS: dict[str, Engine] = {
+    "embedded": Engine(
+        label="Embedded network",
+        card="This product's own network, trained on images rendered from label maps of 11 people and the atlas; its "
+        "quality control looks at the image too.",
+        reference="docs/segmenter.md, after SynthSeg: Billot et al., Medical Image Analysis 86 (2023), "
+        "doi:10.1016/j.media.2023.102789",
+        needs="",
+        version="1",
+        load=_load_embedded,
+        weights=("embedded.safetensors", "embedded_qc.safetensors"),
+    ),
     "atlas": Engine(
         label="Atlas registration",
         card="Labels of the ICBM152 template carried to the case by deformable registration; sulci follow roughly.",
@@ -138,6 +160,24 @@ SEGMENTERS: dict[str, Engine] = {
         load_batch=_load_synthseg_standard,
     ),
 }
+
+
+def check(volume: Volume) -> Grid:
+    """Return the grid of a volume; raises InputError where it cannot be segmented."""
+    where = volume.case_id or "volume"
+    grid = next((g for g in GRIDS.values() if g.shape == volume.data.shape), None)
+    if grid is None or not np.allclose(volume.affine, grid.affine, atol=0.1):
+        raise InputError(
+            f"shape {volume.data.shape} with this affine is not an atlas grid; expected {FULL.shape} at 1 mm or "
+            f"{HALF.shape} at 2 mm.",
+            where,
+            "Run `python -m core preprocess` first.",
+        )
+    if not np.isfinite(volume.data).all():
+        raise InputError("some voxels are NaN or Inf.", where, "Repair the generator or set them to background.")
+    if np.mean(volume.data > volume.data.min()) < 0.05 or volume.data.std() < 0.01:
+        raise InputError("the volume is empty or constant.", where, "Remove it or generate it again.")
+    return grid
 
 
 def build(name: str) -> Segmenter:
@@ -184,9 +224,14 @@ def program_version(name: str, program: Program) -> str:
     return installed_version(program)
 
 
+@lru_cache(maxsize=8)
 def fingerprint(name: str) -> str:
-    """Return what identifies the numbers of a segmenter: its name and version."""
-    return f"{name}-{_engine(name).version}"
+    """Return what identifies the numbers of a segmenter: its name, version, and the content of its weights."""
+    engine, content = _engine(name), ""
+    for weights in engine.weights:
+        path = ASSETS / weights
+        content += f"-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}" if path.is_file() else "-absent"
+    return f"{name}-{engine.version}{content}"
 
 
 def clear_scratch(folder: Path) -> None:

@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from core.errors import InputError
-from core.segmentation import DATA, QC_GROUPS, Segmentation, qc_groups, volume_row
-from core.volume import FULL, GRIDS, HALF, Grid, Volume, block_mean, load_labels, template
+from core.segmentation import DATA, QC_GROUPS, Segmentation, check, volume_row
+from core.segmentation.intensities import favoured_groups, group_map
+from core.volume import FULL, HALF, Grid, Volume, block_mean, load_labels, template
 
 Array = NDArray[np.float32]
 Labels = NDArray[np.int32]
@@ -64,24 +64,6 @@ def segment(volume: Volume) -> Segmentation:
     labels = _labels_at(registration.positions, grid)
     qc = predict_dice(measure(volume.data, registration, labels))
     return Segmentation(Volume(labels, volume.affine, volume.case_id), volume_row(_sizes(registration)), qc)
-
-
-def check(volume: Volume) -> Grid:
-    """Return the grid of a volume; raises InputError where it cannot be segmented."""
-    where = volume.case_id or "volume"
-    grid = next((g for g in GRIDS.values() if g.shape == volume.data.shape), None)
-    if grid is None or not np.allclose(volume.affine, grid.affine, atol=0.1):
-        raise InputError(
-            f"shape {volume.data.shape} with this affine is not an atlas grid; expected {FULL.shape} at 1 mm or "
-            f"{HALF.shape} at 2 mm.",
-            where,
-            "Run `python -m core preprocess` first.",
-        )
-    if not np.isfinite(volume.data).all():
-        raise InputError("some voxels are NaN or Inf.", where, "Repair the generator or set them to background.")
-    if np.mean(volume.data > volume.data.min()) < 0.05 or volume.data.std() < 0.01:
-        raise InputError("the volume is empty or constant.", where, "Remove it or generate it again.")
-    return grid
 
 
 def register(data: Array, grid: Grid) -> Registration:
@@ -177,8 +159,7 @@ def measure(data: Array, registration: Registration, labels: Labels) -> dict[str
         positions = np.stack(means, axis=-1).astype(np.float64) / 2 - 0.25
         labels = _labels_at(positions, HALF)
     expected, unit = _expected(data, positions, labels)
-    favoured = _group_of_class()[_favoured(data, _class_map()[labels], labels > 0)]
-    group = _group_map()[labels]
+    favoured, group = favoured_groups(data, labels), group_map()[labels]
     edges = [ndimage.gaussian_gradient_magnitude(x, 0.7) for x in (data, expected)]
     rough = np.abs(data - ndimage.uniform_filter(data, 3))
     strain = np.log(np.maximum(_determinant(positions), 0.05))
@@ -215,22 +196,6 @@ def _expected(data: Array, positions: Points, labels: Labels) -> tuple[Array, fl
     return expected.astype(np.float32), max(here[2] - here[1], 0.05)
 
 
-def _favoured(data: Array, classes: NDArray[np.int8], brain: NDArray[np.bool_]) -> NDArray[np.int8]:
-    """Class of each voxel by its intensity (one Gaussian a class, fitted on its labels) and by the labels around it."""
-    best, favoured = np.full(data.shape, -np.inf, np.float32), np.zeros(data.shape, np.int8)
-    for k in range(1, int(classes.max()) + 1):
-        mask = classes == k
-        if mask.sum() < 10:
-            continue
-        prior = ndimage.gaussian_filter(mask.astype(np.float32), 1.0, truncate=2.0)
-        centre = np.median(data[mask])
-        spread = 1.4826 * np.median(np.abs(data[mask] - centre)) + 0.02
-        score = np.log(prior + 1e-6) - 0.5 * ((data - centre) / spread) ** 2 - np.log(spread)
-        better = brain & (score > best)
-        best[better], favoured[better] = score[better], k
-    return favoured
-
-
 def predict_dice(measured: dict[str, dict[str, float]]) -> dict[str, float]:
     """Turn the measures of all groups into predicted Dice."""
     return {name: predict_group(_calibration()[name], values) for name, values in measured.items()}
@@ -251,44 +216,3 @@ def _calibration() -> dict[str, Any]:
 def _determinant(positions: Points) -> Array:
     slopes = np.array([np.gradient(positions[..., a].astype(np.float32)) for a in range(3)])  # (3, 3, x, y, z)
     return np.asarray(np.linalg.det(slopes.transpose(2, 3, 4, 0, 1)), np.float32)
-
-
-@lru_cache(maxsize=1)
-def _group_map() -> NDArray[np.int8]:
-    """QC group (1 to 8, 0 for none) by FreeSurfer id."""
-    table = np.zeros(3000, np.int8)
-    for label, group in qc_groups().items():
-        table[label] = QC_GROUPS.index(group) + 1
-    return table
-
-
-# Left and right, and all parcels, look alike: one class each.
-_CLASSES = (
-    (2, 41),
-    (4, 43, 5, 44),
-    (7, 46),
-    (8, 47),
-    (10, 49),
-    (11, 50, 26, 58),
-    (12, 51),
-    (13, 52),
-    (14, 15),
-    (16,),
-    (17, 53, 18, 54),
-    (24,),
-    (28, 60),
-)
-
-
-@lru_cache(maxsize=1)
-def _class_map() -> NDArray[np.int8]:
-    table = np.zeros(3000, np.int8)
-    table[1000:] = len(_CLASSES) + 1
-    for k, ids in enumerate(_CLASSES, start=1):
-        table[list(ids)] = k
-    return table
-
-
-@lru_cache(maxsize=1)
-def _group_of_class() -> NDArray[np.int8]:
-    return np.array([0, *(_group_map()[ids[0]] for ids in _CLASSES), _group_map()[1001]], np.int8)

@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.errors import MissingAsset
-from core.segmentation import QC_GROUPS, Segmentation, qc_groups, volume_row
-from core.segmentation.atlas import check
+from core.segmentation import ASSETS, QC_GROUPS, Segmentation, check, qc_groups, volume_row
+from core.segmentation.embedded_qc import measure, predict_dice
 from core.segmentation.labelmaps import CORTEX, PARCELS, STRUCTURES
 from core.segmentation.network import N_PARCELS, N_STRUCTURES, PARTS, SegmentationNet, load_weights
 from core.volume import HALF, Grid, Volume
 
-ASSETS = Path(__file__).parents[2] / "assets"
 WEIGHTS = "embedded.safetensors"
 ROWS = 20_000  # 2 mm voxels answered at a time: keeps the posteriors small
 CORTEX_CHANCE = 1e-3  # parcels are asked for where cortex is at least this likely
@@ -57,28 +56,34 @@ def segment(volume: Volume, *, weights: Path = ASSETS) -> Segmentation:
     volume : Volume
         On the full or the half grid, in [-1, 1], skull-stripped, background -1.
     weights : path
-        Folder with ``embedded.safetensors``.
+        Folder with ``embedded.safetensors`` and ``embedded_qc.safetensors``.
 
     Returns
     -------
     Segmentation
-        ``qc`` is the Dice that the network expects of itself: that of its labels with its own posteriors.
+        ``qc`` is the Dice predicted from segmentation and image (`core.segmentation.embedded_qc`).
 
     Raises
     ------
     InputError
-        As `core.segmentation.atlas.check`.
+        As `core.segmentation.check`.
     MissingAsset
         The weights are not installed.
     """
-    grid = check(volume)
-    net = _network(weights)
-    labels, posteriors = infer(net, volume.data, grid)
+    sizes, labels, measures = examine(volume, weights)
     return Segmentation(
         labels=Volume(labels, volume.affine, volume.case_id),
-        volumes=volume_row(_sizes(posteriors, grid.spacing**3)),
-        qc=_expected_dice(posteriors),
+        volumes=volume_row(sizes),
+        qc=predict_dice(measures, weights),
     )
+
+
+def examine(volume: Volume, weights: Path = ASSETS) -> tuple[dict[int, float], NDArray[np.int32], NDArray[np.float32]]:
+    """Return mm³ of each FreeSurfer id, the labels, and the measures for quality control (8, features)."""
+    grid = check(volume)
+    labels, posteriors = infer(network(weights), volume.data, grid)
+    measures = measure(volume.data, labels, _expected_dice(posteriors))
+    return _sizes(posteriors, grid.spacing**3), labels, measures
 
 
 def infer(net: SegmentationNet, data: NDArray[np.float32], grid: Grid) -> tuple[NDArray[np.int32], Posteriors]:
@@ -89,7 +94,7 @@ def infer(net: SegmentationNet, data: NDArray[np.float32], grid: Grid) -> tuple[
     sums = Posteriors(*(np.zeros(shape) for shape in (N_STRUCTURES, (2, N_PARCELS), N_STRUCTURES, N_STRUCTURES)))
     groups = _group_of_structure()
     with torch.inference_mode():
-        coarse, fine, _ = net.features(image)
+        coarse, fine = net.features(image)
         for rows in torch.arange(len(net.region)).split(ROWS):
             answer = net.coarse_logits(coarse, rows)
             if fine is not None:
@@ -122,7 +127,8 @@ def _add(answer: Tensor, sums: Posteriors, groups: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=2)
-def _network(folder: Path) -> SegmentationNet:
+def network(folder: Path) -> SegmentationNet:
+    """Return the network; raises MissingAsset when its weights are not installed."""
     path = folder / WEIGHTS
     if not path.is_file():
         raise MissingAsset(

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.errors import InputError
+from core import checkpoint
 from core.segmentation.labelmaps import CSF, FIRST_PARCEL, PARCELS
 from core.volume import HALF
 
@@ -77,18 +76,21 @@ class Body(nn.Module):
         self.place = nn.ModuleList([nn.Conv3d(classes, n, 1, bias=False) for n in (b, c)])
         self.up = nn.ModuleList([Up(d, c), Up(c, b), Up(b, a, FEATURES)])
 
-    def forward(self, image: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features at 2 mm and the bottleneck (b, 128, 9, 12, 9)."""
-        skips = [self.stem(image)]
-        places = [self.place[0](prior), self.place[1](F.interpolate(prior, scale_factor=0.5, mode="area")), None]
-        x = skips[0]
-        for down, level, place in zip(self.down, self.level, places, strict=True):
-            x = level(down(x, place))
-            skips.append(x)
-        bottleneck = x
+    def forward(self, image: Tensor, prior: Tensor) -> Tensor:
+        """Return features at 2 mm."""
+        skips = self.contract(image, prior)
+        x = skips[-1]
         for up, skip in zip(self.up, reversed(skips[:-1]), strict=True):
             x = up(x, skip)
-        return x, bottleneck
+        return x
+
+    def contract(self, image: Tensor, prior: Tensor) -> list[Tensor]:
+        """Return the features of the way down, at 2, 4, 8 and 16 mm."""
+        skips = [self.stem(image)]
+        places = [self.place[0](prior), self.place[1](F.interpolate(prior, scale_factor=0.5, mode="area")), None]
+        for down, level, place in zip(self.down, self.level, places, strict=True):
+            skips.append(level(down(skips[-1], place)))
+        return skips
 
 
 class Fine(nn.Module):
@@ -158,16 +160,20 @@ class SegmentationNet(nn.Module):
             self._log_prior = whole.flatten(1)[:, self.region].T.clamp_min(LEAST_PRIOR).log().contiguous()
         return self._log_prior
 
-    def features(self, image: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Return the features at 2 mm, those of 1 mm detail, and the bottleneck of images (b, 1, x, y, z) in [-1, 1].
+    def features(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the features at 2 mm and those of 1 mm detail of images (b, 1, x, y, z) in [-1, 1].
 
         On the half grid there is no detail: None.
         """
         if image.shape[2:] == HALF.shape:
-            coarse, bottleneck = self.body(image, self.prior[None])
-            return coarse, None, bottleneck
-        coarse, bottleneck = self.body(F.avg_pool3d(image, 2), self.prior[None])
-        return coarse, self.fine(parts_of(image), coarse), bottleneck
+            return self.body(image, self.prior[None]), None
+        coarse = self.body(F.avg_pool3d(image, 2), self.prior[None])
+        return coarse, self.fine(parts_of(image), coarse)
+
+    def bottleneck(self, image: Tensor) -> Tensor:
+        """Return the deepest features (b, 128, 9, 12, 9) of images (b, 1, x, y, z) in [-1, 1]."""
+        coarse = image if image.shape[2:] == HALF.shape else F.avg_pool3d(image, 2)
+        return self.body.contract(coarse, self.prior[None])[-1]
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits of structures and of parcels of one volume (1, 1, x, y, z) in [-1, 1], background -1.
@@ -178,7 +184,7 @@ class SegmentationNet(nn.Module):
             At the voxels of `region`; on the full grid at each of their eight parts, in the order of `parts_of`.
         tensor, shape (n, 34) or (n, 8, 34)
         """
-        coarse, fine, _ = self.features(image)
+        coarse, fine = self.features(image)
         answer = self.coarse_logits(coarse)
         if fine is not None:
             answer = self.fine_logits(answer, fine)
@@ -222,13 +228,7 @@ def load_weights(path: Path) -> SegmentationNet:
     InputError
         The file is missing, or does not hold this network.
     """
-    if not path.is_file():
-        raise InputError("there is no such weight file.", str(path), "Reinstall, or train it again.")
-    try:
-        with safe_open(path, "pt") as stored:
-            tensors = {k: stored.get_tensor(k).float() for k in stored.keys()}  # noqa: SIM118 - not a dict
-        net = SegmentationNet()
-        net.load_state_dict(tensors)
-    except (KeyError, RuntimeError, TypeError, SafetensorError) as error:
-        raise InputError(f"not the weights of this network ({error}).", str(path), "Reinstall, or train.") from error
+    net, tensors = SegmentationNet(), checkpoint.read(path)
+    checkpoint.refuse_misfits(net, tensors, path, "the embedded segmentation network")
+    checkpoint.load(net, tensors)
     return net.eval()

@@ -51,6 +51,7 @@ T1_SHARE = 0.85
 COARSE = (36, 48, 36)  # deformations are drawn at 4 mm
 WARPS_MM = (((4, 5, 4), 2.5), ((7, 9, 7), 1.6), ((14, 19, 14), 0.7))  # control points and SD of displacement
 FLUID = (4, 5, 14, 15)
+GROWING = 8  # structures of one anatomy, beside the ventricles, that are made larger or smaller
 TEMPLATE_TONES = (0.30, 0.66, 0.845)  # csf, grey and white matter of the template
 
 
@@ -183,16 +184,20 @@ def _random_field(rng: np.random.Generator) -> Array:
 
 
 def _growth_field(codes: Codes, rng: np.random.Generator) -> Array:
-    """Displacement that lets the ventricles and a few random structures grow or shrink, as ageing does."""
+    """Displacement that lets the ventricles and some random structures grow or shrink, more than ageing does.
+
+    A network that knows where structures lie learns how large they use to be, too; what people's anatomy does not
+    vary enough is then measured too near to the mean. Wide changes teach it to believe the image.
+    """
     kinds = structure_of_code()[codes[2::4, 2::4, 2::4]]
     total = np.zeros((3, *COARSE), np.float32)
-    others = rng.choice([s for s in STRUCTURES[1:] if s not in (2, 41, 3, 42, 24, *FLUID)], 4, replace=False)
-    for ids, sigma, largest in [((4, 43, 14), 1.5, 3.0), *(((int(k),), 1.0, 1.2) for k in others)]:
+    others = rng.choice([s for s in STRUCTURES[1:] if s not in (2, 41, 3, 42, 24, *FLUID)], GROWING, replace=False)
+    for ids, sigma, largest in [((4, 43, 14), 1.5, 3.5), *(((int(k),), 1.0, 1.8) for k in others)]:
         mask = np.isin(kinds, [STRUCTURES.index(k) for k in ids]).astype(np.float32)
         slope = np.stack(np.gradient(ndimage.gaussian_filter(mask, sigma)))
         reach = float(np.abs(slope).max())
         if reach > 0:
-            total += slope * np.float32(np.clip(rng.normal(0.2, 0.6), -1, 1.4) * largest / reach)
+            total += slope * np.float32(np.clip(rng.normal(0.2, 0.8), -1.2, 1.6) * largest / reach)
     return total
 
 

@@ -47,7 +47,7 @@ from core.volume import FULL, HALF
 TEMPLATE_SHARE = 0.2
 LOWERING = 0.25  # the last part of the run, in which the learning rate falls to zero
 WARM_UP = 30
-HALF_SHARE = 0.25  # of the steps see an image made at 2 mm
+HALF_SHARE = 0.5  # of the steps see an image made at 2 mm
 COARSE_ROWS, FINE_ROWS = 80_000, 20_000  # voxels of 2 mm that enter the loss; those of which all parts do
 
 
@@ -121,7 +121,7 @@ class Run:
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate()
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu"):
-            coarse, fine, _ = self.net.features(image[None].to(self.device))
+            coarse, fine = self.net.features(image[None].to(self.device))
         draw = torch.Generator().manual_seed(self.step)
         rows = torch.randint(len(self.net.region), (COARSE_ROWS,), generator=draw).to(self.device)
         codes = codes.to(self.device)[self.net.region[rows]]
@@ -247,10 +247,15 @@ def validate(net: SegmentationNet, people: Sequence[Person], seed: int) -> dict[
     return {kind: float(np.mean([mean[k] for k in scored])) for kind, mean in means.items()} | means["structures"]
 
 
+def split_people(people: Sequence[Person]) -> tuple[list[Person], list[Person]]:
+    """Return who is taught and who is held out for validation: every fifth of the label maps, never the atlas."""
+    held_out = [p for p in people if p.texture is None][2::5]
+    return [p for p in people if all(p is not h for h in held_out)], held_out
+
+
 def train(people: Sequence[Person], out: Path, settings: Settings, options: argparse.Namespace) -> None:
     """Run the training from the start or from its checkpoint, writing curve, checkpoints and weights to ``out``."""
-    held_out = [p for p in people if p.texture is None][2::5]
-    taught = [p for p in people if all(p is not h for h in held_out)]
+    taught, held_out = split_people(people)
     run = Run(make_prior(taught), settings, options.device)
     checkpoint, curve = out / "checkpoint.pt", out / "curve.csv"
     if options.resume and checkpoint.exists():
