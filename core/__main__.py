@@ -88,7 +88,7 @@ def preprocess(
 def segment(
     folder: Annotated[Path, typer.Option("--in", help="Folder of atlas-space volumes.")],
     out: Out,
-    engine: Annotated[str, typer.Option(help="Segmentation engine.")] = "atlas",
+    engine: Annotated[str, typer.Option(help="Segmentation engine.")] = "embedded",
     as_json: Json = False,
 ) -> None:
     """Segment a folder: *_dseg.nii.gz, volumes.csv, qc.csv."""

@@ -98,8 +98,8 @@ class StudySettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    encoders: tuple[str, ...] = ("random-r50", "deepbet")
-    segmenter: str = "atlas"
+    encoders: tuple[str, ...] = ("random-r50", "deepbet", "embedded")
+    segmenter: str = "embedded"
     qc_fail_rate: float = Field(default=0.05, gt=0, lt=1)
     qc_threshold: float | None = Field(default=None, ge=0, le=1)
     template: str = "embedded"

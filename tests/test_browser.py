@@ -202,7 +202,7 @@ def test_shell_and_app_give_identical_tables(server: Server, tmp_path: Path):
     folder = workflows.demo_folder(server.settings)
     names = ("real", "training", "blurred", "vae-gan")
     real, training, blurred, sampled = (CohortSpec(images=str(folder / name / "*000[0-7].nii.gz")) for name in names)
-    plan = StudySettings(encoders=("random-r50", "deepbet"), segmenter="atlas")
+    plan = StudySettings(encoders=("random-r50", "deepbet", "embedded"), segmenter="embedded")
     cohorts = {"real": real, "training": training, "synthetic": {"Blurred": blurred, "VAE-GAN": sampled}}
     study = tmp_path / "study.toml"
     write_spec(StudySpec(name="part of the demo", grid="half", settings=plan, **cohorts), study)
