@@ -16,7 +16,7 @@ from core.image_checks import CHECKS
 from core.quality import QC_SCORES
 from core.study import Study
 from core.workflows import Results
-from core.workflows.viewing import SHEET_COLUMNS, Sheet, case_scores, contact_sheet, undrawn
+from core.workflows.viewing import PLANES, SHEET_COLUMNS, Sheet, case_scores, contact_sheet, undrawn
 from pages import niivue, shared, viewer_choices
 
 AT_ONCE = 60  # thumbnails drawn while the page waits; more are drawn by a job
@@ -76,7 +76,7 @@ def choose_brains(study: Study, results: Results) -> tuple[list[str], str, pd.Da
     st.session_state[key] = list(dict.fromkeys(chosen))
     names = left.multiselect("Cohorts", list(cohorts), key=key, format_func=lambda name: cohorts[name].label)
     st.session_state.setdefault("viewer_plane", "axial")
-    plane = right.segmented_control("Plane", shared.PLANES, key="viewer_plane", required=True)
+    plane = right.segmented_control("Plane", PLANES, key="viewer_plane", required=True)
     table = case_scores(results, {name: [case.case_id for case in cohorts[name].cases] for name in names})
     return names, str(plane), table
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -122,9 +121,17 @@ def case_pane(
         image, labels = shared.cached_files(str(study.path), cohort.name, case, version)
     except InputError as error:
         return pane | {"error": f"{case}: {error.what} {error.remedy}", "facts": {}}
-    facts = region_facts(results, cohort.name, case)
-    known = {row: [volume, None if np.isnan(rank) else rank] for row, (volume, rank) in facts.items()}
-    return pane | files_of((image, labels), key + place) | {"facts": known}
+    facts = cached_facts(results, str(study.path), shared.results_stamp(str(study.path)), cohort.name)
+    return pane | files_of((image, labels), key + place) | {"facts": facts.get(case, {})}
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def cached_facts(
+    _results: Results, path: str, stamp: tuple[tuple[str, int], ...], cohort: str
+) -> dict[str, dict[int, tuple[float, float | None]]]:
+    """Return the regions of a cohort's cases; not to be written into."""
+    del path, stamp
+    return region_facts(_results, cohort)
 
 
 def files_of(content: tuple[bytes, bytes | None], place: str) -> dict[str, Any]:

@@ -265,10 +265,11 @@ class Viewer {
         pane.labels.img = pane.labels.rows.map((row) => keep[row]);
         pane.labels.without = key;
       }
-      const rows = [["none", 0, 0, 0], ...this.data.labels];
+      const rows = Array.from({ length: 256 }, (_, row) => this.data.labels[row - 1] ?? ["none", 0, 0, 0]);
+      const filled = view.outline ? 0 : 255; // an outline is drawn in the colour of a region that is not filled
       const [R, G, B] = [1, 2, 3].map((place) => rows.map((row) => row[place]));
-      pane.labels.setColormapLabel({ R, G, B, A: rows.map((_, row) => (row ? 255 : 0)), I: rows.map((_, row) => row), labels: rows.map((row) => row[0]) });
-      pane.labels._opacity = !view.overlay ? 0 : view.outline ? 0.001 : view.opacity;
+      pane.labels.setColormapLabel({ R, G, B, A: rows.map((_, row) => (row ? filled : 0)), I: rows.map((_, row) => row), labels: rows.map((row) => row[0]) });
+      pane.labels._opacity = view.overlay ? view.opacity : 0;
       pane.nv.opts.atlasOutline = view.overlay && view.outline ? view.opacity : 0;
     }
     const quiet = this.quiet;
@@ -346,8 +347,8 @@ class Viewer {
       if (percentile != null) parts.push(`percentile ${percentile.toFixed(0)}`);
     } else parts.push("not segmented");
     const value = image.getValue(...at);
-    if (Number.isFinite(value)) parts.push(`intensity ${value.toFixed(2)}`);
-    return `${parts.join(" · ")}  (${mm.map((v) => v.toFixed(0)).join(", ")} mm)`;
+    const where = `${mm.map((v) => v.toFixed(0)).join(", ")} mm` + (Number.isFinite(value) ? ` · intensity ${value.toFixed(2)}` : "");
+    return `${parts.join(" · ")}\n${where}`;
   }
 
   announce(text) {

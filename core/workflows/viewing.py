@@ -62,7 +62,7 @@ def template_files(study: Study) -> tuple[bytes, bytes | None]:
 def image_file(volume: Volume) -> bytes:
     """Return a volume in [-1, 1] as a .nii.gz file of 256 grey levels, for looking at it."""
     levels = np.rint((np.clip(volume.data, -1, 1) + 1) / STEP).astype(np.uint8)
-    return byte_nifti(levels, volume.affine, STEP, -1.0)
+    return byte_nifti(levels, volume.affine, slope=STEP, shift=-1.0)
 
 
 def labels_file(labels: Volume) -> bytes:
@@ -70,28 +70,30 @@ def labels_file(labels: Volume) -> bytes:
     ids = anatomy.structures()["id"].to_numpy()
     lookup = np.zeros(max(int(ids.max()), int(labels.data.max())) + 1, dtype=np.uint8)
     lookup[ids] = np.arange(1, len(ids) + 1)
-    return byte_nifti(lookup[labels.data], labels.affine)
+    return byte_nifti(lookup[labels.data], labels.affine, labels=True)
 
 
-def region_facts(results: Results, cohort: str, case: str) -> dict[int, tuple[float, float]]:
-    """Return what is known of each region of a case.
+def region_facts(results: Results, cohort: str) -> dict[str, dict[int, tuple[float, float | None]]]:
+    """Return what is known of each region of the cases of a cohort.
 
     Returns
     -------
     dict
-        By row of `anatomy.structures`, counted from 1: volume as measured (mm³), and the percentile of its region,
-        left and right averaged, among the real brains at equal head size (%); NaN while unknown.
+        By case, then by row of `anatomy.structures`, counted from 1: volume as measured (mm³), and the percentile of
+        its region, left and right averaged, among the real brains at equal head size (%), None while unknown.
     """
-    volumes = results.volumes[(results.volumes["cohort"] == cohort) & (results.volumes["subject"] == case)]
-    table = results.percentiles
-    ranked = table[(table["cohort"] == cohort) & (table["subject"] == case)]
-    percentiles = dict(zip(zip(ranked["group"], ranked["region"], strict=True), ranked["percentile"], strict=True))
-    facts = {}
+    volumes = results.volumes[results.volumes["cohort"] == cohort].set_index("subject")
+    table = results.percentiles[results.percentiles["cohort"] == cohort]
+    ranks = table.pivot_table("percentile", "subject", ["group", "region"]).reindex(volumes.index)
+    facts: dict[str, dict[int, tuple[float, float | None]]] = {str(case): {} for case in volumes.index}
     for row, structure in enumerate(anatomy.structures().itertuples(), start=1):
-        known = volumes[structure.name].tolist() if structure.name in volumes else []
-        percentile = percentiles.get((structure.kind, structure.region), np.nan)
-        if known:
-            facts[row] = (float(known[0]), float(percentile))
+        if structure.name not in volumes:
+            continue
+        region = (structure.kind, structure.region)
+        known = ranks[region] if region in ranks else pd.Series(np.nan, index=volumes.index)
+        for case, volume, rank in zip(volumes.index, volumes[structure.name], known, strict=True):
+            if np.isfinite(volume):
+                facts[str(case)][row] = (float(volume), float(rank) if np.isfinite(rank) else None)
     return facts
 
 
