@@ -33,6 +33,7 @@ SELECTED_COHORT = "selected_cohort"  # what another page asks the viewer to show
 SELECTED_CASE = "selected_case"
 SELECTED_BESIDE = "selected_beside"  # (cohort, case) to show beside it
 DEMO_CHECKED = "demo_checked"
+LOST = "lost_study"  # path of a chosen study that disappeared
 ROUTED = "routed"  # app.py has run, so its navigation leads
 WANTED = "wanted"  # page and query of an address that was opened before app.py had run
 SEEN = "seen"  # what the page shows, to notice when it is out of date
@@ -101,8 +102,7 @@ def start_demo_once(settings: Settings) -> None:
 def pick_study(settings: Settings) -> None:
     """Let the user choose among the known studies, in the sidebar."""
     studies = known_studies(settings)
-    if st.session_state.get(STUDY) not in studies:
-        st.session_state[STUDY] = next(iter(studies))
+    _stay_with_known(studies)
     st.session_state[PICKER] = st.session_state[STUDY]
     with st.sidebar:
         st.selectbox("Study", list(studies), key=PICKER, format_func=lambda path: studies[path], on_change=_picked)
@@ -124,6 +124,12 @@ def show_heading(title: str, caption: str) -> None:
     st.title(title)
     st.caption(caption)
     path = study_path()
+    if lost := st.session_state.pop(LOST, None):
+        st.warning(
+            f"The study `{lost}` is no longer there: it was renamed, moved or deleted. Another is shown. Nothing "
+            "computed is lost: open it from its new place on the page *Studies*, and known volumes are not computed again.",
+            icon=":material/link_off:",
+        )
     job = job_of(path)
     st.session_state[SEEN] = _state(path)
     with st.sidebar:
@@ -150,10 +156,17 @@ def load_study() -> tuple[Study, Results]:
 
 def study_path() -> str:
     """Return the path of the chosen study.toml; the first known study when none was chosen."""
-    studies = known_studies(settings())
-    if st.session_state.get(STUDY) not in studies:
-        st.session_state[STUDY] = next(iter(studies))
+    _stay_with_known(known_studies(settings()))
     return str(st.session_state[STUDY])
+
+
+def _stay_with_known(studies: Mapping[str, str]) -> None:
+    """Go to the first known study when the chosen one has disappeared, and have the page say so."""
+    chosen = st.session_state.get(STUDY)
+    if chosen not in studies:
+        st.session_state[STUDY] = next(iter(studies))
+        if chosen:
+            st.session_state[LOST] = chosen
 
 
 def study_id(path: str) -> str:

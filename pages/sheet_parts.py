@@ -70,10 +70,10 @@ def show_case_list(study: Study, results: Results, radiological: bool) -> None:
 def choose_brains(study: Study, results: Results) -> tuple[list[str], str, pd.DataFrame]:
     """Let the user choose cohorts and a plane; return them with the scores of all cases."""
     cohorts = {cohort.name: cohort for cohort in study.cohorts if cohort.cases}
-    left, right = st.columns([3, 1])
+    left, right = st.columns([2, 1])
     key = "viewer_cohorts"
-    chosen = [name for name in st.session_state.get(key, list(cohorts)[:1] + list(cohorts)[-1:]) if name in cohorts]
-    st.session_state[key] = list(dict.fromkeys(chosen))
+    first = [study.real.name, *(cohort.name for cohort in study.synthetic[:1])]
+    st.session_state[key] = [name for name in st.session_state.get(key, first) if name in cohorts]
     names = left.multiselect("Cohorts", list(cohorts), key=key, format_func=lambda name: cohorts[name].label)
     st.session_state.setdefault("viewer_plane", "axial")
     plane = right.segmented_control("Plane", PLANES, key="viewer_plane", required=True)
