@@ -127,7 +127,7 @@ def show_heading(title: str, caption: str) -> None:
     if lost := st.session_state.pop(LOST, None):
         st.warning(
             f"The study `{lost}` is no longer there: it was renamed, moved or deleted. Another is shown. Nothing "
-            "computed is lost: open it from its new place on the page *Studies*, and known volumes are not computed again.",
+            "computed is lost: open it from its new place on the page *Studies*; known volumes are not computed again.",
             icon=":material/link_off:",
         )
     job = job_of(path)
