@@ -2,8 +2,8 @@
 
     python -m benchmarks.viewer [--grid full] [--sheet 400] [--rounds 5]
 
-Makes its own study: the template with a little noise, with the label map of the atlas. The key J is
-pressed as soon as the last case is drawn (cold), or after the viewer has fetched its neighbours (warm). Times end when the new brain is
+Makes its own study: the template with a little noise, with the label map of the atlas. The key J is pressed as soon as
+the last case is drawn (cold), or after the viewer has fetched its neighbours (warm). Times end when the new brain is
 drawn. Chromium draws without a graphics card here, so a real one is faster.
 """
 
@@ -43,7 +43,8 @@ async name => {
 SHEET = """
 async count => {
   const start = performance.now();
-  [...document.querySelectorAll('[data-testid=stButtonGroup] button')].find(b => b.innerText === 'Contact sheet').click();
+  const forms = [...document.querySelectorAll('[data-testid=stButtonGroup] button')];
+  forms.find(b => b.innerText === 'Contact sheet').click();
   const sheet = () => [...document.querySelectorAll('*')].find(e => e.shadowRoot?.querySelector('.sheet'))?.shadowRoot;
   while ((sheet()?.querySelectorAll('button').length ?? 0) < count) {
     if (performance.now() - start > 60000) throw new Error('no contact sheet');
