@@ -14,7 +14,7 @@ from PIL import Image
 from core import jobs
 from core.image_checks import CHECKS
 from core.quality import QC_SCORES
-from core.study import Study
+from core.study import Study, read_study
 from core.workflows import Results
 from core.workflows.viewing import PLANES, SHEET_COLUMNS, Sheet, case_scores, contact_sheet, undrawn
 from pages import niivue, shared, viewer_choices
@@ -40,8 +40,6 @@ def show_contact_sheet(study: Study, results: Results, radiological: bool) -> No
     niivue.show_sheet(cells, sprites, letters=letters, mirrored=mirrored, on_open=open_cell)
     st.caption(f"{len(cells)} brains, middle {plane} slices at one scale. Click a brain to open it.")
     show_missing(sheets)
-    if st.session_state.pop("open_brain", None):
-        st.rerun()
 
 
 def show_case_list(study: Study, results: Results, radiological: bool) -> None:
@@ -105,14 +103,14 @@ def offer_drawing(study: Study, cohort: str, lacking: int) -> None:
 def cached_undrawn(path: str, cohort: str, stamp: tuple[int, ...]) -> int:
     """Count the thumbnails a cohort lacks; ``stamp`` makes changed files count again."""
     del stamp
-    return undrawn(shared.settings(), shared.read_study(path), cohort)
+    return undrawn(shared.settings(), read_study(path), cohort)
 
 
 @st.cache_data(max_entries=64, show_spinner="Drawing thumbnails")
 def cached_sheet(path: str, cohort: str, plane: str, stamp: tuple[int, ...]) -> Sheet:
     """Draw a cohort's picture; ``stamp`` makes changed files be drawn again."""
     del stamp
-    return contact_sheet(shared.settings(), shared.read_study(path), cohort, plane)
+    return contact_sheet(shared.settings(), read_study(path), cohort, plane)
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
@@ -184,7 +182,6 @@ def open_cell() -> None:
     wish = st.session_state["sheet"].get("open") or {}
     if wish:
         st.session_state[shared.SELECTED_COHORT], st.session_state[shared.SELECTED_CASE] = wish["cohort"], wish["case"]
-        st.session_state["open_brain"] = True
 
 
 def open_cases(picked: list[tuple[str, str]]) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from core.errors import InputError
-from core.study import Cohort, Study
+from core.study import Cohort, Study, read_study
 from core.workflows import Results
 from core.workflows.results import qc_of
 from core.workflows.viewing import nearest_by_tiv, region_facts, template_files
@@ -169,7 +169,7 @@ def template_pane(study: Study) -> dict[str, Any]:
 def cached_template(path: str, grid: str) -> tuple[bytes, bytes | None]:
     """Return the viewer's files of the template of a study."""
     del grid
-    return template_files(shared.read_study(path))
+    return template_files(read_study(path))
 
 
 def bounds_of(study: Study) -> list[dict[str, float]]:

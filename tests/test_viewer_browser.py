@@ -18,7 +18,7 @@ from core.study import CohortSpec, StudySpec, read_study, write_spec
 from core.volume import HALF, Volume, resample, save, template
 from core.workflows import demo_folder, remember_study, results_folder, tasks
 from core.workflows.results import source_of
-from tests.test_browser import CHROMIUM, Server, _settle
+from tests.test_browser import CHROMIUM, Server
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 WITH_GL = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
@@ -102,7 +102,7 @@ def visit(page, server, **query):
     """Open the viewer on the study, as a link does."""
     study = results_folder(server.settings, read_study(server.study).path).name
     page.goto(server.url)  # the app once, so that its navigation leads
-    _settle(page)
+    page.get_by_role("heading").first.wait_for(timeout=180_000)  # a fresh server imports everything first
     page.goto(f"{server.url}/viewer?{urlencode({'study': study, 'cohort': 'Alpha', 'case': 'Alpha-000', **query})}")
 
 
@@ -111,7 +111,7 @@ def cases(page) -> list[str]:
 
 
 def wait_for_case(page, name):
-    page.locator(f".pane[data-case='{name}']").wait_for(timeout=60_000)
+    page.locator(f".pane[data-case='{name}']").wait_for(timeout=120_000)
 
 
 def facts(page) -> list[str]:
@@ -205,7 +205,7 @@ def test_a_link_with_nonsense_opens_the_middle(server, page):
 
 def test_the_contact_sheet_opens_a_brain(page):
     page.get_by_text("Contact sheet").click()
-    page.locator(".sheet button").nth(5).wait_for(timeout=60_000)
+    page.locator(".sheet button").nth(5).wait_for(timeout=120_000)
     assert page.locator(".sheet button").count() == 7
     assert set(page.locator(".sheet i").all_inner_texts()) == {"L", "R"}
     page.locator(".sheet button[data-case='Alpha-003']").click()
@@ -216,6 +216,6 @@ def test_without_webgl_the_slices_are_shown(server, playwright):
     browser = launch(playwright, *WITHOUT_GL)
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     visit(page, server)
-    page.get_by_text("This browser has no WebGL 2").wait_for(timeout=60_000)
-    page.locator(".js-plotly-plot").nth(1).wait_for(timeout=60_000)
+    page.get_by_text("This browser has no WebGL 2").wait_for(timeout=120_000)
+    page.locator(".js-plotly-plot").nth(1).wait_for(timeout=120_000)
     browser.close()
