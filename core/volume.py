@@ -213,6 +213,23 @@ def save(volume: Volume, path: Path | str) -> None:
     nib.save(image, str(path))
 
 
+def byte_nifti(
+    data: NDArray[np.uint8],
+    affine: NDArray[np.float64],
+    *,
+    slope: float = 1.0,
+    shift: float = 0.0,
+    labels: bool = False,
+) -> bytes:
+    """Return the content of a .nii.gz file of single bytes, which stand for ``slope`` × byte + ``shift``, or labels."""
+    image = nib.Nifti1Image(np.asarray(data, dtype=np.uint8), affine)
+    image.header.set_xyzt_units("mm", "sec")
+    image.header.set_slope_inter(slope, shift)
+    if labels:
+        image.header.set_intent("label")
+    return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)  # the same volume gives the same bytes
+
+
 def load_labels(path: Path | str) -> Volume:
     """Read a label map as int32 in RAS+ axis order."""
     path = Path(path)

@@ -9,6 +9,7 @@ from core.errors import InputError
 from core.study import Cohort, Study
 from core.workflows import Results
 from core.workflows.results import cohort_verdicts, rank_scores
+from core.workflows.viewing import PLANES
 from pages import shared
 
 SAMPLES = 6  # brains of each cohort
@@ -107,7 +108,7 @@ def place(row: pd.Series) -> str:
 
 def show_brains(study: Study, results: Results) -> None:
     """Show middle slices of a few cases of every cohort."""
-    plane = st.segmented_control("Plane", shared.PLANES, default="axial", required=True, key="overview_plane")
+    plane = st.segmented_control("Plane", PLANES, default="axial", required=True, key="overview_plane")
     for cohort in study.cohorts:
         st.markdown(f"**{cohort.label}** · {len(cohort.cases)} volumes")
         show_samples(study, results, cohort, str(plane))

@@ -23,7 +23,8 @@ from core.settings import Settings, from_environment
 from core.study import Cohort, Study, read_study
 from core.volume import Volume
 from core.workflows import Results, demo_folder, known_studies, load_case, load_case_labels, read_results
-from core.workflows.results import RESULT_FILES, contrasting_labels, nifti_bytes, plane_image, results_folder
+from core.workflows.results import RESULT_FILES, results_folder, source_of
+from core.workflows.viewing import case_files, thumbnail
 
 # session keys
 STUDY = "study"  # path of the chosen study.toml
@@ -32,12 +33,14 @@ SELECTED_COHORT = "selected_cohort"  # what another page asks the viewer to show
 SELECTED_CASE = "selected_case"
 SELECTED_BESIDE = "selected_beside"  # (cohort, case) to show beside it
 DEMO_CHECKED = "demo_checked"
+LOST = "lost_study"  # path of a chosen study that disappeared
 ROUTED = "routed"  # app.py has run, so its navigation leads
 WANTED = "wanted"  # page and query of an address that was opened before app.py had run
 SEEN = "seen"  # what the page shows, to notice when it is out of date
 
 DEMO_JOB = "core.workflows:demo"
 EVALUATE_JOB = "core.workflows:evaluate"
+THUMBNAIL_JOB = "core.workflows:draw_thumbnails"
 EVALUATING = (EVALUATE_JOB, "core.workflows:generate_for_study")
 POLL_SECONDS = 2.0
 BRAINS_A_REFRESH = 6  # a page shows new brains of the demo by sixes
@@ -47,7 +50,6 @@ TALL_ROW = 66  # pixels: above 64 long text wraps
 COHORT_WIDTH = 260  # pixels of a table's cohort column
 TEXT_COLOURS = {"light": "#1B1F24", "dark": "#E8EBEE"}  # those of .streamlit/config.toml
 VIEWER = "pages/viewer.py"
-PLANES = ("axial", "coronal", "sagittal")
 GOOD_END = {"lower": "↓ lower is better", "higher": "↑ higher is better", "match real": "→ closest to the floor"}
 NOISE_HELP = (
     "How far the segmentation engine alone can move d: the same anatomy rendered again. The largest over the cohorts; "
@@ -100,8 +102,7 @@ def start_demo_once(settings: Settings) -> None:
 def pick_study(settings: Settings) -> None:
     """Let the user choose among the known studies, in the sidebar."""
     studies = known_studies(settings)
-    if st.session_state.get(STUDY) not in studies:
-        st.session_state[STUDY] = next(iter(studies))
+    _stay_with_known(studies)
     st.session_state[PICKER] = st.session_state[STUDY]
     with st.sidebar:
         st.selectbox("Study", list(studies), key=PICKER, format_func=lambda path: studies[path], on_change=_picked)
@@ -123,6 +124,12 @@ def show_heading(title: str, caption: str) -> None:
     st.title(title)
     st.caption(caption)
     path = study_path()
+    if lost := st.session_state.pop(LOST, None):
+        st.warning(
+            f"The study `{lost}` is no longer there: it was renamed, moved or deleted. Another is shown. Nothing "
+            "computed is lost: open it from its new place on the page *Studies*; known volumes are not computed again.",
+            icon=":material/link_off:",
+        )
     job = job_of(path)
     st.session_state[SEEN] = _state(path)
     with st.sidebar:
@@ -149,10 +156,27 @@ def load_study() -> tuple[Study, Results]:
 
 def study_path() -> str:
     """Return the path of the chosen study.toml; the first known study when none was chosen."""
-    studies = known_studies(settings())
-    if st.session_state.get(STUDY) not in studies:
-        st.session_state[STUDY] = next(iter(studies))
+    _stay_with_known(known_studies(settings()))
     return str(st.session_state[STUDY])
+
+
+def _stay_with_known(studies: Mapping[str, str]) -> None:
+    """Go to the first known study when the chosen one has disappeared, and have the page say so."""
+    chosen = st.session_state.get(STUDY)
+    if chosen not in studies:
+        st.session_state[STUDY] = next(iter(studies))
+        if chosen:
+            st.session_state[LOST] = chosen
+
+
+def study_id(path: str) -> str:
+    """Return a short name of a study for addresses; it tells nothing about the path."""
+    return results_folder(settings(), Path(path)).name
+
+
+def study_with_id(name: str) -> str | None:
+    """Return the path of the known study with this short name; None when there is none."""
+    return next((path for path in known_studies(settings()) if study_id(path) == name), None)
 
 
 def is_demo(path: str) -> bool:
@@ -293,15 +317,14 @@ def cached_case(path: str, cohort: str, case: str, version: int) -> tuple[Volume
 def cached_planes(path: str, cohort: str, case: str, version: int) -> dict[str, np.ndarray]:
     """Return the three middle planes of a case as grey values."""
     del version
-    volume = load_case(settings(), read_study(path), cohort, case)
-    return {plane: plane_image(volume, plane) for plane in PLANES}
+    return thumbnail(settings(), source_of(settings(), read_study(path), cohort, case))
 
 
-@st.cache_data(max_entries=8, show_spinner=False)
-def cached_nifti(path: str, cohort: str, case: str, version: int) -> tuple[bytes, bytes | None]:
-    """Return a case and its label map as .nii.gz files."""
-    volume, labels = cached_case(path, cohort, case, version)
-    return nifti_bytes(volume), nifti_bytes(contrasting_labels(labels)) if labels else None
+@st.cache_data(max_entries=64, show_spinner=False)
+def cached_files(path: str, cohort: str, case: str, version: int) -> tuple[bytes, bytes | None]:
+    """Return a case and its label map as the viewer's files."""
+    del version
+    return case_files(settings(), read_study(path), cohort, case)
 
 
 def case_version(study: Study, results: Results, cohort: str, case: str) -> int:

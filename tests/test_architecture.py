@@ -47,7 +47,6 @@ OWNERS = {
     "dask": ("core/pools.py",),
     "distributed": ("core/pools.py",),
     "plotly": ("core/plots/", "core/report.py"),
-    "niivue_component": ("pages/",),
 }
 SOURCES = sorted([*ROOT.glob("core/**/*.py"), *ROOT.glob("pages/*.py"), ROOT / "app.py"])
 

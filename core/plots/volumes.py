@@ -31,6 +31,7 @@ def triplanar(
     label_colours: LabelColours | None = None,
     opacity: float = 0.45,
     window: tuple[float, float] = (-1.0, 1.0),
+    radiological: bool = False,
     title: str = "",
     height: int = 330,
 ) -> go.Figure:
@@ -39,7 +40,7 @@ def triplanar(
     Parameters
     ----------
     data : ndarray, shape (x, y, z)
-        Intensities in RAS+ axis order. Neurological display: the patient's left is on the left.
+        Intensities in RAS+ axis order.
     affine : ndarray, shape (4, 4)
         Voxel-to-world matrix, mm, without rotation.
     position : sequence of 3 float
@@ -52,6 +53,8 @@ def triplanar(
         Of the labels.
     window : tuple of float
         Intensities shown black and white.
+    radiological : bool
+        Show the patient's left on the right; else on the left.
 
     Returns
     -------
@@ -78,9 +81,11 @@ def triplanar(
         values = plane.astype(np.float32)
         figure.add_trace(go.Image(source=_png(shades), customdata=values, hovertemplate=hover, **where))
         shapes += _cross(suffix, at[across], at[up])
-        annotations += _letters(suffix, f"{name}, {'xyz'[fixed]} = {at[fixed]:.0f} mm", letters)
+        ends = letters[1::-1] + letters[2:] if radiological and across == 0 else letters
+        annotations += _letters(suffix, f"{name}, {'xyz'[fixed]} = {at[fixed]:.0f} mm", ends)
         one_scale = {"visible": False, "constrain": "domain", "scaleanchor": "x" if suffix else None}
-        figure.layout[f"xaxis{suffix}"].update(one_scale, range=corners[across])
+        mirrored = radiological and across == 0
+        figure.layout[f"xaxis{suffix}"].update(one_scale, range=corners[across][:: -1 if mirrored else 1])
         figure.layout[f"yaxis{suffix}"].update(one_scale, range=corners[up], scaleanchor="x")
     figure.update_layout(title=title or None, shapes=shapes, annotations=annotations)
     return styled(figure, height, top=60 if title else 30)

@@ -29,6 +29,7 @@ from core.workflows.verbs import (
     simulate_cohort,
     split_cohort,
 )
+from core.workflows.viewing import draw_thumbnails
 
 __all__ = [
     "Results",
@@ -38,6 +39,7 @@ __all__ = [
     "demo",
     "demo_checkpoint",
     "demo_folder",
+    "draw_thumbnails",
     "estimate_generation",
     "evaluate",
     "evaluate_folders",

@@ -19,6 +19,7 @@ from core.workflows.maps import draw_maps
 from core.workflows.results import QC_COLUMNS, VOLUME_COLUMNS, results_folder
 from core.workflows.run import Run
 from core.workflows.scoring import Scoring
+from core.workflows.viewing import draw_all
 
 
 def evaluate(context: Context, study: str, out: str = "") -> dict[str, Any]:
@@ -49,8 +50,10 @@ def evaluate(context: Context, study: str, out: str = "") -> dict[str, Any]:
     check_choices(plan)
     run = Evaluation(context, plan, [results_folder(context.settings, plan.path), *([Path(out)] if out else [])])
     scoring = Scoring(run)
-    with context.stage(0.0, 0.1):
+    with context.stage(0.0, 0.09):
         run.prepare()
+    with context.stage(0.09, 0.1):
+        draw_all(context, run.cohorts)
     with context.stage(0.1, 0.45):
         scoring.score_features()
     with context.stage(0.45, 0.5):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from core.errors import InputError
 from core.settings import Settings
 from core.store import Store
 from core.study import PROVENANCE, Case, Study
-from core.volume import Volume, grid_named, load_labels, save
+from core.volume import Volume, grid_named, load_labels
 from core.workflows import regional, tasks
 from core.workflows.cohorts import INTENSITY_RULES, template_of
 
@@ -41,7 +40,6 @@ RESULT_FILES = (
 IMAGE_COLUMNS = ("cohort", "subject", *image_checks.CHECKS, "unlike")
 QUALITY_COLUMNS = ("cohort", *(item.name for item in fields(quality.GateResult)))
 FLAG_COLUMNS = ("reliable", *regional.FLAG_COLUMNS)
-GOLDEN_RATIO = 0.618034
 TEXT_COLUMNS = (
     "cohort", "case", "subject", "status", "reason", "notes", "path", "participant", "sex", "site", "group", "region",
     "encoder", "metric", "variant", "direction", "fingerprint", "verdict", "method", "space", "nearest_training",
@@ -140,17 +138,24 @@ def load_case(settings: Settings, study: Study, cohort: str, case_id: str) -> Vo
     InputError
         Unknown case, or a file that cannot be used.
     """
-    return _source(settings, study, cohort, case_id).load()
+    return source_of(settings, study, cohort, case_id).load()
 
 
 def load_case_labels(settings: Settings, study: Study, cohort: str, case_id: str) -> Volume | None:
     """Return the label map of one case, None while it is not segmented."""
-    key = tasks.segmentation_key(_source(settings, study, cohort, case_id), study.settings.segmenter)
+    key = tasks.segmentation_key(source_of(settings, study, cohort, case_id), study.settings.segmenter)
     store = Store(settings.workspace)
     return load_labels(store.path("labels", key)) if store.has("labels", key) else None
 
 
-def _source(settings: Settings, study: Study, cohort: str, case_id: str) -> tasks.Source:
+def source_of(settings: Settings, study: Study, cohort: str, case_id: str) -> tasks.Source:
+    """Return one case as it is evaluated: checked, and preprocessed when the cohort is raw.
+
+    Raises
+    ------
+    InputError
+        Unknown case, or a file that cannot be used.
+    """
     found = study.cohort(cohort)
     case = _case(found.cases, case_id, cohort)
     path, orientation = str(case.path), found.orientation
@@ -289,43 +294,6 @@ def regional_tables(results: Results, cohorts: Sequence[str], *, adjusted: bool)
         pooled.loc[:, :] = np.column_stack([tiv, anatomy.adjust_for_tiv(pooled.to_numpy()[:, 1:], tiv)])
         tables = {name: pooled.loc[[name]].droplevel(0) for name in tables}
     return tables
-
-
-def plane_image(volume: Volume, plane: str) -> np.ndarray:
-    """Return the middle plane as grey values to look at, shape (rows, columns), uint8; the left is on the left.
-
-    Parameters
-    ----------
-    volume : Volume
-        In [-1, 1].
-    plane : {"sagittal", "coronal", "axial"}
-        Sagittal: anterior on the right.
-    """
-    axis = ("sagittal", "coronal", "axial").index(plane)
-    middle = np.take(volume.data, volume.data.shape[axis] // 2, axis=axis)
-    return np.asarray(np.clip((middle.T[::-1] + 1) * 127.5, 0, 255).astype(np.uint8))
-
-
-def nifti_bytes(volume: Volume) -> bytes:
-    """Return a volume as the content of a .nii.gz file."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "volume.nii.gz"
-        save(volume, path)
-        return path.read_bytes()
-
-
-def contrasting_labels(labels: Volume) -> Volume:
-    """Return a label map numbered anew, for a continuous colour map.
-
-    Left and right get one value, neighbours in the label table get values far apart; 0 stays background.
-    """
-    table = anatomy.structures()
-    name = table["name"].str.replace(r"^(left |right |ctx-[lr]h-)", "", regex=True)
-    order = pd.factorize(name)[0]
-    values = 1 + np.argsort(np.argsort(np.arange(order.max() + 1) * GOLDEN_RATIO % 1))[order]
-    lookup = np.zeros(max(int(table["id"].max()), int(labels.data.max())) + 1, dtype=np.int32)
-    lookup[table["id"].to_numpy()] = values
-    return replace(labels, data=lookup[labels.data])
 
 
 def badness(row: pd.Series) -> tuple[float, float]:

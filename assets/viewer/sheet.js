@@ -1,0 +1,49 @@
+// A contact sheet: a button for each brain, cut out of one picture per cohort. Sends "open" with the brain clicked.
+
+const LIST = 400; // brains put on the page at once; more follow on scrolling
+const shared = (globalThis.synthscopeSheets ??= new WeakMap());
+
+function cell(item, sprite, data) {
+  const button = Object.assign(document.createElement("button"), { title: `Open ${item.case} (${item.label})` });
+  const picture = document.createElement("span");
+  const scale = 92 / sprite.width;
+  const [column, row] = [item.place % sprite.columns, Math.floor(item.place / sprite.columns)];
+  Object.assign(picture.style, {
+    width: "92px", height: `${Math.round(sprite.height * scale)}px`, backgroundImage: `url("${sprite.url}")`,
+    backgroundSize: `${sprite.columns * 92}px auto`, backgroundPosition: `${-column * 92}px ${-row * sprite.height * scale}px`,
+    transform: data.mirrored ? "scaleX(-1)" : "none",
+  });
+  picture.className = "picture";
+  const letters = [...data.letters].map((letter, index) => Object.assign(document.createElement("i"), { textContent: letter, className: index ? "right" : "left" }));
+  const words = Object.assign(document.createElement("span"), { className: "words" });
+  words.append(Object.assign(document.createElement("b"), { textContent: item.case }), item.caption);
+  button.append(picture, ...letters, words);
+  button.dataset.cohort = item.cohort;
+  button.dataset.case = item.case;
+  return button;
+}
+
+function fill(sheet, data) {
+  const start = sheet.children.length;
+  sheet.append(...data.cells.slice(start, start + LIST).map((item) => cell(item, data.sprites[item.cohort], data)));
+}
+
+export default function ({ data, parentElement, setTriggerValue }) {
+  let sheet = shared.get(parentElement);
+  if (!sheet) {
+    sheet = Object.assign(document.createElement("div"), { className: "sheet" });
+    parentElement.append(sheet);
+    shared.set(parentElement, sheet);
+    sheet.addEventListener("scroll", () => {
+      if (sheet.scrollTop + sheet.clientHeight > sheet.scrollHeight - 600) fill(sheet, sheet.data);
+    });
+  }
+  sheet.onclick = (event) => {
+    const button = event.target.closest("button");
+    if (button) setTriggerValue("open", { cohort: button.dataset.cohort, case: button.dataset.case });
+  };
+  sheet.data = data;
+  sheet.replaceChildren();
+  sheet.scrollTop = 0;
+  fill(sheet, data);
+}

@@ -1,0 +1,122 @@
+"""The viewer's panes: niivue, shipped inside nilearn, as a component of our own; files go over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+from streamlit.runtime import get_instance
+
+from core import anatomy
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets" / "viewer"
+HEIGHT = 470  # pixels of a row of panes
+
+
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+_panes = st.components.v2.component("synthscope_viewer", js=_asset("viewer.js"), css=_asset("viewer.css"))
+_sheet = st.components.v2.component("synthscope_sheet", js=_asset("sheet.js"), css=_asset("sheet.css"))
+
+
+def serve(content: bytes, mimetype: str, place: str) -> str:
+    """Return the address of some bytes: a hash of them, good as long as ``place`` on this page holds them."""
+    address = get_instance().media_file_mgr.add(content, mimetype, f"viewer.{place}")
+    base = str(st.get_option("server.baseUrlPath") or "").strip("/")
+    return f"/{base}{address}" if base else address
+
+
+def show_panes(
+    panes: Sequence[Mapping[str, Any]],
+    *,
+    study: str,
+    link: Mapping[str, str],
+    view: str,
+    token: int,
+    bounds: Sequence[Mapping[str, float]],
+    radiological: bool,
+    on_step: Callable[[], None],
+    on_warm: Callable[[], None],
+) -> bool:
+    """Show brains side by side; tell whether the browser can (it needs WebGL 2).
+
+    Parameters
+    ----------
+    panes : sequence of mapping
+        ``key``, ``title``, ``case``, ``image`` and ``labels`` (addresses), ``facts``, ``error``; ``cases`` that it
+        steps through, ``previous`` and ``next`` pane.
+    study : str
+        Identity of the study, whose view is kept.
+    link : mapping
+        Query of a permalink, to which the view is added.
+    view, token
+        View asked for by an address, and a number that tells it from the last one.
+    bounds : sequence of mapping
+        ``low`` and ``high`` world coordinate of each axis, mm.
+    radiological : bool
+        Show the patient's left on the right.
+    on_step, on_warm : callable
+        Called when another case is wanted, or the neighbours of those shown.
+    """
+    data = {
+        "library": serve(_library(), "text/javascript", "library"),
+        "panes": list(panes),
+        "labels": _labels(),
+        "study": study,
+        "link": dict(link),
+        "view": view,
+        "token": token,
+        "bounds": list(bounds),
+        "radiological": radiological,
+        "height": HEIGHT,
+    }
+    shown = _panes(
+        key="niivue", data=data, on_step_change=on_step, on_warm_change=on_warm, on_webgl_change=lambda: None
+    )
+    return shown.get("webgl") != "missing"
+
+
+def show_sheet(
+    cells: Sequence[Mapping[str, Any]],
+    sprites: Mapping[str, Mapping[str, Any]],
+    *,
+    letters: str,
+    mirrored: bool,
+    on_open: Callable[[], None],
+) -> None:
+    """Show many brains in one grid, in the order given.
+
+    Parameters
+    ----------
+    cells : sequence of mapping
+        ``cohort``, ``case``, ``place`` in the cohort's picture, ``caption``.
+    sprites : mapping
+        By cohort: ``url``, ``width`` and ``height`` of a brain, ``columns`` and ``count``.
+    letters : str
+        Of the left and right edge of every brain.
+    mirrored : bool
+        Turn left and right.
+    on_open : callable
+        Called when a brain is clicked.
+    """
+    data = {"cells": list(cells), "sprites": dict(sprites), "letters": letters, "mirrored": mirrored}
+    _sheet(key="sheet", data=data, on_open_change=on_open)
+
+
+@st.cache_resource(show_spinner=False)
+def _library() -> bytes:
+    return files("nilearn").joinpath("_assets", "js", "niivue.umd.js").read_bytes()
+
+
+@st.cache_data(show_spinner=False)
+def _labels() -> list[list[Any]]:
+    """Name and colour of each row of the label table."""
+    table = anatomy.structures()
+    names = table["name"].str.replace(r"^ctx-lh-", "left cortex: ", regex=True)
+    names = names.str.replace(r"^ctx-rh-", "right cortex: ", regex=True)
+    return [[name, int(r), int(g), int(b)] for name, r, g, b in zip(names, table.r, table.g, table.b, strict=True)]

@@ -1,0 +1,221 @@
+"""The viewer in a real browser: linked panes, regions, keys, permalink, contact sheet, and no WebGL."""
+
+import io
+import json
+import shutil
+from dataclasses import replace
+from urllib.parse import urlencode
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from core import anatomy, jobs
+from core.settings import Settings
+from core.store import Store, write_csv, write_json
+from core.study import CohortSpec, StudySpec, read_study, write_spec
+from core.volume import HALF, Volume, resample, save, template
+from core.workflows import demo_folder, remember_study, results_folder, tasks
+from core.workflows.results import source_of
+from tests.test_browser import CHROMIUM, Server
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+WITH_GL = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+WITHOUT_GL = ["--disable-gpu", "--disable-3d-apis"]
+
+
+def write_study(settings: Settings, folder, cases: dict[str, int], grid=HALF) -> str:
+    """A study of slightly different brains, evaluated as far as the viewer looks: labels, volumes, QC, percentiles."""
+    rng = np.random.default_rng(0)
+    brain, rows = template(grid), []
+    for cohort, count in cases.items():
+        (folder / cohort).mkdir(parents=True)
+        for index in range(count):
+            data = brain.data + 0.05 * rng.standard_normal(grid.shape).astype(np.float32) * (brain.data > -1)
+            save(Volume(np.clip(data, -1, 1), grid.affine), folder / cohort / f"{cohort}-{index:03d}.nii.gz")
+            rows.append((cohort, f"{cohort}-{index:03d}"))
+    synthetic = {name: CohortSpec(images=f"{name}/*.nii.gz") for name in cases if name != "real"}
+    spec = StudySpec(name="brains", grid=grid.name, real=CohortSpec(images="real/*.nii.gz"), synthetic=synthetic)
+    write_spec(spec, folder / "study.toml")
+    study = read_study(folder / "study.toml")
+    labels = resample(anatomy.atlas_labels(), grid.shape, grid.affine, order=0)
+    store = Store(settings.workspace)
+    for cohort, case in rows:
+        source = source_of(settings, study, cohort, case)
+        store.put("labels", tasks.segmentation_key(source, study.settings.segmenter), replace(labels, case_id=case))
+    write_tables(results_folder(settings, study.path), rows, rng)
+    return remember_study(settings, str(study.path))
+
+
+def write_tables(folder, rows, rng):
+    named = pd.DataFrame(rows, columns=["cohort", "subject"])
+    columns = anatomy.volume_columns(True)
+    volumes = pd.DataFrame(rng.uniform(900, 1100, (len(rows), len(columns))), columns=columns)
+    write_csv(pd.concat([named, volumes], axis=1), folder / "volumes.csv")
+    regions = anatomy.regions()
+    parts = [regions.assign(cohort=c, subject=s, volume=1000.0, z=0.0, percentile=42.0) for c, s in rows]
+    write_csv(pd.concat(parts), folder / "percentiles.csv")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("viewer")
+    settings = Settings(workspace=folder / "workspace", workers=1)
+    study = write_study(settings, folder / "study", {"real": 3, "Alpha": 4})
+    # A demo that counts as made, so that no job computes beside the browser.
+    shutil.copytree(folder / "study", demo_folder(settings), dirs_exist_ok=True)
+    write_json({"complete": True}, results_folder(settings, demo_folder(settings) / "study.toml") / "provenance.json")
+    server = Server(settings)
+    server.study = study
+    server.start()
+    yield server
+    server.kill()
+    assert not jobs.list_jobs(settings)
+
+
+def launch(playwright, *flags):
+    return playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-quic", *flags])
+
+
+@pytest.fixture(scope="module")
+def playwright():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        yield playwright
+
+
+@pytest.fixture(scope="module")
+def page(server, playwright):
+    browser = launch(playwright, *WITH_GL)
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page.problems = []
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    visit(page, server)
+    yield page
+    assert not page.problems, page.problems
+    browser.close()
+
+
+def visit(page, server, **query):
+    """Open the viewer on the study, as a link does."""
+    study = results_folder(server.settings, read_study(server.study).path).name
+    page.goto(server.url)  # the app once, so that its navigation leads
+    page.get_by_role("heading").first.wait_for(timeout=180_000)  # a fresh server imports everything first
+    page.goto(f"{server.url}/viewer?{urlencode({'study': study, 'cohort': 'Alpha', 'case': 'Alpha-000', **query})}")
+
+
+def cases(page) -> list[str]:
+    return page.locator(".pane").evaluate_all("panes => panes.map(pane => pane.dataset.case)")
+
+
+def wait_for_case(page, name):
+    page.locator(f".pane[data-case='{name}']").wait_for(timeout=120_000)
+
+
+def facts(page) -> list[str]:
+    return page.locator(".facts").all_inner_texts()
+
+
+def pressed(page, name) -> bool:
+    return page.get_by_role("button", name=name, exact=True).get_attribute("aria-pressed") == "true"
+
+
+def colours(page, index) -> int:
+    """Pixels of one pane that are coloured, not grey."""
+    shot = page.locator(".pane canvas").nth(index).screenshot()
+    data = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).astype(int)
+    return int((np.ptp(data, axis=2) > 60).sum())
+
+
+def test_the_crosshair_is_linked_and_tells_the_region(page):
+    wait_for_case(page, "Alpha-000")
+    wait_for_case(page, "real-000")
+    page.locator(".pane canvas").first.click(position={"x": 90, "y": 110})
+    page.mouse.move(5, 5)
+    page.wait_for_timeout(500)
+    first, second = facts(page)
+    assert first.split("\n")[1].split(" mm")[0] == second.split("\n")[1].split(" mm")[0]
+    assert "mm³" in first and "percentile 42" in first
+    assert "0, -15, 5 mm" not in first  # it moved from the middle
+
+
+def test_a_region_can_be_hidden(page):
+    page.keyboard.press(" ")
+    page.wait_for_timeout(500)
+    full = colours(page, 0)
+    assert pressed(page, "Segmentation") and full > 3000
+    page.get_by_role("button", name="Regions").click()
+    page.get_by_label("Find a region").fill("hippocampus")
+    assert page.locator(".list label").all_inner_texts() == ["left hippocampus", "right hippocampus"]
+    page.get_by_role("button", name="Hide all").click()
+    page.wait_for_timeout(500)
+    assert colours(page, 0) < full / 3
+    page.get_by_label("Find a region").fill("")
+    page.get_by_role("button", name="Show all").click()
+    page.get_by_role("button", name="Regions").click()
+
+
+def test_j_goes_on_and_typing_does_not(page):
+    page.get_by_role("button", name="Regions").click()
+    page.get_by_label("Find a region").fill("")
+    page.get_by_label("Find a region").press("j")
+    page.get_by_label("Find a region").press("3")
+    page.get_by_role("button", name="Regions").click()
+    page.wait_for_timeout(500)
+    assert cases(page) == ["real-000", "Alpha-000"] and pressed(page, "All planes")
+    page.locator(".pane header").nth(1).click()
+    page.locator(".pane canvas").nth(1).click(position={"x": 90, "y": 110})
+    page.keyboard.press("j")
+    wait_for_case(page, "Alpha-001")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    wait_for_case(page, "Alpha-003")
+    page.keyboard.press("k")
+    wait_for_case(page, "Alpha-002")
+    page.keyboard.press("3")
+    assert pressed(page, "Axial") and cases(page)[0] == "real-000"
+    assert page.get_by_text("Alpha-002", exact=True).count() >= 1
+
+
+def test_a_link_restores_the_view(page, server):
+    page.evaluate("() => { navigator.clipboard.writeText = async (text) => { window.copied = text; }; }")
+    page.keyboard.press("ArrowRight")
+    page.get_by_role("button", name="Copy link").click()
+    page.wait_for_function("() => window.copied")
+    link, before = page.evaluate("() => window.copied"), facts(page)
+    other = page.context.browser.new_page(viewport={"width": 1280, "height": 1000})
+    other.goto(link)
+    wait_for_case(other, "Alpha-002")
+    other.wait_for_timeout(1000)
+    assert facts(other) == before
+    assert pressed(other, "Axial") and pressed(other, "Segmentation")
+    other.close()
+
+
+def test_a_link_with_nonsense_opens_the_middle(server, page):
+    view = json.dumps({"mm": "x", "low": "1e9", "hidden": [1e9, "a"], "slice": "<b>", "overlay": 1})
+    other = page.context.browser.new_page(viewport={"width": 1280, "height": 1000})
+    visit(other, server, view=view)
+    wait_for_case(other, "Alpha-000")
+    assert pressed(other, "All planes") and not pressed(other, "Segmentation")
+    other.close()
+
+
+def test_the_contact_sheet_opens_a_brain(page):
+    page.get_by_text("Contact sheet").click()
+    page.locator(".sheet button").nth(5).wait_for(timeout=120_000)
+    assert page.locator(".sheet button").count() == 7
+    assert set(page.locator(".sheet i").all_inner_texts()) == {"L", "R"}
+    page.locator(".sheet button[data-case='Alpha-003']").click()
+    wait_for_case(page, "Alpha-003")
+
+
+def test_without_webgl_the_slices_are_shown(server, playwright):
+    browser = launch(playwright, *WITHOUT_GL)
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    visit(page, server)
+    page.get_by_text("This browser has no WebGL 2").wait_for(timeout=120_000)
+    page.locator(".js-plotly-plot").nth(1).wait_for(timeout=120_000)
+    browser.close()
