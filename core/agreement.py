@@ -60,7 +60,7 @@ def wilson(correct: ArrayLike, clusters: Sequence[object] | None = None) -> Esti
 def design_effect(values: NDArray[np.float64], clusters: Sequence[object]) -> float:
     """Return how much clusters widen the variance of a share: 1 when answers of a cluster are independent."""
     n, share = len(values), values.mean()
-    table = pd.DataFrame({"value": values - share, "cluster": pd.factorize(pd.Series(clusters, dtype=object))[0]})
+    table = pd.DataFrame({"value": values - share, "cluster": pd.factorize(np.array([repr(c) for c in clusters]))[0]})
     sums = table.groupby("cluster")["value"].sum().to_numpy()
     simple = share * (1 - share) / n
     if len(sums) < 2 or simple == 0:
