@@ -18,7 +18,7 @@ from pages import shared
 
 SESSION = "reading"  # in the address, so that a reload goes on
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "reader"
-PANEL_HEIGHT = {"rating": 340, "forced choice": 250}  # pixels of the longest side of a plane
+PANEL_HEIGHT = {"rating": 300, "forced choice": 250}  # pixels of the longest side of a plane
 MODE_NAMES = {"rating": "Rate one brain at a time", "forced choice": "Choose the real one of two"}
 
 
