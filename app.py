@@ -16,6 +16,7 @@ PAGES = {
         st.Page("pages/similarity.py", title="Similarity", icon=":material/compare_arrows:"),
         st.Page("pages/quality.py", title="Quality", icon=":material/verified:"),
         st.Page("pages/anatomy.py", title="Anatomy", icon=":material/neurology:"),
+        st.Page("pages/reading_room.py", title="Reading room", icon=":material/visibility_off:"),
     ],
     "Reference": [st.Page("pages/paper.py", title="The paper's tables", icon=":material/article:")],
     "Manage": [

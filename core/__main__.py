@@ -211,6 +211,23 @@ def generate(
     )
 
 
+@app.command()
+def report(
+    study: Annotated[Path, typer.Argument(help="study.toml of an evaluated study, or the folder that holds it.")],
+    out: Out,
+    tables: Annotated[Path | None, typer.Option(help="Folder for the tables as CSV and LaTeX.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="JSON file that says how to run it again.")] = None,
+    drop_individuals: Annotated[
+        bool, typer.Option("--drop-individuals", help="Leave single real scans out; aggregates stay.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write an evaluated study into one offline HTML file."""
+    make = importlib.import_module("core.report").make_report
+    files = (str(tables or ""), str(bundle or ""))
+    _run(lambda context: make(context, str(study), str(out), *files, drop_individuals), as_json, parallel=False)
+
+
 @app.command(hidden=True)
 def demo(as_json: Json = False) -> None:
     """Make and evaluate the demo study in the workspace."""

@@ -16,8 +16,9 @@ SCIENCE = (
     "metrics",
     "generators",
     "image_checks",
+    "agreement",
 )
-FRAME = ("volume", "tables", "checkpoint", "participants", "study", "store", "pools", "jobs")
+FRAME = ("volume", "tables", "checkpoint", "participants", "study", "store", "pools", "jobs", "readings")
 BASE = ("errors", "settings")
 
 # Each module may import only what is listed; science modules do not import each other.
@@ -32,6 +33,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "store": ("errors", "volume"),
     "pools": BASE,
     "jobs": (*BASE, "pools"),
+    "readings": (*BASE, "study"),
     **{name: ("errors", "volume", "tables", "checkpoint", name) for name in SCIENCE},
     # The one bridge: an encoder is the bottleneck of the segmentation network.
     "encoders": ("errors", "volume", "tables", "checkpoint", "encoders", "segmentation"),

@@ -25,7 +25,7 @@ PAGES = sorted(
     for path in (ROOT / "pages").glob("*.py")
     if path.stem not in ("shared", "niivue", "__init__") and not path.stem.endswith(("_parts", "_choices"))
 )
-NEEDS_STUDY = ("overview", "viewer", "similarity", "quality", "anatomy", "studies")
+NEEDS_STUDY = ("overview", "viewer", "similarity", "quality", "anatomy", "studies", "reading_room")
 CASES = {"real": ["r0", "r1", "r2"], "Alpha": ["a0", "a1", "a2"]}
 
 
@@ -124,7 +124,7 @@ def test_a_study_without_results_offers_to_evaluate(page, study):
     for file in folder.iterdir():
         file.unlink()
     app = show(page, study)
-    assert "Evaluate" in words(app) or page == "viewer"
+    assert "Evaluate" in words(app) or page in ("viewer", "reading_room")
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page in NEEDS_STUDY])

@@ -7,6 +7,7 @@ without it the cohorts of that figure are coloured by position.
 
 from core.plots.anatomy import correlation_matrix, effect_planes, paired_intervals
 from core.plots.cohorts import age_sex_histogram, effect_heatmap, qc_scatter, region_distribution
+from core.plots.readings import likert_bars
 from core.plots.scores import joint_map, metric_dots, rank_bump, score_curve
 from core.plots.style import cohort_colours, message_figure
 from core.plots.training import loss_curves
@@ -19,6 +20,7 @@ __all__ = [
     "effect_heatmap",
     "effect_planes",
     "joint_map",
+    "likert_bars",
     "loss_curves",
     "message_figure",
     "metric_dots",

@@ -1,0 +1,240 @@
+"""Parts of the reading room: the form of a session, the reading panel, what the ratings say."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from core import plots, readings
+from core.errors import SynthScopeError
+from core.readings import MODES, SCALES, Rating, Session
+from core.study import Study
+from core.workflows import Results, reader_study
+from pages import shared
+
+SESSION = "reading"  # in the address, so that a reload goes on
+ASSETS = Path(__file__).resolve().parent.parent / "assets" / "reader"
+PANEL_HEIGHT = {"rating": 300, "forced choice": 250}  # pixels of the longest side of a plane
+MODE_NAMES = {"rating": "Rate one brain at a time", "forced choice": "Choose the real one of two"}
+
+
+@cache
+def panel() -> Any:
+    """Register the reading panel once a process."""
+    html, css, js = ((ASSETS / f"panel.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
+    return st.components.v2.component("reading_panel", html=html, css=css, js=js, isolate_styles=False)
+
+
+# -- a session: begin, go on -------------------------------------------------------------------------------------------
+
+
+def show_entry(study: Study, known: list[Session]) -> None:
+    """Ask who reads and what; begin a session, or go on with one."""
+    fakes = {cohort.name: cohort for cohort in study.synthetic if cohort.cases}
+    if not fakes or not study.real.cases:
+        st.info("A reading session needs a real and a synthetic cohort with volumes.", icon=":material/info:")
+        return
+    first, second = st.columns(2)
+    name = first.text_input("Reader", key="reader_name", help="Name or initials.")
+    key = second.text_input("Key", key="reader_key", help="Only when two readers have one name: anything that differs.")
+    if not name.strip():
+        st.caption("Enter a name to begin, or the name of an earlier session to go on with it.")
+        return
+    reader = readings.reader_name(name, key)
+    mine = [session for session in known if session.reader == reader]
+    if mine and not show_earlier(reader, mine):
+        return
+    show_form(study, list(fakes), reader)
+
+
+def show_earlier(reader: str, mine: list[Session]) -> bool:
+    """Ask whether this is the same reader; return whether a further session is wanted."""
+    st.warning(f"**{reader}** has read this study before. Go on, or are you another reader of the same name?")
+    for session in mine[:5]:
+        state = "complete" if session.complete else f"{session.position} of {len(session.plan)} saved"
+        label = f"{MODE_NAMES[session.mode]}, {shared.clock(session.created)}: {state}"
+        if st.button(("See " if session.complete else "Go on: ") + label, key=f"go_{session.id}"):
+            st.query_params[SESSION] = session.id
+            st.rerun()
+    choice = st.radio("Otherwise", ["—", "I am another reader", "I read once more"], horizontal=True, key="who")
+    if choice == "I am another reader":
+        st.info("Enter a key above that tells you apart, for example your department.")
+    return choice == "I read once more"
+
+
+def show_form(study: Study, fakes: list[str], reader: str) -> None:
+    """Ask what is read and begin."""
+    names = shared.labels_of(study.cohorts)
+    mode = st.radio("Task", MODES, format_func=MODE_NAMES.__getitem__, horizontal=True, key="reading_mode")
+    chosen = st.multiselect("Synthetic cohorts", fakes, fakes, format_func=names.__getitem__, key="reading_cohorts")
+    columns = st.columns(3)
+    n = int(columns[0].number_input("Cases", 2, 500, 20, key="reading_n", help="Half of them real, in rating."))
+    share = columns[1].number_input("Hidden repeats (%)", 0, 100, 20, 5, key="reading_repeats")
+    help_text = (
+        "Readers with one seed see the same cases, each in an order of their own; only then can they be compared."
+    )
+    seed = int(columns[2].number_input("Seed", 0, value=study.settings.seed, key="reading_seed", help=help_text))
+    if st.button("Begin", type="primary"):
+        try:
+            plan = readings.make_plan(study, chosen, mode, n, share / 100, seed, reader)
+        except SynthScopeError as error:
+            shared.show_error(error)
+            return
+        st.query_params[SESSION] = readings.start_session(shared.settings(), study, reader, mode, plan, seed)
+        st.rerun()
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+@st.cache_data(max_entries=24, show_spinner=False)
+def cached_volumes(path: str, study: Study, session: str, position: int) -> list[dict[str, Any]]:
+    """Return the blinded volumes of a position."""
+    del path
+    return reader_study.blinded_volumes(
+        shared.settings(), study, readings.read_session(shared.settings(), session), position
+    )
+
+
+def show_panel(study: Study, session: Session) -> None:
+    """Show the next case, and save its rating as soon as it is given."""
+    if session.study_name != study.name:
+        st.info(
+            f"This study was called “{session.study_name}” when the session began. Its name changed; "
+            "the ratings belong to the session and are all kept."
+        )
+    if message := st.session_state.pop("reading_problem", None):
+        st.warning(message, icon=":material/warning:")
+    position, total = session.position, len(session.plan)
+    st.progress(position / total, text=f"{session.reader} · case {position + 1} of {total}")
+    token = f"{session.id}-{position}"
+    try:
+        volumes = cached_volumes(str(study.path), study, session.id, position)
+    except SynthScopeError:
+        # The message of the error would name the case, and so tell what it is.
+        st.warning("This case can no longer be read: its file, or its cohort's name, changed since the session began.")
+        if st.button("Leave it out and go on", type="primary"):
+            save(session, position, {"answer": "skipped", "note": "file could not be read"})
+            st.rerun()
+        return
+    # A rating that could not be saved is offered again, hence a new attempt.
+    data = {"token": token, "mode": session.mode, "volumes": volumes, "height": PANEL_HEIGHT[session.mode]}
+    data["attempt"] = st.session_state.get("reading_attempt", 0)
+    given = panel()(data=data, key="reading_panel", on_rating_change=lambda: None).rating
+    if given and given.get("token") == token:
+        save(session, position, given)
+        st.rerun()
+
+
+def save(session: Session, position: int, given: dict[str, Any]) -> None:
+    """Save a rating; what is wrong is shown above the next case."""
+    scales = {name: given.get(name) for name in SCALES}
+    marks = tuple(tuple(mark) for mark in given.get("marks", ()))
+    rating = Rating(given["answer"], **scales, marks=marks, note=given.get("note", ""), seconds=given.get("seconds", 0))
+    try:
+        readings.save_rating(shared.settings(), session, position, rating)
+    except SynthScopeError as error:
+        st.session_state["reading_problem"] = str(error)
+        st.session_state["reading_attempt"] = st.session_state.get("reading_attempt", 0) + 1
+
+
+# -- results -----------------------------------------------------------------------------------------------------------
+
+SUMMARY_COLUMNS = {
+    "reader": shared.text("Reader"),
+    "n": shared.number("Cases", "First showings that were judged.", "%d"),
+    "accuracy": shared.number("Accuracy", "Share of right answers; 50 % is guessing.", "percent"),
+    "ci_low": shared.number("95 % from", "Wilson interval; over all readers with the cases as clusters.", "percent"),
+    "ci_high": shared.number("95 % to", "Wilson interval; over all readers with the cases as clusters.", "percent"),
+    "d_prime": shared.number("d′", "0: real and synthetic are not told apart. Log-linear correction.", "%.2f"),
+    "d_low": shared.number("d′ from", "Lower end of the 95 % interval.", "%.2f"),
+    "d_high": shared.number("d′ to", "Upper end of the 95 % interval.", "%.2f"),
+    "repeats": shared.number("Repeats", "Hidden repeats answered.", "%d"),
+    "kappa_answer": shared.number("κ answer", "Cohen's κ of a reader with oneself on hidden repeats.", "%.2f"),
+    "kappa_realism": shared.number("κ realism", "The same for realism, quadratic weights.", "%.2f"),
+    "seconds": shared.number("Seconds", "Median time a case.", "%.0f"),
+}
+CONFUSION_COLUMNS = {
+    "cohort": shared.text("Cohort", width=shared.COHORT_WIDTH),
+    "n": shared.number("Answers", "First showings, all readers.", "%d"),
+    "called_real": shared.number("Called real", "", "%d"),
+    "called_synthetic": shared.number("Called synthetic", "", "%d"),
+    "right": shared.number("Right", "", "%d"),
+    "accuracy": shared.number("Accuracy", "", "percent"),
+    "ci_low": shared.number("95 % from", "Wilson interval, cases as clusters.", "percent"),
+    "ci_high": shared.number("95 % to", "Wilson interval, cases as clusters.", "percent"),
+    "skipped": shared.number("Not judged", "", "%d"),
+}
+AGREEMENT_COLUMNS = {
+    "what": shared.text("Rating"),
+    "alpha": shared.number("Krippendorff's α", "1: agreement, 0: chance. Nominal answers, ordinal scales.", "%.2f"),
+    "readers": shared.number("Readers", "", "%d"),
+    "cases": shared.number("Cases", "Judged by two readers or more.", "%d"),
+}
+CORRELATION_COLUMNS = {
+    "rho": shared.number("Spearman's ρ", "1: readers and score order the cohorts alike.", "%+.2f"),
+    "p_value": shared.number("p", "Permutation test; exact up to eight cohorts.", "%.2g"),
+    "tau": shared.number("Kendall's τ", "", "%+.2f"),
+    "cohorts": shared.number("Cohorts", "", "%d"),
+}
+
+
+def show_results(study: Study, results: Results, known: list[Session]) -> None:
+    """Show what complete sessions say, one task at a time."""
+    complete = [session for session in known if session.complete]
+    if not complete:
+        st.info("Results appear here when a session is complete; until then nothing is given away.")
+        return
+    modes = [mode for mode in MODES if any(session.mode == mode for session in complete)]
+    mode = st.radio("Task read", modes, format_func=MODE_NAMES.__getitem__, horizontal=True, key="results_mode")
+    chosen = [session for session in complete if session.mode == mode]
+    ratings = readings.read_ratings(shared.settings(), chosen, study.real.name)
+    st.caption(f"{len(chosen)} complete sessions. A case that was left out counts nowhere.")
+    shared.show_table(reader_study.reader_summary(ratings, study.real.name), SUMMARY_COLUMNS)
+    show_by_cohort(study, ratings, mode)
+    left, right = st.columns([2, 3])
+    with left:
+        show_agreement(ratings, mode)
+    with right:
+        show_correlation(study, results, ratings)
+    st.download_button("Download all ratings (CSV)", ratings.to_csv(index=False), "readings.csv", "text/csv")
+
+
+def show_by_cohort(study: Study, ratings: pd.DataFrame, mode: str) -> None:
+    """Show what each cohort was taken for, and how it was rated."""
+    names, order = shared.labels_of(study.cohorts), [cohort.name for cohort in study.cohorts]
+    st.subheader("By cohort")
+    table = reader_study.confusion(ratings, order)
+    table["cohort"] = table["cohort"].map(names)
+    if mode == "forced choice":
+        table = table.drop(columns=["called_real", "called_synthetic"])
+    shared.show_table(table, CONFUSION_COLUMNS, row_height=shared.TALL_ROW)
+    if mode == "rating":
+        shares = reader_study.likert_shares(ratings, order)
+        wrapped = {name: shared.wrapped(label) for name, label in names.items()}
+        shared.show_figure(plots.likert_bars(shares, wrapped), "likert")
+        st.caption("Share of the ratings from 1 (worst) to 5 (best).")
+
+
+def show_agreement(ratings: pd.DataFrame, mode: str) -> None:
+    """Show how far readers agree."""
+    st.subheader("Between readers")
+    table = reader_study.reader_agreement(ratings)
+    shared.show_table(table.head(1) if mode == "forced choice" else table, AGREEMENT_COLUMNS)
+    if table["readers"].max() < 2:
+        st.caption("One reader so far: agreement needs a second one with the same seed.")
+
+
+def show_correlation(study: Study, results: Results, ratings: pd.DataFrame) -> None:
+    """Show which scores order the cohorts as the readers do."""
+    st.subheader("Readers and scores")
+    table = reader_study.correlate_with_metrics(ratings, results, study.real.name, study.settings.seed)
+    shared.show_table(table, CORRELATION_COLUMNS, height=290)
+    st.caption(
+        "Order of the cohorts by readers against their order by each score, turned so that higher is better. With so "
+        "few cohorts only strong correlations can be told from chance, and p is not corrected for the number of scores."
+    )

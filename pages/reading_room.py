@@ -1,0 +1,25 @@
+"""Reading room: blind rating and forced choice on the study's own volumes."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from core import readings
+from pages import reading_parts, shared
+
+study, results = shared.current_study("Reading room", "Can you tell the real brains from the synthetic ones?")
+known = readings.list_sessions(shared.settings(), study)
+current = next((s for s in known if s.id == st.query_params.get(reading_parts.SESSION)), None)
+if current and not current.complete:
+    reading_parts.show_panel(study, current)
+    if st.button("Pause", help="Everything saved is kept. Enter the same name to go on."):
+        st.query_params.clear()
+        st.rerun()
+    st.stop()
+if current:
+    st.success(f"{current.reader}, the session is complete: all {len(current.plan)} answers are saved.")
+reading, said = st.tabs(["Read", "Results"], default="Results" if current else "Read")
+with reading:
+    reading_parts.show_entry(study, known)
+with said:
+    reading_parts.show_results(study, results, known)

@@ -1,0 +1,101 @@
+"""A reader at the keyboard: ten cases with a reload in the middle, and a second tab."""
+
+from __future__ import annotations
+
+import pytest
+
+from core import readings
+from core.settings import Settings
+from core.study import read_study
+from core.workflows import remember_study
+from tests.test_browser import Server, _check, _settle, browser, page  # noqa: F401 - fixtures
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+@pytest.fixture
+def server(tmp_path, write_brains):
+    write_brains(tmp_path / "data" / "a", 6, prefix="secretreal")
+    write_brains(tmp_path / "data" / "b", 6, seed=1, prefix="secretfake")
+    path = tmp_path / "data" / "study.toml"
+    path.write_text(
+        'name = "Reading"\ngrid = "half"\n[real]\nimages = "a/*.nii.gz"\n[synthetic.Hidden]\nimages = "b/*.nii.gz"\n'
+    )
+    settings = Settings(workspace=tmp_path / "workspace", workers=1, demo_cases=2)
+    # An ended demo job of the workspace keeps the server from making the demo beside the reading.
+    with readings._database(settings):
+        pass
+    from core import jobs
+
+    with jobs._database(settings) as db:
+        db.execute(
+            "INSERT INTO jobs (id, function, arguments, title, state, created) VALUES ('x', 'core.workflows:demo', '{}', 'Demo study', 'cancelled', 0)"
+        )
+    remember_study(settings, str(path))
+    server = Server(settings)
+    server.study = read_study(path)
+    server.start()
+    yield server
+    server.kill()
+
+
+def _case(page, number, total):  # noqa: F811
+    page.get_by_text(f"case {number} of {total}").wait_for(timeout=20_000)
+    page.locator(".reader canvas").first.wait_for(timeout=20_000)
+    assert "secret" not in page.content().lower()
+
+
+def _rate(page, answer):  # noqa: F811
+    for key in ("ArrowUp", "v", "ArrowDown", "m", answer, "4", "3", "2", "Enter"):
+        page.keyboard.press(key)
+
+
+def test_ten_cases_by_keyboard_with_a_reload_and_a_second_tab(server, page, browser):  # noqa: F811
+    page.goto(f"{server.url}/reading_room")
+    _settle(page)
+    page.get_by_test_id("stSidebar").get_by_role("combobox").click()
+    page.get_by_role("option", name="Reading").click()
+    _settle(page)
+    page.get_by_label("Reader", exact=True).fill("Ann")
+    page.keyboard.press("Tab")
+    page.get_by_label("Cases", exact=True).fill("8")
+    page.keyboard.press("Tab")
+    page.get_by_label("Hidden repeats (%)", exact=True).fill("25")
+    page.keyboard.press("Tab")
+    _settle(page)
+    page.get_by_role("button", name="Begin").click()
+    for number in range(1, 6):
+        _case(page, number, 10)
+        _rate(page, "r")
+    _case(page, 6, 10)
+    page.keyboard.press("s")
+    page.keyboard.press("5")
+    page.keyboard.press("n")
+    page.keyboard.type("r 1 2 cortex")  # keys are silent in the note
+    page.keyboard.press("Escape")
+    second = browser.new_page()
+    page.reload()
+    _case(page, 6, 10)
+    assert page.locator(".reader textarea").input_value() == "r 1 2 cortex"
+    assert page.locator(".reader button.chosen").all_inner_texts() == ["Synthetic (S)", "5"]
+    second.goto(page.url)
+    _case(second, 6, 10)
+    for key in ("4", "3", "Enter"):
+        page.keyboard.press(key)
+    _case(page, 7, 10)
+    _rate(second, "r")
+    second.get_by_text("rating was kept").wait_for(timeout=20_000)
+    second.close()
+    for number in range(7, 11):
+        _case(page, number, 10)
+        _rate(page, "s")
+    page.get_by_text("all 10 answers are saved").wait_for(timeout=20_000)
+    page.get_by_text("Krippendorff").first.wait_for(state="attached", timeout=20_000)
+    _check(page)
+    (session,) = readings.list_sessions(server.settings, server.study)
+    assert session.complete
+    kept = readings.read_ratings(server.settings, [session], server.study.real.name)
+    assert kept["answer"].tolist() == ["real"] * 5 + ["synthetic"] * 5
+    assert kept.loc[5, ["realism", "consistency", "anatomy"]].tolist() == [5, 4, 3]
+    assert kept.loc[5, "note"] == "r 1 2 cortex"
+    assert (kept["marks"] != "[]").sum() == 9
