@@ -153,9 +153,10 @@ def table_three(study: Study, results: Results) -> Table:
         rows.append((str(region), f"{noise:.2f}" if np.isfinite(noise) else "", *cells))
     note = (
         "Cohen's d of TIV-adjusted volumes [95 % interval]; 0 is best, positive: the real region is larger. "
-        "± noise: what the segmentation engine alone can do. Cohorts that fail the gate are not relied upon."
+        "± noise: what the segmentation engine alone can do. Cohorts that fail the gate are not relied upon. "
+        f"{'; '.join(c.label for c in names if c.label != c.name)}."
     )
-    columns = ("region", "± noise", *(c.label for c in names))
+    columns = ("region", "± noise", *(c.name for c in names))
     return Table("table_3", "Table 3: anatomy", columns, tuple(rows), note)
 
 
@@ -281,7 +282,8 @@ def verdict_lines(study: Study, results: Results) -> list[str]:
             lines.append(f"{cohort.label}: segmentation quality is not known.")
             continue
         gate = "passes" if row["reliable"] else "fails"
-        text = f"{cohort.label}: {gate} the quality gate ({row['failed_volumes']} of {row['n']} volumes fail)"
+        chance = "" if row["reliable"] or row["certain"] else ", but by no more than chance"
+        text = f"{cohort.label}: {gate} the quality gate{chance} ({row['failed_volumes']} of {row['n']} volumes fail)"
         if row["compared"]:
             text += f"; {row['different']} of {row['compared']} regions differ from the real ones"
         lines.append(text + ".")

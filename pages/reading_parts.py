@@ -13,7 +13,7 @@ from core import plots, readings
 from core.errors import SynthScopeError
 from core.readings import MODES, SCALES, Rating, Session
 from core.study import Study
-from core.workflows import Results, reader_study
+from core.workflows import Results, known_studies, reader_study
 from pages import shared
 
 SESSION = "reading"  # in the address, so that a reload goes on
@@ -27,6 +27,18 @@ def panel() -> Any:
     """Register the reading panel once a process."""
     html, css, js = ((ASSETS / f"panel.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
     return st.components.v2.component("reading_panel", html=html, css=css, js=js, isolate_styles=False)
+
+
+def follow_session_of_address() -> None:
+    """Go to the study of the session that the address names, as after a reload."""
+    try:
+        session = readings.read_session(shared.settings(), st.query_params[SESSION])
+    except (KeyError, SynthScopeError):
+        return
+    path = next((p for p in known_studies(shared.settings()) if str(Path(p).resolve()) == session.study), None)
+    if path and path != shared.study_path():
+        st.session_state[shared.STUDY] = path
+        st.rerun()
 
 
 # -- a session: begin, go on -------------------------------------------------------------------------------------------
@@ -125,8 +137,8 @@ def show_panel(study: Study, session: Session) -> None:
     data = {"token": token, "mode": session.mode, "volumes": volumes, "height": PANEL_HEIGHT[session.mode]}
     data["attempt"] = st.session_state.get("reading_attempt", 0)
     given = panel()(data=data, key="reading_panel", on_rating_change=lambda: None).rating
-    if given and given.get("token") == token:
-        save(session, position, given)
+    if given:  # its position is an earlier one when another tab has gone on: saving it says so
+        save(session, int(given["token"].rpartition("-")[2]), given)
         st.rerun()
 
 

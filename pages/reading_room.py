@@ -7,6 +7,7 @@ import streamlit as st
 from core import readings
 from pages import reading_parts, shared
 
+reading_parts.follow_session_of_address()
 study, results = shared.current_study("Reading room", "Can you tell the real brains from the synthetic ones?")
 known = readings.list_sessions(shared.settings(), study)
 current = next((s for s in known if s.id == st.query_params.get(reading_parts.SESSION)), None)

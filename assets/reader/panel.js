@@ -165,7 +165,7 @@ class Panel {
   }
 
   key(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (this.sent || event.ctrlKey || event.metaKey || event.altKey) return;
     const target = event.composedPath()[0];
     if (target === this.note) {
       if (event.key === "Escape") this.root.focus({ preventScroll: true });
@@ -195,6 +195,7 @@ export default function (component) {
   const root = parentElement.querySelector(".reader");
   if (!root.panel || root.panel.data.token !== data.token || root.panel.data.attempt !== data.attempt) {
     root.panel = new Panel(root, data, (rating) => setTriggerValue("rating", rating));
+    root.dataset.token = data.token; // keys now rate this position
   }
   if (!root.listener) {
     root.listener = (event) => root.panel.key(event);
