@@ -22,6 +22,7 @@ from scipy import ndimage, optimize, stats
 
 from core import simulate
 from core.segmentation import DATA, QC_GROUPS, atlas, qc_groups
+from core.segmentation.intensities import group_map
 from core.simulate.cases import draw_recipe, render
 from core.simulate.warp import make_warp
 from core.volume import HALF
@@ -91,10 +92,7 @@ def examine(seed: int, index: int) -> dict[str, Any]:
     image, truth = degraded(seed, index, kind, strength)
     registration = atlas.register(image, HALF)
     labels = atlas._labels_at(registration.positions, HALF)
-    group = np.zeros(3000, np.int8)
-    for label, name in qc_groups().items():
-        group[label] = QC_GROUPS.index(name) + 1
-    found, true = group[labels], group[truth]
+    found, true = group_map()[labels], group_map()[truth]
     dice = {
         name: float(2 * np.sum((found == k) & (true == k)) / max(1, np.sum(found == k) + np.sum(true == k)))
         for k, name in enumerate(QC_GROUPS, start=1)

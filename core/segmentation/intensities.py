@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from core.segmentation import QC_GROUPS, qc_groups
 
-WHITE, FLUID, FIRST_PARCEL = (2, 41), (4, 43, 24), 1000
+WHITE, FIRST_PARCEL = (2, 41), 1000
 # Left and right, and all parcels, look alike: one class each.
 _CLASSES = (
     (2, 41),

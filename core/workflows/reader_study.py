@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from core import agreement, readings
-from core.readings import SCALES, Item
+from core.readings import SCALES
 from core.settings import Settings
 from core.study import Study
 from core.volume import Grid, Volume, template
@@ -65,13 +65,6 @@ def reading_box(grid: Grid) -> tuple[tuple[int, int], ...]:
     pad = round(MARGIN / grid.spacing)
     low, high = np.maximum(inside.min(axis=0) - pad, 0), np.minimum(inside.max(axis=0) + 1 + pad, grid.shape)
     return tuple((int(a), int(b)) for a, b in zip(low, high, strict=True))
-
-
-def missing_cases(study: Study, items: Sequence[Item]) -> list[str]:
-    """Return the cases of a plan that the study no longer has."""
-    known = {(cohort.name, case.case_id) for cohort in study.cohorts for case in cohort.cases}
-    shown = {(i.cohort, i.case) for i in items} | {(study.real.name, i.real_case) for i in items if i.real_case}
-    return sorted(f"{cohort}: {case}" for cohort, case in shown - known)
 
 
 # -- what the ratings say ----------------------------------------------------------------------------------------------
