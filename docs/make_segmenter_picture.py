@@ -25,7 +25,12 @@ from docs.make_control_picture import draw
 
 DOCS = Path(__file__).parent
 IMAGES = DOCS / "images"
-CURVES = {"body alone": "embedded_training.csv", "both grids": "embedded_training_both_grids.csv"}
+CURVES = {
+    "structures": "structures, full grid",
+    "hard": "structures, every fault",
+    "half": "structures, half grid",
+    "parcels": "cortical parcels",
+}
 CONTROLS = (
     "", "blur:2", "noise", "collapse", "shrunken-hippocampus:0.3", "large-ventricles", "background-artefact",
 )  # fmt: skip
@@ -79,11 +84,9 @@ def panel(volume: Volume, title: str) -> NDArray[np.uint8]:
 
 def curves() -> go.Figure:
     """Draw Dice of the held-out people against training steps."""
-    figure = go.Figure()
-    for name, file in CURVES.items():
-        table = pd.read_csv(DOCS / file)
-        for column, what in (("structures", "31 structures"), ("parcels", "cortical parcels")):
-            figure.add_scatter(x=table["step"], y=table[column], mode="lines+markers", name=f"{what}, {name}")
+    figure, table = go.Figure(), pd.read_csv(DOCS / "embedded_training.csv")
+    for column, name in CURVES.items():
+        figure.add_scatter(x=table["step"], y=table[column], mode="lines+markers", name=name)
     figure.update_layout(width=900, height=380, margin={"l": 60, "r": 10, "t": 30, "b": 50}, plot_bgcolor="white")
     figure.update_xaxes(title="training step", gridcolor="#ddd")
     return figure.update_yaxes(title="mean Dice, held-out people", gridcolor="#ddd")

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from core import segmentation, simulate
 from core.errors import InputError, MissingAsset
 from core.segmentation import embedded, embedded_qc
+from core.segmentation.network import FEATURES
 from core.simulate.warp import atlas
 from core.volume import FULL, HALF, Volume
 
@@ -148,11 +149,12 @@ def test_weights_that_are_absent_or_foreign_are_refused(case, tmp_path):
 
 def test_measures_tell_perfect_labels_from_shifted_ones(case):
     expected = dict.fromkeys(segmentation.QC_GROUPS, 0.9)
-    good = embedded_qc.measure(case.volume.data, case.labels, expected)
-    shifted = embedded_qc.measure(case.volume.data, np.roll(case.labels, 2, axis=1), expected)
+    features = np.ones((8, 2 * FEATURES), np.float32)
+    good = embedded_qc.measure(case.volume.data, case.labels, expected, features)
+    shifted = embedded_qc.measure(case.volume.data, np.roll(case.labels, 2, axis=1), expected, features)
     assert good.shape == (8, embedded_qc.N_FEATURES)
     for name in ("fit", "favoured"):
         column = embedded_qc.OWN.index(name)
         assert good[:, column].mean() > shifted[:, column].mean() + 0.05, name
-    nothing = embedded_qc.measure(case.volume.data, np.zeros_like(case.labels), expected)
+    nothing = embedded_qc.measure(case.volume.data, np.zeros_like(case.labels), expected, features)
     assert np.isfinite(nothing).all()

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from scipy import ndimage
 
 from core.errors import InputError
 from core.segmentation import embedded, labelmaps, synthesis, train
-from core.segmentation.network import SegmentationNet, load_weights, parts_of, save_weights
-from core.volume import FULL, HALF
+from core.segmentation.network import WIDTHS, SegmentationNet, load_weights, parts_of, save_weights
+from core.volume import FULL, HALF, normalise_percentile
 
 SETTINGS = train.Settings(steps=40, seed=3)
 
@@ -92,19 +93,31 @@ def test_images_are_seeded_and_normalised(person, grid):
     one, two, other = (
         synthesis.render(synthesis.as_is(person), grid, np.random.default_rng(seed), plain=True) for seed in (1, 1, 2)
     )
-    assert np.array_equal(one[0], two[0])
-    assert np.array_equal(one[1], two[1])
-    assert not np.array_equal(one[0], other[0])
+    assert torch.equal(one[0], two[0])
+    assert torch.equal(one[1], two[1])
+    assert not torch.equal(one[0], other[0])
     assert one[0].shape == grid.shape
-    assert one[0].dtype == np.float32
+    assert one[0].dtype == torch.float32
     assert one[0].min() == -1
-    assert one[0].max() == pytest.approx(1)
+    assert float(one[0].max()) == pytest.approx(1)
+
+
+def test_images_follow_the_intensity_rule_of_real_scans(person):
+    signal = torch.rand(FULL.shape, generator=torch.Generator().manual_seed(0)) * torch.from_numpy(person.codes > 0)
+    ruled = synthesis._percentile_rule(signal) * 2 - 1
+    assert np.abs(ruled.numpy() - normalise_percentile(signal.numpy())).max() < 5e-3
+
+
+def test_smoothing_is_that_of_scipy():
+    maps = torch.rand(2, 18, 24, 18, generator=torch.Generator().manual_seed(0))
+    expected = ndimage.gaussian_filter(maps.numpy(), (0, 1.5, 1.5, 1.5), mode="constant")
+    assert np.allclose(synthesis._smoothed(maps, 1.5).numpy(), expected, atol=1e-4)
 
 
 def test_labels_survive_deformation(person):
-    moved = synthesis.deform(person, np.random.default_rng(5))
-    before, after = (np.bincount(c.ravel(), minlength=labelmaps.N_CODES) for c in (person.codes, moved.codes))
-    assert set(np.unique(moved.codes)) == set(np.unique(person.codes))
+    moved = synthesis.deform(synthesis.as_is(person), np.random.default_rng(5)).codes.numpy()
+    before, after = (np.bincount(c.ravel(), minlength=labelmaps.N_CODES) for c in (person.codes, moved))
+    assert set(np.unique(moved)) == set(np.unique(person.codes))
     both = (before + before[labelmaps.mirror_of_code()]) / 2
     large = both > 500
     assert np.all(after[large] > 0.3 * both[large])
@@ -115,7 +128,7 @@ def test_what_is_cut_off_is_background(person):
     for seed in range(4):
         image, codes = synthesis.render(synthesis.as_is(person), FULL, np.random.default_rng(seed), plain=True)
         assert set(np.unique(codes)) <= set(np.unique(person.codes))
-        assert (image[codes > 0] > -1).mean() > 0.99
+        assert (image[codes > 0] > -1).float().mean() > 0.99
 
 
 def test_prior_is_a_distribution_and_symmetric(prior):
@@ -150,6 +163,16 @@ def test_examples_depend_on_the_step_alone(person, examples):
     assert torch.equal(again[1], examples[1][1])
 
 
+def test_a_step_on_two_images_has_the_mean_of_their_losses(prior, person):
+    pair = train.Examples([person], train.Settings(steps=40, seed=3, batch=2))[0]
+    assert pair[0].shape[:2] == (2, 1)
+    assert not torch.equal(pair[0][0], pair[0][1])
+    twice = [torch.cat([part[:1], part[:1]]) for part in pair]
+    alone, both = (train.Run(prior, SETTINGS) for _ in range(2))
+    single = alone.learn(*(part[:1] for part in pair))
+    assert both.learn(*twice) == pytest.approx(single, rel=0.05)  # other voxels enter the loss of the second image
+
+
 def test_the_curve_is_cut_back_to_the_checkpoint(tmp_path):
     path = tmp_path / "curve.csv"
     train._write(path, [{"step": str(step), "loss": "1"} for step in (10, 20, 30)])
@@ -163,7 +186,7 @@ def test_parts_are_the_eight_voxels_of_a_larger_one_in_the_order_of_the_codes():
     parts = parts_of(image)[0].flatten(1).T  # (voxels, 8)
     assert torch.equal(parts[0], image[0, 0, :2, :2, :2].flatten())
     cheap = (np.arange(np.prod(FULL.shape)) % 251).astype(np.uint8).reshape(FULL.shape)
-    assert np.array_equal(train.voxel_codes(cheap), (parts.numpy() % 251).astype(np.uint8))
+    assert np.array_equal(train.voxel_codes(torch.from_numpy(cheap)), (parts.numpy() % 251).astype(np.uint8))
 
 
 def test_one_network_serves_both_grids_and_detail_starts_at_zero(prior):
@@ -173,7 +196,7 @@ def test_one_network_serves_both_grids_and_detail_starts_at_zero(prior):
         coarse = net(torch.nn.functional.avg_pool3d(image, 2))
         fine = net(image)
         bottleneck = net.bottleneck(image)
-    assert bottleneck.shape == (1, 128, 9, 12, 9)
+    assert bottleneck.shape == (1, WIDTHS[-1], 9, 12, 9)
     for at_2mm, at_1mm, classes in zip(coarse, fine, (33, 34), strict=True):
         assert at_2mm.shape == (len(net.region), classes)
         assert at_1mm.shape == (len(net.region), 8, classes)
@@ -190,8 +213,8 @@ def test_labels_and_posteriors_of_a_volume_agree_with_the_logits(prior):
         structures, _ = net(image)
     assert sums.structures == pytest.approx(structures.softmax(2).sum((0, 1)).double().numpy(), rel=1e-4)
     table = np.where(labels >= 2000, 42, np.where(labels >= 1000, 3, labels))
-    whole = train.voxel_codes(labelmaps.encode(table.astype(np.int32)))
-    assert np.array_equal(whole[net.region.numpy()], structures.argmax(2).numpy().astype(np.uint8))
+    whole = train.voxel_codes(torch.from_numpy(labelmaps.encode(table.astype(np.int32))))
+    assert np.array_equal(whole[net.region], structures.argmax(2).numpy().astype(np.uint8))
     assert sums.counts.sum() == 8 * len(net.region)
     assert sums.parcels.sum() == pytest.approx(sums.structures[list(labelmaps.CORTEX)].sum(), rel=0.02)
 
@@ -221,7 +244,8 @@ def test_weights_come_back_from_safetensors(tmp_path, prior):
 
 def test_perfect_logits_score_one(person, prior):
     net = SegmentationNet(prior)
-    truth = train.voxel_codes(person.codes)[net.region.numpy()]
+    codes = torch.from_numpy(person.codes)
+    truth = train.voxel_codes(codes)[net.region].numpy()
     structures = train._majority(labelmaps.structure_of_code()[truth], 33)
     parcels = train._majority(np.minimum(labelmaps.parcel_of_code()[truth], 34), 35)
     perfect = (
@@ -229,6 +253,6 @@ def test_perfect_logits_score_one(person, prior):
         torch.nn.functional.one_hot(torch.from_numpy(parcels), 35).float()[:, :34],
     )
     net.forward = lambda image: perfect
-    scores = train.dice_scores(net, np.zeros(HALF.shape, np.float32), person.codes)
+    scores = train.dice_scores(net, torch.zeros(HALF.shape), codes)
     assert min(value for key, value in scores.items() if key != "parcels") == 1
     assert scores["parcels"] > 0.99

@@ -152,7 +152,7 @@ ENCODERS: dict[str, Encoder] = {
         card="Encoder half of this product's segmentation network, trained to find 98 brain regions in rendered "
         "label maps of 11 people and the atlas.",
         reference="docs/segmenter.md; trained as in Billot et al., SynthSeg (2023), doi:10.1016/j.media.2023.102789",
-        width=128,
+        width=192,
         preprocess_input="averaged to 2 mm",
         loader="core.encoders.embedded_features:load",
         network="embedded-segmenter",

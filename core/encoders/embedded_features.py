@@ -10,14 +10,14 @@ from core.segmentation.network import SegmentationNet, load_weights
 
 
 class Bottleneck(nn.Module):
-    """Encoder half of the network with global average pooling: (b, 1, x, y, z) to (b, 128)."""
+    """Encoder half of the network with global average pooling: (b, 1, x, y, z) to (b, 192)."""
 
     def __init__(self, network: SegmentationNet) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the features (b, 128) of volumes on an atlas grid; sums in float64 do not depend on threads."""
+        """Return the features (b, 192) of volumes on an atlas grid; sums in float64 do not depend on threads."""
         return self.network.bottleneck(x).double().mean(dim=(2, 3, 4)).float()
 
 

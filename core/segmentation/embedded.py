@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from core.errors import MissingAsset
 from core.segmentation import ASSETS, QC_GROUPS, Segmentation, check, qc_groups, volume_row
 from core.segmentation.embedded_qc import measure, predict_dice
 from core.segmentation.labelmaps import CORTEX, PARCELS, STRUCTURES
-from core.segmentation.network import N_PARCELS, N_STRUCTURES, PARTS, SegmentationNet, load_weights
+from core.segmentation.network import FEATURES, N_PARCELS, N_STRUCTURES, PARTS, SegmentationNet, load_weights
 from core.volume import HALF, Grid, Volume
 
 WEIGHTS = "embedded.safetensors"
@@ -40,12 +41,18 @@ class Posteriors:
         Sum of the posterior of each voxel's own QC group over the voxels labelled with a structure.
     counts : ndarray, shape (33,)
         Voxels labelled with each structure.
+    features : ndarray, shape (2, 9, 32)
+        Sums of the network's features at 2 mm and of their squares, over the voxels of background and each QC group.
+    sizes : ndarray, shape (9,)
+        2 mm voxels of background and each QC group.
     """
 
     structures: NDArray[np.float64]
     parcels: NDArray[np.float64]
     agreement: NDArray[np.float64]
     counts: NDArray[np.float64]
+    features: NDArray[np.float64]
+    sizes: NDArray[np.float64]
 
 
 def segment(volume: Volume, *, weights: Path = ASSETS) -> Segmentation:
@@ -79,10 +86,10 @@ def segment(volume: Volume, *, weights: Path = ASSETS) -> Segmentation:
 
 
 def examine(volume: Volume, weights: Path = ASSETS) -> tuple[dict[int, float], NDArray[np.int32], NDArray[np.float32]]:
-    """Return mm³ of each FreeSurfer id, the labels, and the measures for quality control (8, features)."""
+    """Return mm³ of each FreeSurfer id, the labels, and the measures for quality control (8, n)."""
     grid = check(volume)
     labels, posteriors = infer(network(weights), volume.data, grid)
-    measures = measure(volume.data, labels, _expected_dice(posteriors))
+    measures = measure(volume.data, labels, _expected_dice(posteriors), _features(posteriors))
     return _sizes(posteriors, grid.spacing**3), labels, measures
 
 
@@ -91,15 +98,22 @@ def infer(net: SegmentationNet, data: NDArray[np.float32], grid: Grid) -> tuple[
     image = torch.from_numpy(np.ascontiguousarray(data, np.float32))[None, None]
     parts = 1 if grid == HALF else PARTS
     whole = torch.zeros(int(np.prod(HALF.shape)), parts, dtype=torch.int32)
-    sums = Posteriors(*(np.zeros(shape) for shape in (N_STRUCTURES, (2, N_PARCELS), N_STRUCTURES, N_STRUCTURES)))
     groups = _group_of_structure()
+    n = len(QC_GROUPS) + 1
+    shapes = (N_STRUCTURES, (2, N_PARCELS), N_STRUCTURES, N_STRUCTURES, (2, n, FEATURES), n)
+    sums = Posteriors(*(np.zeros(shape) for shape in shapes))
     with torch.inference_mode():
         coarse, fine = net.features(image)
         for rows in torch.arange(len(net.region)).split(ROWS):
             answer = net.coarse_logits(coarse, rows)
             if fine is not None:
                 answer = net.fine_logits(answer, fine, rows).flatten(0, 1)
-            whole[net.region[rows]] = _add(answer, sums, groups).view(len(rows), parts)
+            ids, group = _add(answer, sums, groups)
+            whole[net.region[rows]] = ids.view(len(rows), parts)
+            shares = one_hot(group, n).float().view(len(rows), parts, n).mean(1)
+            found = coarse[0].flatten(1)[:, net.region[rows]]  # (32, rows)
+            sums.features += torch.stack([(found @ shares).T, (found**2 @ shares).T]).double().numpy()
+            sums.sizes += shares.sum(0).double().numpy()
     if parts == 1:
         return whole.view(HALF.shape).numpy(), sums
     x, y, z = HALF.shape
@@ -107,13 +121,13 @@ def infer(net: SegmentationNet, data: NDArray[np.float32], grid: Grid) -> tuple[
     return labels.numpy(), sums
 
 
-def _add(answer: Tensor, sums: Posteriors, groups: Tensor) -> Tensor:
-    """Add the posteriors of some voxels (n, 67) to the sums; return their FreeSurfer ids."""
+def _add(answer: Tensor, sums: Posteriors, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Add the posteriors of some voxels (n, 67) to the sums; return their FreeSurfer ids and QC groups."""
     chances = answer[:, :N_STRUCTURES].softmax(1)
     chosen = chances.argmax(1)
     sums.structures += chances.sum(0).double().numpy()
     sums.counts += torch.bincount(chosen, minlength=N_STRUCTURES).numpy()
-    per_group = chances @ torch.nn.functional.one_hot(groups).float()  # (n, groups)
+    per_group = chances @ one_hot(groups).float()  # (n, groups)
     own = per_group.gather(1, groups[chosen][:, None])[:, 0].double()
     sums.agreement += torch.zeros(N_STRUCTURES, dtype=torch.float64).index_add_(0, chosen, own).numpy()
     near = (chances[:, list(CORTEX)].sum(1) > CORTEX_CHANCE).nonzero()[:, 0]
@@ -123,7 +137,7 @@ def _add(answer: Tensor, sums: Posteriors, groups: Tensor) -> Tensor:
     for first, channel in zip((1000, 2000), CORTEX, strict=True):
         here = chosen[near] == channel
         ids[near[here]] = first + torch.tensor(PARCELS, dtype=torch.int32)[parcels[here].argmax(1)]
-    return ids
+    return ids, groups[chosen]
 
 
 @lru_cache(maxsize=2)
@@ -143,6 +157,12 @@ def _group_of_structure() -> Tensor:
     """QC group of each structure, 0 for background."""
     groups = qc_groups()
     return torch.tensor([QC_GROUPS.index(groups[k]) + 1 if k in groups else 0 for k in STRUCTURES])
+
+
+def _features(posteriors: Posteriors) -> NDArray[np.float32]:
+    """Mean and deviation of the network's features inside each QC group, shape (8, 64); zeros where it is absent."""
+    mean, square = posteriors.features[:, 1:] / np.maximum(posteriors.sizes[1:, None], 1)
+    return np.concatenate([mean, np.sqrt(np.maximum(square - mean**2, 0))], 1).astype(np.float32)
 
 
 def _sizes(posteriors: Posteriors, voxel: float) -> dict[int, float]:

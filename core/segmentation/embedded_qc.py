@@ -1,6 +1,6 @@
 """Quality control of the embedded engine: Dice predicted from the segmentation and the image together.
 
-Measures of each QC group at 2 mm go into one small network a group, which was fitted on degraded volumes with known
+Measures of each QC group at 2 mm go into a few small networks a group, which was fitted on degraded volumes with known
 labels (``benchmarks/calibrate_embedded_qc.py``). SynthSeg's own QC sees the label map alone; this one the image too.
 """
 
@@ -21,10 +21,12 @@ from core import checkpoint
 from core.errors import MissingAsset
 from core.segmentation import QC_GROUPS
 from core.segmentation.intensities import FIRST_PARCEL, WHITE, explained, favoured_groups, group_map
+from core.segmentation.network import FEATURES
 from core.volume import HALF, block_mean
 
 WEIGHTS = "embedded_qc.safetensors"
-HIDDEN = 24
+HIDDEN, MEMBERS = 32, 5
+HIDDEN_SHARE = 0.2
 LEAST_VOXELS = 20
 # Of a group; what of them each means is said in `measure`.
 OWN = (
@@ -42,10 +44,15 @@ OWN = (
 )
 # Of the volume, beside the expected Dice of all eight groups.
 SHARED = ("tissue", "haze", "brain", "edges")
-N_FEATURES = len(OWN) + len(QC_GROUPS) + len(SHARED)
+N_FEATURES = len(OWN) + len(QC_GROUPS) + len(SHARED) + 2 * FEATURES
 
 
-def measure(data: NDArray[np.float32], labels: NDArray[np.int32], expected: Mapping[str, float]) -> NDArray[np.float32]:
+def measure(
+    data: NDArray[np.float32],
+    labels: NDArray[np.int32],
+    expected: Mapping[str, float],
+    features: NDArray[np.float32],
+) -> NDArray[np.float32]:
     """Measure how well image and labels agree, for each QC group.
 
     Parameters
@@ -56,16 +63,18 @@ def measure(data: NDArray[np.float32], labels: NDArray[np.int32], expected: Mapp
         FreeSurfer ids, cortex as parcels.
     expected : dict
         Dice that the network expects of each group.
+    features : array, shape (8, 64)
+        Mean and deviation, inside each group, of what the network sees there.
 
     Returns
     -------
-    ndarray, shape (8, 23)
+    ndarray, shape (8, 87)
         Of the group: expected Dice (logit); correlation of the image with what the labels explain of it; Dice with the
         labels that intensities favour; contrast to the surroundings over the spread within; slope of the image on the
         boundary over that inside; slope nearby and unevenness inside, over the white-grey contrast; volume; difference
         between the sides; surface for its volume; share of the two largest pieces. Then the expected Dice of all
         groups, the white-grey contrast, haze outside, volume of the brain and slope within it. Logarithms where a
-        ratio is meant.
+        ratio is meant. Last the features.
     """
     if data.shape != HALF.shape:
         data, labels = block_mean(data), labels[1::2, 1::2, 1::2]
@@ -87,7 +96,7 @@ def measure(data: NDArray[np.float32], labels: NDArray[np.int32], expected: Mapp
     maps = (data, guess, slope, uneven)
     for number in range(1, len(QC_GROUPS) + 1):
         own = _of_group(number, group, favoured, maps, unit)
-        rows[number - 1] = [hopes[number - 1], *own, *hopes, *shared]
+        rows[number - 1] = [hopes[number - 1], *own, *hopes, *shared, *features[number - 1]]
     return rows
 
 
@@ -144,7 +153,7 @@ def _logit(share: float) -> float:
 
 
 class DiceRegressor(nn.Module):
-    """One small network for each QC group: measures (n, 8, 23) to predicted Dice (n, 8)."""
+    """For each QC group the mean of small networks: measures (n, 8, 87) to predicted Dice (n, 8)."""
 
     mean: Tensor
     deviation: Tensor
@@ -154,20 +163,27 @@ class DiceRegressor(nn.Module):
         groups = len(QC_GROUPS)
         self.register_buffer("mean", torch.zeros(groups, N_FEATURES))
         self.register_buffer("deviation", torch.ones(groups, N_FEATURES))
-        self.inner = nn.Parameter(torch.randn(groups, N_FEATURES, HIDDEN) / N_FEATURES**0.5)
-        self.offset = nn.Parameter(torch.zeros(groups, HIDDEN))
-        self.outer = nn.Parameter(torch.randn(groups, HIDDEN) / HIDDEN**0.5)
-        self.level = nn.Parameter(torch.full((groups,), 1.5))
+        self.first = nn.Parameter(torch.randn(MEMBERS, groups, N_FEATURES, HIDDEN) / N_FEATURES**0.5)
+        self.second = nn.Parameter(torch.randn(MEMBERS, groups, HIDDEN, HIDDEN) / HIDDEN**0.5)
+        self.offsets = nn.Parameter(torch.zeros(2, MEMBERS, groups, HIDDEN))
+        self.outer = nn.Parameter(torch.randn(MEMBERS, groups, HIDDEN) / HIDDEN**0.5)
+        self.level = nn.Parameter(torch.full((MEMBERS, groups), 1.5))
+
+    def members(self, measures: Tensor) -> Tensor:
+        """Return the Dice that each network predicts (n, members, 8); in training a fifth of the measures is hidden."""
+        z = ((measures - self.mean) / self.deviation).clamp(-4, 4)  # far outside the fit is not extrapolated
+        z = nn.functional.dropout(z, HIDDEN_SHARE, self.training)
+        hidden = torch.tanh(torch.einsum("ngf,mgfh->nmgh", z, self.first) + self.offsets[0])
+        hidden = hidden + torch.tanh(torch.einsum("nmgf,mgfh->nmgh", hidden, self.second) + self.offsets[1])
+        return torch.sigmoid(torch.einsum("nmgh,mgh->nmg", hidden, self.outer) + self.level)
 
     def forward(self, measures: Tensor) -> Tensor:
         """Return predicted Dice (n, 8)."""
-        z = ((measures - self.mean) / self.deviation).clamp(-4, 4)  # far outside the fit is not extrapolated
-        hidden = torch.tanh(torch.einsum("ngf,gfh->ngh", z, self.inner) + self.offset)
-        return torch.sigmoid(torch.einsum("ngh,gh->ng", hidden, self.outer) + self.level)
+        return self.members(measures).mean(1)
 
     def save(self, path: Path) -> None:
         """Write the weights as safetensors."""
-        save_file({k: v.detach().contiguous() for k, v in self.state_dict().items()}, path)
+        save_file({k: v.detach().half().contiguous() for k, v in self.state_dict().items()}, path)
 
 
 def predict_dice(measures: NDArray[np.float32], folder: Path) -> dict[str, float]:

@@ -22,9 +22,9 @@ from core.volume import HALF
 
 N_STRUCTURES, N_PARCELS = FIRST_PARCEL, len(PARCELS)
 PRIOR_SHAPE = tuple(n // 2 for n in HALF.shape)  # 4 mm
-WIDTHS = (16, 32, 64, 128)
+WIDTHS = (16, 32, 96, 192)
 FEATURES = 32
-FINE = 16
+FINE = 24
 PARTS = 8  # 1 mm voxels in one of 2 mm
 LEAST_PRIOR = 1e-4
 REGION_PRIOR = 0.02

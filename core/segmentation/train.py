@@ -32,7 +32,6 @@ from core.segmentation.labelmaps import (
     FIRST_PARCEL,
     N_CODES,
     STRUCTURES,
-    Codes,
     Person,
     mirror_of_code,
     parcel_of_code,
@@ -42,7 +41,7 @@ from core.segmentation.labelmaps import (
 )
 from core.segmentation.network import N_PARCELS, N_STRUCTURES, PRIOR_SHAPE, SegmentationNet, save_weights
 from core.segmentation.synthesis import as_is, deform, render
-from core.volume import FULL, HALF
+from core.volume import FULL, HALF, Grid
 
 TEMPLATE_SHARE = 0.2
 LOWERING = 0.25  # the last part of the run, in which the learning rate falls to zero
@@ -65,29 +64,37 @@ class Settings:
         Learning rate before it is lowered.
     averaging : float
         Decay of the running average of the weights, which is what is validated and exported.
+    batch : int
+        Images of a step.
     """
 
     steps: int
     seed: int
     rate: float = 2e-3
     averaging: float = 0.99
+    batch: int = 1
 
 
 class Examples(Dataset[tuple[Tensor, Tensor]]):
-    """Image (1, x, y, z) and codes (2 mm voxels, 8) of every step."""
+    """Images (batch, 1, x, y, z) and codes (batch, 2 mm voxels, 8) of every step, made where the people are."""
 
-    def __init__(self, people: Sequence[Person], settings: Settings) -> None:
-        self.people, self.settings = list(people), settings
+    def __init__(self, people: Sequence[Person], settings: Settings, device: str = "cpu") -> None:
+        self.settings = settings
+        self.people = [as_is(p, device) for p in people if p.texture is None]
+        self.textured = [as_is(p, device) for p in people if p.texture is not None]
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return the example of one step."""
-        rng = np.random.default_rng([self.settings.seed, step])
-        people = [p for p in self.people if p.texture is None]
-        textured = [p for p in self.people if p.texture is not None]
-        pool = textured if textured and (not people or rng.random() < TEMPLATE_SHARE) else people
-        anatomy = deform(pool[int(rng.integers(len(pool)))], rng)
-        image, codes = render(anatomy, HALF if rng.random() < HALF_SHARE else FULL, rng)
-        return torch.from_numpy(image)[None], torch.from_numpy(voxel_codes(codes))
+        """Return the examples of one step."""
+        grid = HALF if np.random.default_rng([self.settings.seed, step]).random() < HALF_SHARE else FULL
+        made = [self._make(step, number, grid) for number in range(self.settings.batch)]
+        return torch.stack([image for image, _ in made])[:, None], torch.stack([codes for _, codes in made])
+
+    def _make(self, step: int, number: int, grid: Grid) -> tuple[Tensor, Tensor]:
+        rng = np.random.default_rng([self.settings.seed, step, number])
+        textured = self.textured and (not self.people or rng.random() < TEMPLATE_SHARE)
+        pool = self.textured if textured else self.people
+        image, codes = render(deform(pool[int(rng.integers(len(pool)))], rng), grid, rng)
+        return image, voxel_codes(codes)
 
 
 class Run:
@@ -116,20 +123,24 @@ class Run:
         left = (self.settings.steps - self.step) / max(1, LOWERING * self.settings.steps)
         return self.settings.rate * min(1.0, (self.step + 1) / WARM_UP, max(left, 1e-3))
 
-    def learn(self, image: Tensor, codes: Tensor) -> float:
-        """Take one step on one image (1, x, y, z) with codes (2 mm voxels, 8), and return the loss."""
+    def learn(self, images: Tensor, codes: Tensor) -> float:
+        """Take one step on images (b, 1, x, y, z) with codes (b, 2 mm voxels, 8), and return the loss."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate()
+        images, codes = images.to(self.device), codes.to(self.device)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu"):
-            coarse, fine = self.net.features(image[None].to(self.device))
+            coarse, fine = self.net.features(images)
         draw = torch.Generator().manual_seed(self.step)
-        rows = torch.randint(len(self.net.region), (COARSE_ROWS,), generator=draw).to(self.device)
-        codes = codes.to(self.device)[self.net.region[rows]]
-        answer = self.net.coarse_logits(coarse.float(), rows)
-        loss = self.loss(answer, codes)
-        if fine is not None:
-            parts = self.net.fine_logits(answer[:FINE_ROWS], fine.float(), rows[:FINE_ROWS])
-            loss = loss + self.loss(parts.flatten(0, 1), codes[:FINE_ROWS].reshape(-1, 1))
+        total = torch.zeros((), device=self.device)
+        for k in range(len(images)):
+            rows = torch.randint(len(self.net.region), (COARSE_ROWS,), generator=draw).to(self.device)
+            known = codes[k, self.net.region[rows]]
+            answer = self.net.coarse_logits(coarse[k : k + 1].float(), rows)
+            total = total + self.loss(answer, known)
+            if fine is not None:
+                parts = self.net.fine_logits(answer[:FINE_ROWS], fine[k : k + 1].float(), rows[:FINE_ROWS])
+                total = total + self.loss(parts.flatten(0, 1), known[:FINE_ROWS].reshape(-1, 1))
+        loss = total / len(images)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
@@ -182,10 +193,10 @@ class Run:
         self.step = int(state["step"])
 
 
-def voxel_codes(codes: Codes) -> Codes:
+def voxel_codes(codes: Tensor) -> Tensor:
     """Return the codes of the eight parts of every 2 mm voxel: (144, 192, 144) to (voxels, 8), as `parts_of`."""
     x, y, z = HALF.shape
-    return np.ascontiguousarray(codes.reshape(x, 2, y, 2, z, 2).transpose(0, 2, 4, 1, 3, 5)).reshape(-1, 8)
+    return codes.reshape(x, 2, y, 2, z, 2).permute(0, 2, 4, 1, 3, 5).reshape(-1, 8)
 
 
 def make_prior(people: Sequence[Person]) -> Tensor:
@@ -206,11 +217,11 @@ def make_prior(people: Sequence[Person]) -> Tensor:
     return torch.from_numpy(np.concatenate([structures, parcels / parcels.sum(0)]).astype(np.float32))
 
 
-def dice_scores(net: SegmentationNet, image: NDArray[np.float32], codes: Codes) -> dict[str, float]:
+def dice_scores(net: SegmentationNet, image: Tensor, codes: Tensor) -> dict[str, float]:
     """Return Dice of every structure (by FreeSurfer id) and the mean over parcels, of one image with known codes."""
     with torch.no_grad():
-        structures, parcels = net(torch.from_numpy(image)[None, None].to(net.prior.device))
-    truth = voxel_codes(codes)[net.region.cpu().numpy()]  # (n, 8)
+        structures, parcels = net(image[None, None].to(net.prior.device))
+    truth = voxel_codes(codes)[net.region].cpu().numpy()  # (n, 8)
     truth = truth if structures.ndim == 2 else truth.reshape(-1, 1)
     found, parcel = (logits.flatten(0, -2).argmax(1).cpu().numpy() for logits in (structures, parcels))
     known = _majority(structure_of_code()[truth], N_STRUCTURES)
@@ -228,7 +239,7 @@ def dice_scores(net: SegmentationNet, image: NDArray[np.float32], codes: Codes) 
 
 
 def validate(net: SegmentationNet, people: Sequence[Person], seed: int) -> dict[str, float]:
-    """Return mean Dice over held-out people on the full grid.
+    """Return mean Dice over held-out people, computed where the network is.
 
     Returns
     -------
@@ -241,7 +252,7 @@ def validate(net: SegmentationNet, people: Sequence[Person], seed: int) -> dict[
     for number, person in enumerate(people):
         for kind, (grid, plain) in kinds.items():
             rng = np.random.default_rng([seed, 10**9 + number])
-            rows[kind].append(dice_scores(net, *render(as_is(person), grid, rng, plain=plain)))
+            rows[kind].append(dice_scores(net, *render(as_is(person, str(net.prior.device)), grid, rng, plain=plain)))
     means = {kind: {k: float(np.nanmean([row[k] for row in found])) for k in found[0]} for kind, found in rows.items()}
     scored = [k for k in means["structures"] if k not in ("parcels", "24")]
     return {kind: float(np.mean([mean[k] for k in scored])) for kind, mean in means.items()} | means["structures"]
@@ -265,14 +276,14 @@ def train(people: Sequence[Person], out: Path, settings: Settings, options: argp
     rows = _rows_until(curve, run.step)
     best = max((float(row["structures"]) + float(row["parcels"]) for row in rows), default=0.0)
     loader = DataLoader(
-        Examples(taught, settings),
+        Examples(taught, settings, options.device),
         batch_size=None,
         sampler=range(run.step, settings.steps),
         num_workers=options.workers,
     )
     losses, start, saved = [], time.monotonic(), time.monotonic()
-    for image, codes in loader:
-        losses.append(run.learn(image, codes))
+    for images, codes in loader:
+        losses.append(run.learn(images, codes))
         if not math.isfinite(losses[-1]):
             raise InputError(f"the loss is {losses[-1]} at step {run.step}.", str(out), "Use a lower learning rate.")
         if run.step % options.every == 0 or run.step == settings.steps:
@@ -305,6 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=Settings.rate, help="learning rate")
+    parser.add_argument("--batch", type=int, default=1, help="images of a step")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, if there is one")
     parser.add_argument("--start", type=Path, help="exported weights (.safetensors) to start from")
     parser.add_argument("--every", type=int, default=100, help="steps between validations")
@@ -317,7 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         people = [*prepare(options.labels, options.out / "people"), template_person()]
-        settings = Settings(options.steps, options.seed, options.rate)
+        settings = Settings(options.steps, options.seed, options.rate, batch=options.batch)
         train(people, options.out, settings, options)
     except SynthScopeError as error:
         sys.stderr.write(f"{error}\n")
