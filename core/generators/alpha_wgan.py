@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.generators.base import Generator, Phase, normal, uniform
+from core.generators.base import Averaging, Generator, Phase, normal, uniform
 from core.generators.blocks import SLOPE, Critic, Decoder, Widths
 from core.volume import Grid
 
@@ -31,10 +31,17 @@ class Config:
         Channels of discriminator and encoder, and of the generator.
     base : tuple of int
         Grid on which the generator starts.
-    rate : float
-        Learning rate of Adam.
+    rate, betas : float, tuple of float
+        Learning rate of Adam, and how long it remembers.
     fidelity, penalty : float
         Weights of the absolute error of a reconstruction, and of the gradient penalty.
+    normalised : bool
+        Batch normalisation within both critics (published). The penalty is on the slope of one sample, and batch
+        normalisation makes it depend on the others.
+    critic_steps : int
+        Steps of the discriminator for one of the others, each on new volumes.
+    averaging : Averaging, optional
+        Of the generator's weights; none was published.
     """
 
     latent: int = 1000
@@ -45,11 +52,26 @@ class Config:
     rate: float = 2e-4
     fidelity: float = 10.0
     penalty: float = 10.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    normalised: bool = True
+    critic_steps: int = 1
+    averaging: Averaging | None = None
 
 
 CONFIGS = {
     "full": Config(),
-    "half": Config(latent=128, code_units=256, critic=(8, 16, 32, 64), decoder=(128, 64, 32, 16)),
+    # What the penalty was made for: no batch normalisation, little momentum, a critic ahead of the generator.
+    "half": Config(
+        latent=128,
+        code_units=256,
+        critic=(32, 64, 128, 256),
+        decoder=(256, 128, 64, 32),
+        fidelity=50.0,
+        betas=(0.5, 0.9),
+        normalised=False,
+        critic_steps=2,
+        averaging=Averaging(0.995, start=100),
+    ),
 }
 
 
@@ -70,8 +92,8 @@ class CodeCritic(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.l1 = _layer(config.latent, config.code_units)
-        self.l2 = _layer(config.code_units, config.code_units)
+        self.l1 = _layer(config.latent, config.code_units, config.normalised)
+        self.l2 = _layer(config.code_units, config.code_units, config.normalised)
         self.l3 = nn.Linear(config.code_units, 1)
 
     def forward(self, code: Tensor) -> Tensor:
@@ -97,9 +119,10 @@ class AlphaWgan(Generator):
     def __init__(self, grid: Grid, config: Config | None = None) -> None:
         super().__init__(grid)
         self.config = config or CONFIGS[grid.name]
+        self.averaging = {"generator": self.config.averaging} if self.config.averaging else {}
         self.generator = Decoding(self.config, grid)
         self.encoder = Critic(self.config.critic, self.config.latent)
-        self.discriminator = Critic(self.config.critic)
+        self.discriminator = Critic(self.config.critic, normalised=self.config.normalised)
         self.code_discriminator = CodeCritic(self.config)
 
     def draw(self, rng: torch.Generator, steps: int | None) -> Tensor:
@@ -107,14 +130,15 @@ class AlphaWgan(Generator):
         return self.generator(self._noise(1, rng))[0, 0]
 
     def optimiser(self, module: str) -> torch.optim.Optimizer:
-        """Return Adam with its default betas, as published for all four."""
-        return torch.optim.Adam(self.get_submodule(module).parameters(), lr=self.config.rate)
+        """Return Adam, on the full grid with its default betas as published for all four."""
+        return torch.optim.Adam(self.get_submodule(module).parameters(), self.config.rate, self.config.betas)
 
     def phases(self, progress: float) -> Sequence[Phase]:
         """Return the published order: encoder with generator, discriminator on new volumes, code discriminator."""
+        judging = Phase("discriminator", ("discriminator",), self.discriminator_loss, new_batch=True)
         return (
             Phase("autoencoder", ("encoder", "generator"), self.autoencoder_loss),
-            Phase("discriminator", ("discriminator",), self.discriminator_loss, new_batch=True),
+            *[judging] * self.config.critic_steps,
             Phase("code discriminator", ("code_discriminator",), self.code_loss),
         )
 
@@ -168,5 +192,6 @@ def gradient_penalty(critic: nn.Module, first: Tensor, second: Tensor, rng: torc
     return (norm - 1).square().mean()
 
 
-def _layer(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.LeakyReLU(SLOPE))
+def _layer(inputs: int, outputs: int, normalised: bool) -> nn.Sequential:
+    norm = nn.BatchNorm1d(outputs) if normalised else nn.Identity()
+    return nn.Sequential(nn.Linear(inputs, outputs), norm, nn.LeakyReLU(SLOPE))

@@ -51,17 +51,17 @@ class DoublingConv(nn.Conv3d):
 
 
 class Trunk(nn.Module):
-    """Four halving convolutions; the first has no normalisation."""
+    """Four halving convolutions; the first has no normalisation, the others batch normalisation unless told."""
 
-    def __init__(self, widths: Widths) -> None:
+    def __init__(self, widths: Widths, normalised: bool = True) -> None:
         super().__init__()
         self.conv1 = halving(1, widths[0])
         self.conv2 = halving(widths[0], widths[1])
         self.conv3 = halving(widths[1], widths[2])
         self.conv4 = halving(widths[2], widths[3])
-        self.bn2 = nn.BatchNorm3d(widths[1])
-        self.bn3 = nn.BatchNorm3d(widths[2])
-        self.bn4 = nn.BatchNorm3d(widths[3])
+        self.bn2 = nn.BatchNorm3d(widths[1]) if normalised else nn.Identity()
+        self.bn3 = nn.BatchNorm3d(widths[2]) if normalised else nn.Identity()
+        self.bn4 = nn.BatchNorm3d(widths[3]) if normalised else nn.Identity()
 
     def features(self, volume: Tensor) -> Tensor:
         """Map (b, 1, x, y, z) to (b, widths[3], x/16, y/16, z/16)."""
@@ -74,8 +74,8 @@ class Trunk(nn.Module):
 class Critic(Trunk):
     """Maps a volume to ``outputs`` numbers without bounds: a logit, a score or a code."""
 
-    def __init__(self, widths: Widths, outputs: int = 1) -> None:
-        super().__init__(widths)
+    def __init__(self, widths: Widths, outputs: int = 1, normalised: bool = True) -> None:
+        super().__init__(widths, normalised)
         self.conv5 = halving(widths[3], outputs)
 
     def forward(self, volume: Tensor) -> Tensor:

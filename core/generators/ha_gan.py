@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.generators.base import Generator, Phase, normal
+from core.generators.base import Averaging, Generator, Phase, normal
 from core.generators.blocks import SLOPE, DoublingConv, halving
 from core.volume import Grid
 
@@ -60,6 +60,8 @@ class Config:
         What the discriminator divides the first plane of the slab by. That of the published 128³ model was kept.
     rate, discriminator_rate : float
         Learning rates of Adam.
+    averaging : Averaging, optional
+        Of the generator's weights; none was published.
     """
 
     latent: int = 1024
@@ -73,18 +75,21 @@ class Config:
     position: int = 112
     rate: float = 1e-4
     discriminator_rate: float = 4e-4
+    averaging: Averaging | None = None
 
 
 CONFIGS = {
     "full": Config(),
     "half": Config(
         latent=128,
-        decoder=(128, 128, 128, 64, 64, 32, 16),
-        critic=(16, 32, 64, 128),
-        sub_critic=(32, 64),
+        decoder=(128, 128, 128, 128, 64, 64, 32),
+        critic=(32, 64, 128, 256),
+        sub_critic=(64, 128),
         sub_encoder=(64, 128),
         slab=12,
         position=60,
+        rate=2e-4,
+        averaging=Averaging(0.995, start=100),
     ),
 }
 
@@ -319,6 +324,7 @@ class HaGan(Generator):
     def __init__(self, grid: Grid, config: Config | None = None) -> None:
         super().__init__(grid)
         self.config = config or CONFIGS[grid.name]
+        self.averaging = {"generator": self.config.averaging} if self.config.averaging else {}
         self.generator = Decoding(self.config, grid)
         self.discriminator = Discriminator(self.config)
         self.encoder = Encoder(self.config)

@@ -94,16 +94,16 @@ class MedSynConfig:
 
 
 HALF = MedSynConfig(
-    low_res=UNetConfig(16, (1, 3, 4), 1, heads=2, middles=1, low_res=True, kernel=3),
+    low_res=UNetConfig(32, (1, 2, 3), 1, heads=2, middles=1, low_res=True, kernel=3),
     super_res=UNetConfig(8, (1, 2, 4), 2, heads=2, middles=1, low_res=False, groups=4, kernel=3),
     shrink=(2, 2, 2),
     degrade=(2, 2, 2),
     crop=(24, 32, 24),
     crops=4,
-    steps=(6, 3),
+    steps=(10, 4),
     least_weight=1.0,  # a short run must learn the shape of a brain first, which is decided in the noise
     rate=5e-4,
-    averaging=(Averaging(0.995, start=100), Averaging(0.995, start=100)),
+    averaging=(Averaging(0.998, start=100), Averaging(0.998, start=100)),
 )
 
 

@@ -71,9 +71,10 @@ class LDMConfig:
 
 
 HALF = LDMConfig(
-    image=(8, 16, 32),
+    image=(16, 32, 32),
     image_blocks=1,
     image_groups=4,
+    latent=4,
     widths=(48, 48, 64),
     blocks=1,
     groups=8,
@@ -83,8 +84,9 @@ HALF = LDMConfig(
     patch=(8, 2),
     crop=(40, 48, 40),
     predict_clean=True,
+    kl=1e-7,
     rate=5e-4,
-    steps=6,
+    steps=10,
 )
 
 

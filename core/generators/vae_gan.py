@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.generators.base import Generator, Phase, normal
+from core.generators.base import Averaging, Generator, Phase, normal
 from core.generators.blocks import Critic, Decoder, Trunk, Widths
 from core.volume import Grid
 
@@ -34,10 +34,12 @@ class Config:
         Grid on which the generator starts.
     pooled : int
         Side of the map the encoder's code is computed from.
-    rate : float
-        Learning rate of Adam.
+    rate, discriminator_rate, betas : float, float, tuple of float
+        Learning rates of Adam, and how long it remembers.
     generator_fidelity, encoder_fidelity : float
         Weights of the squared error of a reconstruction.
+    averaging : Averaging, optional
+        Of the generator's weights; none was published.
     """
 
     latent: int = 1000
@@ -49,11 +51,27 @@ class Config:
     rate: float = 1e-4
     generator_fidelity: float = 20.0
     encoder_fidelity: float = 10.0
+    discriminator_rate: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    averaging: Averaging | None = None
 
 
 CONFIGS = {
     "full": Config(),
-    "half": Config(latent=128, hidden=256, rate=1e-3, critic=(8, 16, 32, 64), decoder=(128, 64, 32, 16)),
+    # A short run needs the error of reconstruction to lead: with ten times the published rate and the published weights
+    # the discriminator had won before the generator had a shape, and the samples were boxes.
+    "half": Config(
+        latent=128,
+        hidden=256,
+        critic=(32, 64, 128, 256),
+        decoder=(256, 128, 64, 32),
+        rate=2e-4,
+        discriminator_rate=5e-5,
+        generator_fidelity=100.0,
+        encoder_fidelity=50.0,
+        betas=(0.5, 0.999),
+        averaging=Averaging(0.995, start=100),
+    ),
 }
 
 
@@ -102,6 +120,7 @@ class VaeGan(Generator):
     def __init__(self, grid: Grid, config: Config | None = None) -> None:
         super().__init__(grid)
         self.config = config or CONFIGS[grid.name]
+        self.averaging = {"generator": self.config.averaging} if self.config.averaging else {}
         self.generator = Decoding(self.config, grid)
         self.encoder = Encoder(self.config)
         self.discriminator = Critic(self.config.critic)
@@ -111,8 +130,9 @@ class VaeGan(Generator):
         return self.generator(self._noise(1, rng))[0, 0]
 
     def optimiser(self, module: str) -> torch.optim.Optimizer:
-        """Return Adam with its default betas, as published for all three."""
-        return torch.optim.Adam(self.get_submodule(module).parameters(), lr=self.config.rate)
+        """Return Adam, on the full grid with its default betas as published for all three."""
+        rate = self.config.discriminator_rate if module == "discriminator" else self.config.rate
+        return torch.optim.Adam(self.get_submodule(module).parameters(), rate, self.config.betas)
 
     def phases(self, progress: float) -> Sequence[Phase]:
         """Return the published order: discriminator, generator, encoder."""
