@@ -34,6 +34,7 @@ from core.volume import FULL, GRIDS, HALF, resample
 
 SEED = 8101
 PAIRS = 8  # people of each control comparison
+RENDERINGS = 6  # of each held-out person
 # Of MeshNet's 50 classes those that both call the same; white matter includes the corpus callosum (15).
 SAME = {
     "cerebral white matter": (1, 15),
@@ -111,13 +112,15 @@ def controls() -> None:
 
 
 def held_out(labels: Path, people: Path) -> None:
-    """Print Dice of every structure on people the training never saw, rendered with seeds it never used."""
+    """Print Dice of every structure on people the training never saw: mean and range over renderings it never used."""
     torch.set_num_threads(2)
     _, others = split_people(prepare(labels, people))
-    scores = validate(embedded.network(embedded.ASSETS), others, SEED)
+    network = embedded.network(embedded.ASSETS)
+    scores = pd.DataFrame([validate(network, others, SEED + k) for k in range(RENDERINGS)])
     names = label_names()
-    for key, value in scores.items():
-        print(f"{names[int(key)] if key.isdigit() else key:34s} {value:.3f}")
+    for key, column in scores.items():
+        name = names[int(key)] if str(key).isdigit() else key
+        print(f"{name:34s} {column.mean():.3f} ({column.min():.3f} to {column.max():.3f})")
 
 
 def real_scan(scan: Path, meshnet: Path) -> None:
