@@ -20,7 +20,6 @@ from core import __version__, plots
 from core.encoders import ENCODERS
 from core.errors import InputError, SynthScopeError
 from core.pools import Context
-from core.quality import QC_CAVEAT
 from core.segmentation import SEGMENTERS
 from core.settings import Settings
 from core.store import write_atomically, write_csv, write_json
@@ -28,7 +27,8 @@ from core.study import Study, read_study
 from core.volume import Volume
 from core.workflows import Results, load_case, load_case_labels, read_results
 from core.workflows import comparisons as compare
-from core.workflows.results import cohort_verdicts, qc_of, rank_scores
+from core.workflows.results import qc_caveats, qc_of, rank_scores
+from core.workflows.verdicts import verdicts
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "assets" / "report" / "report.html"
 A_COHORT = 2  # brains of each cohort in the montage
@@ -138,7 +138,13 @@ def table_two(study: Study, results: Results) -> Table:
         for _, row in results.quality.iterrows()
     )
     columns = ("cohort", "N", "failed scores", "failed volumes", "pass rate", "reliable")
-    return Table("table_2", "Table 2: segmentation quality", columns, rows, f"Not seen by the gate: {QC_CAVEAT}")
+    return Table(
+        "table_2",
+        "Table 2: segmentation quality",
+        columns,
+        rows,
+        f"Not seen by the gate: {' '.join(qc_caveats(study))}",
+    )
 
 
 def table_three(study: Study, results: Results) -> Table:
@@ -272,24 +278,6 @@ def _json(figure: Any) -> str:
 # -- words -------------------------------------------------------------------------------------------------------------
 
 
-def verdict_lines(study: Study, results: Results) -> list[str]:
-    """Return one sentence for each synthetic cohort."""
-    verdicts = cohort_verdicts(results, [c.name for c in study.synthetic])
-    lines = []
-    for cohort in study.synthetic:
-        row = verdicts.loc[cohort.name]
-        if not row["gated"]:
-            lines.append(f"{cohort.label}: segmentation quality is not known.")
-            continue
-        gate = "passes" if row["reliable"] else "fails"
-        chance = "" if row["reliable"] or row["certain"] else ", but by no more than chance"
-        text = f"{cohort.label}: {gate} the quality gate{chance} ({row['failed_volumes']} of {row['n']} volumes fail)"
-        if row["compared"]:
-            text += f"; {row['different']} of {row['compared']} regions differ from the real ones"
-        lines.append(text + ".")
-    return lines
-
-
 def methods(study: Study, results: Results) -> str:
     """Return the methods paragraph, from what is recorded with the results."""
     settings, record = results.provenance.get("settings", {}), results.provenance
@@ -341,7 +329,7 @@ def render(
             dropped=drop_individuals,
             incomplete=not results.provenance.get("complete"),
             plotly_js=Markup(get_plotlyjs()),
-            verdicts=verdict_lines(study, results),
+            verdicts=[verdict.sentence for verdict in verdicts(study, results)],
             tables=tables,
             montage=pictures,
             figures=figures(study, results, drop_individuals),
