@@ -1,58 +1,75 @@
-"""One offline HTML file of a study, its tables as CSV and LaTeX, and a JSON bundle that says how to run it again."""
+"""A study for others: one offline HTML file, slides, tables as CSV and LaTeX, a bundle that runs it again."""
 
 from __future__ import annotations
 
-import base64
 import io
+import json
 import time
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from jinja2 import Environment
 from markupsafe import Markup
-from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from core import __version__, plots
-from core.encoders import ENCODERS
-from core.errors import InputError, SynthScopeError
+from core import __version__
+from core.errors import InputError
 from core.pools import Context
-from core.segmentation import SEGMENTERS
+from core.report.bundle import make_bundle, rerun
+from core.report.figures import Brain, Chart, charts, montage
+from core.report.slides import write_slides
+from core.report.tables import Table, all_tables, latex
+from core.report.words import contents, limits, methods, references
 from core.settings import Settings
-from core.store import write_atomically, write_csv, write_json
+from core.store import Store, write_atomically, write_json
 from core.study import Study, read_study
-from core.volume import Volume
-from core.workflows import Results, load_case, load_case_labels, read_results
-from core.workflows import comparisons as compare
-from core.workflows.results import qc_caveats, qc_of, rank_scores
-from core.workflows.verdicts import verdicts
+from core.workflows import Results, read_results, results_folder
+from core.workflows.results import results_stamp
+from core.workflows.verdicts import Verdict, verdicts
 
-TEMPLATE = Path(__file__).resolve().parent.parent / "assets" / "report" / "report.html"
-A_COHORT = 2  # brains of each cohort in the montage
-GREY_MATTER = (3, 42, 8, 47)  # FreeSurfer: cerebral and cerebellar cortex; parcels lie above 1000
-TINT = np.array([230, 159, 0])
-PAPER = (
-    "Wu, Peng, Li, Zhang, Pohl: Evaluating the Quality of Brain MRI Generators. MICCAI 2024. "
-    "doi:10.1007/978-3-031-72117-5_28"
-)
+__all__ = ["Published", "contents", "make_report", "publish", "read_published", "rerun"]
+
+TEMPLATE = Path(__file__).resolve().parents[2] / "assets" / "report" / "report.html"
+NUMBERS = ("metrics.csv", "quality.csv", "effect_sizes.csv")  # beside the tables of text; nobody is in them
+RECORD = "published.json"
+MARKS = {"good": "✓", "bad": "✗", "open": "?"}  # of a reason
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table of the report: cells as text."""
+class Report:
+    """Everything a report shows, made once for all its forms."""
 
-    name: str
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str
+    study: Study
+    results: Results
+    verdicts: list[Verdict]
+    tables: list[Table]
+    brains: list[Brain]
+    charts: list[Chart]
+    dropped: bool
+
+    @property
+    def title(self) -> str:
+        """The question."""
+        return f"{self.study.name}: are the synthetic brains plausible?"
+
+    @property
+    def origin(self) -> str:
+        """What made it, when, and what is left out."""
+        left_out = " · individual real scans left out" if self.dropped else ""
+        return f"SynthScope {__version__} · {time.strftime('%Y-%m-%d')} · grid {self.study.grid.name}{left_out}"
 
 
 def make_report(
-    context: Context, study: str, out: str, tables: str = "", bundle: str = "", drop_individuals: bool = False
+    context: Context,
+    study: str,
+    out: str,
+    tables: str = "",
+    bundle: str = "",
+    drop_individuals: bool = False,
+    slides: str = "",
 ) -> dict[str, Any]:
     """Write the report of an evaluated study.
 
@@ -70,6 +87,8 @@ def make_report(
         JSON file of study.toml, settings, versions and content hashes; "" writes none.
     drop_individuals : bool
         Leave out every image, point and name of a single real or training scan; aggregates stay.
+    slides : str
+        PPTX file; "" writes none.
 
     Returns
     -------
@@ -81,21 +100,30 @@ def make_report(
     InputError
         See `core.study.read_study`; a study without results.
     """
+    made = _collect(context, study, drop_individuals)
+    context.progress(0.6, "writing")
+    html = render(made)
+    _write_text(html, Path(out))
+    for name, text in table_files(context.settings, made).items() if tables else ():
+        _write_text(text, Path(tables) / name)
+    if bundle:
+        write_json(make_bundle(context.settings, made.study, made.results, drop_individuals), Path(bundle))
+    if slides:
+        context.progress(0.7, "slides")
+        _write_slides(made, Path(slides))
+    return {"out": out, "bytes": len(html.encode()), "tables": len(made.tables)}
+
+
+def _collect(context: Context, study: str, drop_individuals: bool) -> Report:
     plan, results = read_study(study), read_results(context.settings, study)
     if not results.provenance:
         raise InputError("the study has no results yet.", study, "Evaluate it first.")
-    made = [table_one(plan, results), table_two(plan, results), table_three(plan, results)]
-    context.progress(0.1, "montage")
-    pictures = montage(context.settings, plan, results, drop_individuals)
-    context.progress(0.8, "writing")
-    html = render(plan, results, made, pictures, drop_individuals)
-    _write_text(html, Path(out))
-    for table in made if tables else ():
-        write_csv(pd.DataFrame(table.rows, columns=list(table.columns)), Path(tables) / f"{table.name}.csv")
-        _write_text(latex(table), Path(tables) / f"{table.name}.tex")
-    if bundle:
-        write_json(make_bundle(plan, results, drop_individuals), Path(bundle))
-    return {"out": out, "bytes": len(html.encode()), "tables": len(made)}
+    context.progress(0.05, "tables and figures")
+    made = all_tables(plan, results)
+    figures = charts(plan, results, drop_individuals)
+    context.progress(0.2, "brains")
+    brains = montage(context.settings, plan, results, drop_individuals)
+    return Report(plan, results, verdicts(plan, results), made, brains, figures, drop_individuals)
 
 
 def _write_text(text: str, path: Path) -> None:
@@ -105,240 +133,114 @@ def _write_text(text: str, path: Path) -> None:
     write_atomically(path, write)
 
 
-# -- tables in the layout of the paper ---------------------------------------------------------------------------------
+def table_files(settings: Settings, made: Report) -> dict[str, str]:
+    """Return name and text of the tables: as shown in CSV and LaTeX, and the numbers behind them."""
+    files = {}
+    for table in made.tables:
+        files[f"{table.name}.csv"] = pd.DataFrame(table.rows, columns=list(table.columns)).to_csv(index=False)
+        files[f"{table.name}.tex"] = latex(table)
+    folder = results_folder(settings, made.study.path)
+    return files | {name: (folder / name).read_text("utf-8") for name in NUMBERS if (folder / name).is_file()}
 
 
-def table_one(study: Study, results: Results) -> Table:
-    """Arrange similarity as in Table 1 of the paper, corrected, with intervals and the floor in the last row."""
-    names = [cohort.name for cohort in study.synthetic]
-    cells = compare.table_one(rank_scores(results), names, study.settings.encoders, "corrected")
-    labels = {cohort.name: cohort.label for cohort in study.synthetic} | {compare.REAL: f"{study.real.label}: floor"}
-    groups = list(cells.groupby(["encoder", "column"], sort=False))
-    columns = ["cohort", *(f"{_encoder(str(e))} {c}".strip() for (e, c), _ in groups)]
-    rows = []
-    for name in (*names, compare.REAL):
-        values = [_score(part[part["cohort"] == name].iloc[0]) for _, part in groups]
-        rows.append((labels[name], *values))
-    note = "★ best; ☆ best, tied. [95 % interval]. Floor: real against real volumes at the same N."
-    return Table("table_1", "Table 1: similarity", tuple(columns), tuple(rows), note)
-
-
-def table_two(study: Study, results: Results) -> Table:
-    """Arrange the quality gate as in Table 2 of the paper."""
-    labels = {cohort.name: cohort.label for cohort in study.cohorts}
-    rows = tuple(
-        (
-            labels.get(row["cohort"], row["cohort"]),
-            f"{row['n']:.0f}",
-            f"{row['failed_scores']:.0f}",
-            f"{row['failed_volumes']:.0f}",
-            f"{row['pass_rate']:.1%} [{row['ci_low']:.1%}, {row['ci_high']:.1%}]",
-            "yes" if row["reliable"] else "no",
-        )
-        for _, row in results.quality.iterrows()
-    )
-    columns = ("cohort", "N", "failed scores", "failed volumes", "pass rate", "reliable")
-    return Table(
-        "table_2",
-        "Table 2: segmentation quality",
-        columns,
-        rows,
-        f"Not seen by the gate: {' '.join(qc_caveats(study))}",
-    )
-
-
-def table_three(study: Study, results: Results) -> Table:
-    """Arrange Cohen's d by region as in Table 3 of the paper, with the engine's noise."""
-    effects = results.effect_sizes
-    names = [cohort for cohort in study.synthetic if (effects["cohort"] == cohort.name).any()]
-    rows = []
-    for region, part in effects.groupby("region", sort=False):
-        by_cohort = part.set_index("cohort")
-        cells = [_effect(pd.Series(by_cohort.loc[c.name])) if c.name in by_cohort.index else "" for c in names]
-        noise = by_cohort["noise_floor"].max() if "noise_floor" in by_cohort else np.nan
-        rows.append((str(region), f"{noise:.2f}" if np.isfinite(noise) else "", *cells))
-    note = (
-        "Cohen's d of TIV-adjusted volumes [95 % interval]; 0 is best, positive: the real region is larger. "
-        "± noise: what the segmentation engine alone can do. Cohorts that fail the gate are not relied upon. "
-        f"{'; '.join(c.label for c in names if c.label != c.name)}."
-    )
-    columns = ("region", "± noise", *(c.name for c in names))
-    return Table("table_3", "Table 3: anatomy", columns, tuple(rows), note)
-
-
-def _encoder(name: str) -> str:
-    return ENCODERS[name].label if name in ENCODERS else name
-
-
-def _score(row: pd.Series) -> str:
-    low, high = row["ci_low"], row["ci_high"]
-    interval = f" [{low:.3g}, {high:.3g}]" if pd.notna(low) and low < high else ""
-    if pd.isna(row["value"]):
-        return interval.strip() or "–"
-    return f"{row['value']:.3g}{'' if not row['best'] else ' ☆' if row['tied'] else ' ★'}{interval}"
-
-
-def _effect(row: pd.Series) -> str:
-    if pd.isna(row["cohens_d"]):
-        return "–"
-    interval = f" [{row['ci_low']:+.2f}, {row['ci_high']:+.2f}]" if pd.notna(row.get("ci_low")) else ""
-    return f"{row['cohens_d']:+.2f}{interval}"
-
-
-_TEX = {
-    **{c: "\\" + c for c in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    **{"★": r"$\star$", "☆": r"$\circ$", "±": r"$\pm$", "–": "--", "−": "$-$", "α": r"$\alpha$"},
-}
-
-
-def escape_latex(text: str) -> str:
-    """Escape what LaTeX would take as a command."""
-    return "".join(_TEX.get(letter, letter) for letter in text)
-
-
-def latex(table: Table) -> str:
-    """Return a table for LaTeX with the package booktabs."""
-    lines = [" & ".join(map(escape_latex, row)) + r" \\" for row in table.rows]
-    head = " & ".join(map(escape_latex, table.columns)) + r" \\"
-    body = "\n".join([r"\toprule", head, r"\midrule", *lines, r"\bottomrule"])
-    columns = "l" + "r" * (len(table.columns) - 1)
-    caption = escape_latex(f"{table.title.partition(': ')[2].capitalize()}. {table.note}")
-    return (
-        f"\\begin{{table}}\n\\caption{{{caption}}}\n\\begin{{tabular}}{{{columns}}}\n{body}\n"
-        "\\end{tabular}\n\\end{table}\n"
-    )
-
-
-# -- figures -----------------------------------------------------------------------------------------------------------
-
-
-def montage(settings: Settings, study: Study, results: Results, drop_individuals: bool) -> list[dict[str, str]]:
-    """Return pictures of the first brains of each cohort: ``source`` (data URI), ``caption``."""
-    shown = []
-    for cohort in (study.real, *study.synthetic):
-        if cohort.role == "real" and drop_individuals:
-            continue
-        scores = qc_of(results, cohort.name)
-        for case in cohort.cases[:A_COHORT]:
-            try:
-                volume = load_case(settings, study, cohort.name, case.case_id)
-                labels = load_case_labels(settings, study, cohort.name, case.case_id)
-            except SynthScopeError:
-                continue  # listed among the rejected cases of the study
-            lowest = f", lowest QC score {scores.loc[case.case_id].min():.2f}" if case.case_id in scores.index else ""
-            caption = f"{cohort.label}: {case.case_id}{lowest}"
-            shown.append({"source": _picture(volume, labels), "caption": caption})
-    return shown
-
-
-def _picture(volume: Volume, labels: Volume | None) -> str:
-    planes = []
-    height = max(volume.data.shape[1:])
-    for axis in range(3):
-        middle = volume.data.shape[axis] // 2
-        grey = np.clip((np.take(volume.data, middle, axis=axis).T[::-1] + 1) * 127.5, 0, 255)
-        plane = np.repeat(grey[..., None], 3, axis=2)
-        if labels is not None:
-            found = np.take(labels.data, middle, axis=axis).T[::-1]
-            matter = np.isin(found, GREY_MATTER) | (found >= 1000)
-            plane[matter] = 0.65 * plane[matter] + 0.35 * TINT
-        planes.append(np.pad(plane, (((height - len(plane)) // 2, -(-(height - len(plane)) // 2)), (0, 0), (0, 0))))
-    image = Image.fromarray(np.concatenate(planes, axis=1).astype(np.uint8))
-    image = image.resize((660, round(660 * image.height / image.width)), Image.Resampling.BICUBIC)
-    buffer = io.BytesIO()
-    image.save(buffer, format="WEBP", quality=80)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def figures(study: Study, results: Results, drop_individuals: bool) -> list[dict[str, str]]:
-    """Return the interactive figures: ``title``, ``json`` of plotly, ``note``."""
-    cohorts = [c for c in study.cohorts if c.role != "training"]
-    if drop_individuals:
-        cohorts = [c for c in cohorts if c.role == "synthetic"]
-    colours = plots.cohort_colours([c.name for c in study.cohorts])
-    by_label = {c.label: colours[c.name] for c in study.cohorts}
-    threshold = results.quality["threshold"].dropna().head(1).tolist()
-    scores = {c.label: qc_of(results, c.name) for c in cohorts}
-    strips = plots.qc_scatter(scores, threshold[0] if threshold else None, colours=by_label)
-    heat = plots.effect_heatmap(results.effect_sizes)
-    note = " Individual real scans are left out." if drop_individuals else ""
-    return [
-        {"title": "Figure 2: quality scores", "json": _json(strips), "note": "Each point is one volume." + note},
-        {"title": "Figure 3: effect sizes", "json": _json(heat), "note": "Cohen's d of each region; 0 is best."},
+def _write_slides(made: Report, path: Path) -> None:
+    words = [
+        ("Methods", [methods(made.study, made.results)]),
+        ("Limits", limits(made.study, made.results, made.dropped)),
+        ("What this file holds", contents(made.study, made.results, made.dropped)),
     ]
+    sentences = [verdict.sentence for verdict in made.verdicts]
+    tables = [table for table in made.tables if table.name != "table_3"]  # 49 rows: Figure 4 shows them
+    write_slides(path, made.title, made.origin, sentences, made.brains, made.charts, tables, words)
 
 
-def _json(figure: Any) -> str:
-    return str(figure.update_layout(font={"color": "#1B1F24", "size": 14}).to_json())
-
-
-# -- words -------------------------------------------------------------------------------------------------------------
-
-
-def methods(study: Study, results: Results) -> str:
-    """Return the methods paragraph, from what is recorded with the results."""
-    settings, record = results.provenance.get("settings", {}), results.provenance
-    used = "; ".join(f"{c['name']} ({c['role']}, {c['used']} volumes)" for c in record.get("cohorts", []))
-    encoders = ", ".join(_encoder(name) for name in settings.get("encoders", study.settings.encoders))
-    engine = SEGMENTERS.get(settings.get("segmenter", ""))
-    shape, spacing = "×".join(map(str, study.grid.shape)), study.grid.spacing
-    return (
-        f"The cohorts {used} were compared on a grid of {shape} voxels of {spacing:g} mm by SynthScope "
-        f"{record.get('code', __version__)}, after Wu et al. (2024). Features: {encoders}. "
-        f"Segmentation: {engine.label if engine else settings.get('segmenter', 'imported')}; at most "
-        f"{settings.get('qc_fail_rate', study.settings.qc_fail_rate):.0%} of the volumes may fail the quality gate. "
-        f"Intervals: 95 %, {settings.get('n_boot', study.settings.n_boot)} bootstraps, seed "
-        f"{settings.get('seed', study.settings.seed)}. Regional volumes were adjusted for total intracranial volume."
-    )
-
-
-def limits(study: Study, results: Results) -> list[str]:
-    """Return what a reader must know before believing the numbers."""
-    lines = [f"{c.label}: made by this software, not by a scanner." for c in study.cohorts if c.origin]
-    lines += [f"{g['cohort']}: {g['what']}: {g['reason']}" for g in results.provenance.get("gaps", [])[:20]]
-    lines += sorted({str(w["reason"]) for w in results.provenance.get("warnings", [])})[:10]
-    return [*lines, "Scores depend on N and encoder; compare them only within this report.", "Research use only."]
-
-
-def make_bundle(study: Study, results: Results, drop_individuals: bool) -> dict[str, Any]:
-    """Return study.toml as text, versions, settings, and the content hash of every input: what a rerun must match."""
-    record = dict(results.provenance)
-    if drop_individuals:
-        hidden = {c.name for c in study.cohorts if c.role != "synthetic"}
-        inputs = record.get("inputs", {})
-        record["inputs"] = {key: sha for key, sha in inputs.items() if key.partition("/")[0] not in hidden}
-        record["gaps"] = [gap for gap in record.get("gaps", []) if gap["cohort"] not in hidden]
-    command = "python -m core evaluate study.toml --out results"
-    return {"study.toml": study.path.read_text("utf-8"), "version": __version__, "run": command, "provenance": record}
-
-
-def render(
-    study: Study, results: Results, tables: list[Table], pictures: list[dict[str, str]], drop_individuals: bool
-) -> str:
+def render(made: Report) -> str:
     """Return the HTML; every name is escaped."""
     page = Environment(autoescape=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
     return str(
         page.render(
-            title=f"{study.name}: are the synthetic brains plausible?",
-            version=__version__,
-            made=time.strftime("%Y-%m-%d"),
-            grid=study.grid.name,
-            dropped=drop_individuals,
-            incomplete=not results.provenance.get("complete"),
+            title=made.title,
+            origin=made.origin,
+            incomplete=not made.results.provenance.get("complete"),
             plotly_js=Markup(get_plotlyjs()),
-            verdicts=[verdict.sentence for verdict in verdicts(study, results)],
-            tables=tables,
-            montage=pictures,
-            figures=figures(study, results, drop_individuals),
-            methods=methods(study, results),
-            limits=limits(study, results),
-            references=[PAPER, *dict.fromkeys(_references(study))],
+            verdicts=made.verdicts,
+            marks=MARKS,
+            tables=made.tables,
+            montage=made.brains,
+            figures=made.charts,
+            methods=methods(made.study, made.results),
+            limits=limits(made.study, made.results, made.dropped),
+            contents=contents(made.study, made.results, made.dropped),
+            references=references(made.study),
         )
     )
 
 
-def _references(study: Study) -> list[str]:
-    return [ENCODERS[name].reference for name in study.settings.encoders if name in ENCODERS]
+# -- in the workspace: what the page Report offers ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Published:
+    """The files of a report in the workspace, and the results they show."""
+
+    html: Path
+    slides: Path
+    tables: Path
+    bundle: Path
+    made: float
+    seconds: float
+    complete: bool
+    stamp: tuple[tuple[str, int], ...]
+
+
+def published_folder(settings: Settings, study: str, drop_individuals: bool) -> Path:
+    """Return the folder of a study's report."""
+    name = results_folder(settings, Path(study)).name
+    return Store(settings.workspace).folder("reports", name, "without_individuals" if drop_individuals else "full")
+
+
+def publish(context: Context, study: str, drop_individuals: bool = False) -> dict[str, Any]:
+    """Write all forms of a study's report into the workspace; see `make_report`.
+
+    Returns
+    -------
+    dict
+        ``bytes`` of the HTML, ``slides``, ``out``.
+    """
+    began, stamp = time.time(), results_stamp(context.settings, study)
+    made = _collect(context, study, drop_individuals)
+    folder = published_folder(context.settings, study, drop_individuals)
+    (folder / RECORD).unlink(missing_ok=True)  # a half-written report is none
+    context.progress(0.6, "writing")
+    html = render(made)
+    _write_text(html, folder / "report.html")
+    write_json(make_bundle(context.settings, made.study, made.results, drop_individuals), folder / "bundle.json")
+    _write_zip(table_files(context.settings, made), folder / "tables.zip")
+    context.progress(0.7, "slides")
+    _write_slides(made, folder / "slides.pptx")
+    record = {"made": time.time(), "seconds": time.time() - began, "stamp": stamp}
+    write_json(record | {"complete": bool(made.results.provenance.get("complete"))}, folder / RECORD)
+    return {"bytes": len(html.encode()), "out": str(folder)}
+
+
+def read_published(settings: Settings, study: str, drop_individuals: bool) -> Published | None:
+    """Return the report of a study in the workspace, None when it was never made."""
+    folder = published_folder(settings, study, drop_individuals)
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    stamp = tuple((str(name), int(when)) for name, when in record.pop("stamp"))
+    files = (folder / "report.html", folder / "slides.pptx", folder / "tables.zip", folder / "bundle.json")
+    return Published(*files, **record, stamp=stamp)
+
+
+def _write_zip(files: dict[str, str], path: Path) -> None:
+    def write(temporary: Path) -> None:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, text in files.items():
+                archive.writestr(name, text)
+        temporary.write_bytes(buffer.getvalue())
+
+    write_atomically(path, write)
