@@ -45,7 +45,7 @@ def show_answer(study: Study, results: Results) -> None:
             for column, reason in zip(st.columns(len(verdict.reasons)), verdict.reasons, strict=True):
                 icon, colour = STATES[reason.state]
                 column.markdown(f":{colour}[{icon}] **{reason.topic.capitalize()}**", help=reason.meaning)
-                column.caption(reason.text)
+                column.caption(reason.text.replace("\n", "  \n"))
             for note in shared.notes_of(cohort, str(study.path)):
                 st.caption(note)
 

@@ -19,7 +19,7 @@ from core import __version__
 from core.errors import InputError
 from core.pools import Context
 from core.report.bundle import make_bundle, rerun
-from core.report.figures import Brain, Chart, charts, montage
+from core.report.figures import Brain, Chart, charts, montage, plotly_json
 from core.report.slides import write_slides
 from core.report.tables import Table, all_tables, latex
 from core.report.words import contents, limits, methods, references
@@ -167,7 +167,7 @@ def render(made: Report) -> str:
             marks=MARKS,
             tables=made.tables,
             montage=made.brains,
-            figures=made.charts,
+            figures=[(title, plotly_json(plot), c.note) for c in made.charts for title, plot in c.pieces],
             methods=methods(made.study, made.results),
             limits=limits(made.study, made.results, made.dropped),
             contents=contents(made.study, made.results, made.dropped),

@@ -48,7 +48,7 @@ class Brain:
 
 @dataclass(frozen=True)
 class Chart:
-    """An interactive figure; ``parts`` show the same in pieces that a slide has room for."""
+    """An interactive figure; ``parts`` show the same in pieces that a slide has room for, each with its title."""
 
     title: str
     note: str
@@ -56,14 +56,14 @@ class Chart:
     parts: tuple[tuple[str, go.Figure], ...] = ()
 
     @property
-    def json(self) -> str:
-        """The figure for plotly.js."""
-        return str(go.Figure(self.figure).update_layout(font={"color": "#1B1F24", "size": 14}).to_json())
-
-    @property
     def pieces(self) -> tuple[tuple[str, go.Figure], ...]:
-        """Title and figure of each slide."""
+        """Title and figure of each slide, or step of a presentation."""
         return self.parts or ((self.title, self.figure),)
+
+
+def plotly_json(figure: go.Figure) -> str:
+    """Return a figure for plotly.js, in the text colour of the report."""
+    return str(go.Figure(figure).update_layout(font={"color": "#1B1F24", "size": 14}).to_json())
 
 
 def montage(settings: Settings, study: Study, results: Results, drop_individuals: bool) -> list[Brain]:

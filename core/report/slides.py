@@ -131,8 +131,9 @@ def _table(slide: Any, table: Table) -> None:
     rows, columns = len(table.rows) + 1, len(table.columns)
     place = (Inches(MARGIN), Inches(BODY), Inches(WIDTH - 2 * MARGIN), Inches(0.4 * rows))
     cells = slide.shapes.add_table(rows, columns, *place).table
+    size = 9 if columns > 6 or rows > 14 else 12
     for i, row in enumerate((table.columns, *table.rows)):
         for j, text in enumerate(row):
             frame = cells.cell(i, j).text_frame
-            _line(frame.paragraphs[0], text, 11, RGBColor(0xFF, 0xFF, 0xFF) if i == 0 else INK, bold=i == 0)
-    _text(slide, [table.note], 10, GREY, top=min(BODY + 0.42 * rows + 0.6, HEIGHT - 1.0))
+            _line(frame.paragraphs[0], text, size, RGBColor(0xFF, 0xFF, 0xFF) if i == 0 else INK, bold=i == 0)
+    _text(slide, [table.note], 9, GREY, top=HEIGHT - 0.65)

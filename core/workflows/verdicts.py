@@ -44,7 +44,7 @@ class Reason:
     short : str
         A clause of the verdict's sentence.
     text : str
-        The numbers with unit, interval and N.
+        The numbers with unit, interval and N; a line a number where there are several.
     """
 
     topic: str
@@ -144,8 +144,8 @@ def anatomy(facts: pd.Series) -> Reason:
         f"{facts['compared']} regions equivalent, {facts['undetermined']} undetermined. "
         f"N = {facts['n_real']} real, {facts['n_synthetic']} synthetic.{few}"
     )
-    unreliable = facts["gated"] and not facts["reliable"]
-    text += " Not relied upon, for the gate." if unreliable else ""
+    if facts["gated"] and not facts["reliable"] and facts["certain"]:
+        return Reason("anatomy", "open", "", f"Not relied upon: the cohort fails the gate. {text}")
     short = "no region is shown to differ"
     if found:
         short = f"{len(found)} of {facts['compared']} regions differ, most: {found[0]}"
@@ -158,7 +158,7 @@ def similarity(own: pd.DataFrame, ranked: pd.DataFrame) -> Reason:
     own = own.dropna(subset=["value"])
     if own.empty:
         return Reason("similarity", "open", "similarity is not computed yet", "Not computed yet.")
-    lines = [_fid_line(row, ranked) for _, row in own.iterrows()]
+    lines = [_fid_line(row) for _, row in own.iterrows()]
     at_floor = own.apply(reaches_floor, axis=1) if own["ci_low"].notna().all() else pd.Series(False, index=own.index)
     places = own["rank"].dropna()
     if places.empty:
@@ -169,7 +169,9 @@ def similarity(own: pd.DataFrame, ranked: pd.DataFrame) -> Reason:
         short = f"{where} of {of} by FID{' (tied)' if own['tie'].all() else ''}"
         short += f" under {len(own)} encoders" if len(own) > 1 else ""
     state: State = "good" if at_floor.all() else "bad" if own["rank"].notna().all() else "open"
-    return Reason("similarity", state, short, " ".join(lines))
+    sizes = {(row["n_real"], row["n_synthetic"]) for _, row in own.iterrows()}
+    counts = "; ".join(f"{real:.0f} real, {synthetic:.0f} synthetic" for real, synthetic in sorted(sizes))
+    return Reason("similarity", state, short, "\n".join([*lines, f"N = {counts}."]))
 
 
 def _ranked_with(own: pd.DataFrame, ranked: pd.DataFrame) -> int:
@@ -178,14 +180,14 @@ def _ranked_with(own: pd.DataFrame, ranked: pd.DataFrame) -> int:
     return int(same.dropna(subset=["rank"]).groupby("encoder").size().max())
 
 
-def _fid_line(row: pd.Series, ranked: pd.DataFrame) -> str:
+def _fid_line(row: pd.Series) -> str:
     encoder = ENCODERS[row["encoder"]].label if row["encoder"] in ENCODERS else row["encoder"]
     value = f"{row['value']:.3g}"
     if pd.notna(row["ci_low"]):
         value += f" [{row['ci_low']:.3g} – {row['ci_high']:.3g}]"
     floor = f", floor {row['floor']:.3g}" if pd.notna(row["floor"]) else ""
     place = f", place {row['rank']:.0f}{' (tie)' if row['tie'] else ''}" if pd.notna(row["rank"]) else ", not ranked"
-    return f"FID {value}{floor}{place}: {encoder}, N = {row['n_real']:.0f} real, {row['n_synthetic']:.0f} synthetic."
+    return f"FID {value}{floor}{place} ({encoder})."
 
 
 def diversity(own: pd.DataFrame, facts: pd.Series) -> Reason:
