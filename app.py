@@ -17,6 +17,7 @@ PAGES = {
         st.Page("pages/quality.py", title="Quality", icon=":material/verified:"),
         st.Page("pages/anatomy.py", title="Anatomy", icon=":material/neurology:"),
         st.Page("pages/reading_room.py", title="Reading room", icon=":material/visibility_off:"),
+        st.Page("pages/report.py", title="Report", icon=":material/slideshow:"),
     ],
     "Reference": [st.Page("pages/paper.py", title="The paper's tables", icon=":material/article:")],
     "Manage": [

@@ -217,6 +217,7 @@ def report(
     out: Out,
     tables: Annotated[Path | None, typer.Option(help="Folder for the tables as CSV and LaTeX.")] = None,
     bundle: Annotated[Path | None, typer.Option(help="JSON file that says how to run it again.")] = None,
+    slides: Annotated[Path | None, typer.Option(help="PPTX file: a slide for each figure.")] = None,
     drop_individuals: Annotated[
         bool, typer.Option("--drop-individuals", help="Leave single real scans out; aggregates stay.")
     ] = False,
@@ -224,8 +225,20 @@ def report(
 ) -> None:
     """Write an evaluated study into one offline HTML file."""
     make = importlib.import_module("core.report").make_report
-    files = (str(tables or ""), str(bundle or ""))
-    _run(lambda context: make(context, str(study), str(out), *files, drop_individuals), as_json, parallel=False)
+    files = (str(tables or ""), str(bundle or ""), drop_individuals, str(slides or ""))
+    _run(lambda context: make(context, str(study), str(out), *files), as_json, parallel=False)
+
+
+@app.command()
+def rerun(
+    bundle: Annotated[Path, typer.Argument(help="JSON file that `report --bundle` wrote.")],
+    data: Annotated[Path, typer.Option(help="Folder that the study's study.toml lay in.")],
+    out: Out,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a study again from its bundle; exits with 3 when an input or a table is not the same."""
+    again = importlib.import_module("core.report").rerun
+    _run(lambda context: again(context, str(bundle), str(data), str(out)), as_json)
 
 
 @app.command(hidden=True)

@@ -28,10 +28,6 @@ QC_SCORES = (
     "putamen+pallidum",
     "hippocampus+amygdala",
 )
-QC_CAVEAT = (
-    "SynthSeg's QC network sees only the label map, never the image: a poor image that still yields a plausible "
-    "label map can pass."
-)
 # Other spellings of the scores, after case, "-" and "_" are ignored.
 ALIASES = {
     "general gray matter": "general grey matter",

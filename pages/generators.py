@@ -13,7 +13,7 @@ from core.generators import GENERATORS
 from core.jobs import Job
 from core.study import Study, read_study
 from core.workflows import curve_of, demo_checkpoint, previews_of, samples_folder
-from pages import shared
+from pages import job_parts, shared
 
 ESTIMATE_JOB = "core.workflows:estimate_generation"
 SAMPLE_JOB = "core.workflows:generate_for_study"
@@ -46,7 +46,7 @@ def newest(function: str, **arguments: Any) -> Job | None:
     return next((job for job in found if arguments.items() <= job.arguments.items()), None)
 
 
-@st.fragment(run_every=shared.POLL_SECONDS)
+@st.fragment(run_every=job_parts.POLL_SECONDS)
 def show_estimate(model: str, grid: str, steps: int, n: int) -> None:
     """Say what the samples will cost, from one sample measured on this machine."""
     arguments = {"model": model, "grid": grid, "steps": steps}
@@ -138,7 +138,7 @@ def show_run(job: Job) -> None:
             column.image(picture, caption=caption, width="stretch")
 
 
-@st.fragment(run_every=shared.POLL_SECONDS)
+@st.fragment(run_every=job_parts.POLL_SECONDS)
 def show_runs() -> None:
     """Show training and sampling, newest first, and keep it up to date."""
     found = [job for job in jobs.list_jobs(shared.settings()) if job.function in (TRAIN_JOB, SAMPLE_JOB)]

@@ -8,7 +8,7 @@ import streamlit as st
 
 from core import jobs
 from core.jobs import Job
-from pages import shared
+from pages import job_parts, shared
 
 STATES = {
     "queued": ("waiting", "gray", ":material/schedule:"),
@@ -53,7 +53,7 @@ def show_job(job: Job) -> None:
                 st.code("\n".join(f"{shared.clock(when)}  {line}" for when, line in lines), language=None, height=300)
 
 
-@st.fragment(run_every=shared.POLL_SECONDS)
+@st.fragment(run_every=job_parts.POLL_SECONDS)
 def show_jobs() -> None:
     """Show all jobs, newest first, and keep them up to date."""
     found = jobs.list_jobs(shared.settings())

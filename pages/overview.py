@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from html import escape
+
 import pandas as pd
 import streamlit as st
 
@@ -9,64 +11,41 @@ from core.errors import InputError
 from core.study import Cohort, Study
 from core.workflows import Results
 from core.workflows.results import cohort_verdicts, rank_scores
+from core.workflows.verdicts import column_help, verdicts
 from core.workflows.viewing import PLANES
 from pages import shared
 
 SAMPLES = 6  # brains of each cohort
 MAIN_METRICS = ("fid", "mmd2-rbf", "ms-ssim")
-
-
-def sentence(facts: pd.Series) -> str:
-    """Return what is known about one synthetic cohort: copies, gate, regions, variety."""
-    return (copies(facts["copies"]) + anatomy(facts)).strip()
-
-
-def copies(found: list[str]) -> str:
-    """Say that a cohort lies too near to its training cohort; nothing when it does not, or is not known to."""
-    if not found:
-        return ""
-    return (
-        "**may hold copies: nearer to its training cohort than chance explains** (nearer to training than to held-out "
-        f"people: {'; '.join(found)}; 50 % is chance). "
-    )
-
-
-def anatomy(facts: pd.Series) -> str:
-    """Say what gate, regions and variety tell about one cohort."""
-    share = f"95 % interval {1 - facts['ci_high']:.0%} to {1 - facts['ci_low']:.0%}"
-    gate = f"{facts['failed_volumes']} of {facts['n']} volumes fail segmentation quality control, {share}"
-    if not facts["gated"]:
-        start = "segmentation quality is not known yet"
-    elif facts["reliable"]:
-        start = f"**passes the quality gate** ({gate})"
-    elif facts["certain"]:
-        start = f"**fails the quality gate** ({gate}): too unreliable for an anatomical assessment"
-    else:
-        start = f"**fails the quality gate, but by no more than chance** ({gate})"
-    if not facts["compared"]:
-        return f"{start}; regional volumes are not compared yet."
-    found = facts["findings"]
-    named = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
-    regions = f"Different: **{named}**." if found else "No region is shown to differ."
-    few = " (N is small: the intervals are wide)" if facts["undetermined"] > facts["compared"] / 2 else ""
-    return (
-        f"{start}. {regions} {facts['equivalent']} of {facts['compared']} regions are equivalent, "
-        f"{facts['undetermined']} undetermined{few}. Volumes vary **{facts['spread']:.2f} times** as much as in real "
-        "brains (median over regions; 1 is best)."
-    )
+STATES = {
+    "good": (":material/check_circle:", "green"),
+    "bad": (":material/cancel:", "red"),
+    "open": (":material/help:", "orange"),
+}
+ORDER_ROW = 46  # pixels: place above value
+HOW_TO_READ = (
+    "Place, value [95 % interval]. 1 is best. Tie: the interval overlaps that of another cohort. Floor: "
+    f"{shared.FLOOR_HELP}"
+)
 
 
 def show_answer(study: Study, results: Results) -> None:
-    """Show one card for each synthetic cohort."""
-    verdicts = cohort_verdicts(results, [cohort.name for cohort in study.synthetic])
+    """Show the verdict on each synthetic cohort, with its reasons below it."""
     if not study.synthetic:
         st.info("The study has no synthetic cohort yet. Add one on the page *Studies*.")
-    for cohort in study.synthetic:
-        facts = verdicts.loc[cohort.name]
-        colour = shared.colours_of(study)[cohort.label]
+    colours = shared.colours_of(study)
+    for cohort, verdict in zip(study.synthetic, verdicts(study, results), strict=True):
         with st.container(border=True):
-            name = f"<span style='color:{colour}'>■</span> **{cohort.label}**"
-            st.markdown(f"{name}: {sentence(facts)}", unsafe_allow_html=True)
+            square = f"<span style='color:{colours[cohort.label]}'>■</span>"
+            # The name and its explanation come from the study file: only the square is HTML.
+            st.markdown(
+                f"{square} **{escape(cohort.label)}: {escape(verdict.answer)}**: {verdict.because}.",
+                unsafe_allow_html=True,
+            )
+            for column, reason in zip(st.columns(len(verdict.reasons)), verdict.reasons, strict=True):
+                icon, colour = STATES[reason.state]
+                column.markdown(f":{colour}[{icon}] **{reason.topic.capitalize()}**", help=reason.meaning)
+                column.caption(reason.text.replace("\n", "  \n"))
             for note in shared.notes_of(cohort, str(study.path)):
                 st.caption(note)
 
@@ -78,22 +57,20 @@ def show_order(study: Study, results: Results) -> None:
     if ranked.empty:
         shared.still_computing("The order of the cohorts")
         return
-    table = pd.DataFrame(
-        index=pd.Index([c.label for c in study.synthetic] + ["Floor", "N real / synthetic"], name="Cohort")
-    )
     names = shared.labels_of(study.cohorts)
+    rows = [*(c.label for c in study.synthetic), "Floor", "N real / synthetic"]
+    table, columns = pd.DataFrame({"cohort": rows}), {"cohort": shared.text("Cohort", width=shared.COHORT_WIDTH)}
     for (metric, encoder), group in ranked.groupby(["metric", "encoder"], sort=False):
-        title = f"{metric}{' · ' + encoder if encoder else ''} {shared.GOOD_END[group['direction'].iloc[0]]}"
+        title = f"{metric}{' · ' + encoder if encoder else ''}"
         cells = {names.get(row["cohort"], row["cohort"]): place(row) for _, row in group.iterrows()}
         floors = group["floor"].dropna()
         cells["Floor"] = shared.brief(floors.iloc[0]) if len(floors) else "–"
         cells["N real / synthetic"] = f"{group['n_real'].iloc[0]:.0f} / {group['n_synthetic'].iloc[0]:.0f}"
-        table[title] = table.index.map(cells).fillna("still computing")
-    st.table(table)
-    st.caption(
-        "Place, value [95 % interval]. 1 is best. Tie: the interval overlaps that of another cohort. Floor: "
-        f"{shared.FLOOR_HELP} All metrics, *as published* too: page *Similarity*."
-    )
+        table[title] = table["cohort"].map(cells).fillna("still computing")
+        arrow = shared.GOOD_END[group["direction"].iloc[0]].partition(" ")[0]
+        columns[title] = shared.text(f"{title} {arrow}", f"{column_help(str(metric))} {HOW_TO_READ}", 170)
+    shared.show_table(table, columns, row_height=ORDER_ROW, key="order", alt="Place of each cohort by the main scores")
+    st.caption(f"{HOW_TO_READ} All metrics, *as published* too: page *Similarity*.")
 
 
 def place(row: pd.Series) -> str:
@@ -102,8 +79,8 @@ def place(row: pd.Series) -> str:
         return "not computed"
     value = f"{shared.brief(row['value'])} [{shared.brief(row['ci_low'])} – {shared.brief(row['ci_high'])}]"
     if pd.isna(row["rank"]):
-        return f"not ranked: see *Similarity*  \n{shared.brief(row['value'])}"
-    return f"**Place {row['rank']:.0f}**{' (tie)' if row['tie'] else ''}  \n{value}"
+        return f"not ranked: see Similarity\n{shared.brief(row['value'])}"
+    return f"Place {row['rank']:.0f}{' (tie)' if row['tie'] else ''}\n{value}"
 
 
 def show_brains(study: Study, results: Results) -> None:

@@ -7,11 +7,11 @@ import streamlit as st
 
 from core import plots
 from core.image_checks import CHECKS
-from core.quality import QC_CAVEAT, failing_cases
+from core.quality import failing_cases
 from core.study import Study
 from core.workflows import Results
 from core.workflows.regional import what_if_gate
-from core.workflows.results import qc_of
+from core.workflows.results import qc_caveats, qc_of
 from pages import paper_parts, shared
 
 FAILING_COLUMNS = {
@@ -125,7 +125,7 @@ def show_image_checks(study: Study, results: Results) -> None:
 
 
 study, results = shared.current_study("Quality", "Can the synthetic brains be segmented as reliably as real ones?")
-st.caption(f"What the gate cannot see: {QC_CAVEAT}")
+st.caption(f"What the gate cannot see: {' '.join(qc_caveats(study))}")
 if results.qc.empty:
     shared.still_computing("Segmentation quality")
 else:

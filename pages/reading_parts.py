@@ -13,10 +13,11 @@ from core import plots, readings
 from core.errors import SynthScopeError
 from core.readings import MODES, SCALES, Rating, Session
 from core.study import Study
-from core.workflows import Results, known_studies, reader_study
+from core.workflows import Results, reader_study
 from pages import shared
 
 SESSION = "reading"  # in the address, so that a reload goes on
+UNBLINDED = "unblinded"  # fingerprints of the studies whose results were opened without reading
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "reader"
 PANEL_HEIGHT = {"rating": 300, "forced choice": 250}  # pixels of the longest side of a plane
 MODE_NAMES = {"rating": "Rate one brain at a time", "forced choice": "Choose the real one of two"}
@@ -29,18 +30,6 @@ def panel() -> Any:
     return st.components.v2.component("reading_panel", html=html, css=css, js=js, isolate_styles=False)
 
 
-def follow_session_of_address() -> None:
-    """Go to the study of the session that the address names, as after a reload."""
-    try:
-        session = readings.read_session(shared.settings(), st.query_params[SESSION])
-    except (KeyError, SynthScopeError):
-        return
-    path = next((p for p in known_studies(shared.settings()) if str(Path(p).resolve()) == session.study), None)
-    if path and path != shared.study_path():
-        st.session_state[shared.STUDY] = path
-        st.rerun()
-
-
 # -- a session: begin, go on -------------------------------------------------------------------------------------------
 
 
@@ -49,6 +38,13 @@ def show_entry(study: Study, known: list[Session]) -> None:
     fakes = {cohort.name: cohort for cohort in study.synthetic if cohort.cases}
     if not fakes or not study.real.cases:
         st.info("A reading session needs a real and a synthetic cohort with volumes.", icon=":material/info:")
+        return
+    if readings.fingerprint(study) in st.session_state.get(UNBLINDED, ()):
+        st.warning(
+            "You have opened the results of this study, so a reading of yours would no longer be blind. Another reader "
+            "begins in a browser window of their own.",
+            icon=":material/visibility:",
+        )
         return
     first, second = st.columns(2)
     name = first.text_input("Reader", key="reader_name", help="Name or initials.")
@@ -193,6 +189,25 @@ CORRELATION_COLUMNS = {
     "tau": shared.number("Kendall's τ", "", "%+.2f"),
     "cohorts": shared.number("Cohorts", "", "%d"),
 }
+
+
+def may_see_results(study: Study, known: list[Session], current: Session | None) -> bool:
+    """Tell whether results may be shown: to who has read, or will not read; until then, ask."""
+    opened = st.session_state.setdefault(UNBLINDED, set())
+    name, key = (" ".join(str(st.session_state.get(field, "")).split()) for field in ("reader_name", "reader_key"))
+    mine = [s for s in known if name and s.reader == readings.reader_name(name, key)]
+    done = bool(current and current.complete) or any(session.complete for session in mine)
+    if done or readings.fingerprint(study) in opened or not any(session.complete for session in known):
+        return True
+    st.info(
+        "**Closed until you have read.** What other readers said would colour your own answers. The results open when "
+        "your session is complete; if it is already, enter your name on *Read*.",
+        icon=":material/lock:",
+    )
+    if st.toggle("I will not read this study: open the results", key="will_not_read"):
+        opened.add(readings.fingerprint(study))
+        st.rerun()
+    return False
 
 
 def show_results(study: Study, results: Results, known: list[Session]) -> None:

@@ -7,14 +7,13 @@ import streamlit as st
 from core import readings
 from pages import reading_parts, shared
 
-reading_parts.follow_session_of_address()
 study, results = shared.current_study("Reading room", "Can you tell the real brains from the synthetic ones?")
 known = readings.list_sessions(shared.settings(), study)
 current = next((s for s in known if s.id == st.query_params.get(reading_parts.SESSION)), None)
 if current and not current.complete:
     reading_parts.show_panel(study, current)
     if st.button("Pause", help="Everything saved is kept. Enter the same name to go on."):
-        st.query_params.clear()
+        shared.clear_address()
         st.rerun()
     st.stop()
 if current:
@@ -23,4 +22,5 @@ reading, said = st.tabs(["Read", "Results"], default="Results" if current else "
 with reading:
     reading_parts.show_entry(study, known)
 with said:
-    reading_parts.show_results(study, results, known)
+    if reading_parts.may_see_results(study, known, current):
+        reading_parts.show_results(study, results, known)

@@ -23,8 +23,11 @@ from core.settings import Settings, from_environment
 from core.study import Cohort, Study, read_study
 from core.volume import Volume
 from core.workflows import Results, demo_folder, known_studies, load_case, load_case_labels, read_results
-from core.workflows.results import RESULT_FILES, results_folder, source_of
+from core.workflows.results import results_folder, source_of
+from core.workflows.results import results_stamp as stamp_of
 from core.workflows.viewing import case_files, thumbnail
+from pages import job_parts
+from pages.job_parts import DEMO_JOB
 
 # session keys
 STUDY = "study"  # path of the chosen study.toml
@@ -36,14 +39,9 @@ DEMO_CHECKED = "demo_checked"
 LOST = "lost_study"  # path of a chosen study that disappeared
 ROUTED = "routed"  # app.py has run, so its navigation leads
 WANTED = "wanted"  # page and query of an address that was opened before app.py had run
-SEEN = "seen"  # what the page shows, to notice when it is out of date
+ADDRESS = "study_in_address"  # short name of the study that the address held when it was last looked at
+UNKNOWN = "unknown_study"  # the address named a study that the workspace does not know
 
-DEMO_JOB = "core.workflows:demo"
-EVALUATE_JOB = "core.workflows:evaluate"
-THUMBNAIL_JOB = "core.workflows:draw_thumbnails"
-EVALUATING = (EVALUATE_JOB, "core.workflows:generate_for_study")
-POLL_SECONDS = 2.0
-BRAINS_A_REFRESH = 6  # a page shows new brains of the demo by sixes
 LABEL_WIDTH = 36  # characters of a cohort's label on one line of an axis
 FLAT_ROW = 21  # pixels: about that of a heatmap row
 TALL_ROW = 66  # pixels: above 64 long text wraps
@@ -100,9 +98,9 @@ def start_demo_once(settings: Settings) -> None:
 
 
 def pick_study(settings: Settings) -> None:
-    """Let the user choose among the known studies, in the sidebar."""
+    """Let the user choose among the known studies, in the sidebar; the address keeps the choice."""
+    follow_address()
     studies = known_studies(settings)
-    _stay_with_known(studies)
     st.session_state[PICKER] = st.session_state[STUDY]
     with st.sidebar:
         st.selectbox("Study", list(studies), key=PICKER, format_func=lambda path: studies[path], on_change=_picked)
@@ -110,6 +108,26 @@ def pick_study(settings: Settings) -> None:
 
 def _picked() -> None:
     st.session_state[STUDY] = st.session_state[PICKER]
+
+
+def follow_address() -> None:
+    """Go to the study that the address names, and have it name the chosen one: a reload or a copied link keeps it.
+
+    An address is followed when it is new; else the choice made on the page leads.
+    """
+    wanted, chosen = st.query_params.get(STUDY, ""), study_path()
+    if wanted and wanted not in (st.session_state.get(ADDRESS), study_id(chosen)):
+        path = study_with_id(wanted)
+        st.session_state[STUDY] = chosen = path or chosen
+        st.session_state[UNKNOWN] = path is None
+    st.session_state[ADDRESS] = study_id(chosen)
+    if wanted != st.session_state[ADDRESS]:
+        st.query_params[STUDY] = st.session_state[ADDRESS]
+
+
+def clear_address() -> None:
+    """Take everything out of the address but the study."""
+    st.query_params.from_dict({key: value for key, value in st.query_params.to_dict().items() if key == STUDY})
 
 
 def current_study(title: str, caption: str) -> tuple[Study, Results]:
@@ -121,19 +139,23 @@ def current_study(title: str, caption: str) -> tuple[Study, Results]:
 def show_heading(title: str, caption: str) -> None:
     """Show the page's title, and in the sidebar how far the study's job is."""
     _leave_for_app()
+    follow_address()
     st.title(title)
     st.caption(caption)
     path = study_path()
+    if st.session_state.pop(UNKNOWN, False):
+        st.warning(
+            "The link belongs to a study that this workspace does not know: it was renamed, moved or made elsewhere. "
+            "Open its study.toml on the page *Studies*, then the link again.",
+            icon=":material/link_off:",
+        )
     if lost := st.session_state.pop(LOST, None):
         st.warning(
             f"The study `{lost}` is no longer there: it was renamed, moved or deleted. Another is shown. Nothing "
             "computed is lost: open it from its new place on the page *Studies*; known volumes are not computed again.",
             icon=":material/link_off:",
         )
-    job = job_of(path)
-    st.session_state[SEEN] = _state(path)
-    with st.sidebar:
-        st.fragment(_job_status, run_every=POLL_SECONDS if job and job.active else None)(path)
+    job_parts.follow_job(settings(), path)
 
 
 def load_study() -> tuple[Study, Results]:
@@ -181,15 +203,17 @@ def study_with_id(name: str) -> str | None:
 
 def is_demo(path: str) -> bool:
     """Tell whether a study is the demo study."""
-    return Path(path) == demo_folder(settings()) / "study.toml"
+    return job_parts.is_demo(settings(), path)
 
 
 def evaluate(path: str, name: str) -> None:
     """Queue the evaluation of a study; the demo study is made first when needed."""
-    if is_demo(path):
-        jobs.submit(settings(), DEMO_JOB, {}, "Demo study")
-    else:
-        jobs.submit(settings(), EVALUATE_JOB, {"study": path}, f"Evaluate {name}")
+    job_parts.evaluate(settings(), path, name)
+
+
+def job_of(path: str) -> Job | None:
+    """Return the newest job that works, or worked, on a study."""
+    return job_parts.job_of(settings(), path)
 
 
 def _explain_demo(job: Job | None) -> None:
@@ -210,57 +234,12 @@ def _explain_demo(job: Job | None) -> None:
         st.rerun()
 
 
-# -- jobs --------------------------------------------------------------------------------------------------------------
-
-
-def job_of(path: str) -> Job | None:
-    """Return the newest job that works, or worked, on a study."""
-    for job in jobs.list_jobs(settings()):
-        if job.function == DEMO_JOB and is_demo(path):
-            return job
-        if job.function in EVALUATING and job.arguments.get("study") == path:
-            return job
-    return None
-
-
-def _job_status(path: str) -> None:
-    """Show how far the study's job is; reload the page when there is something new to show."""
-    job = job_of(path)
-    if job and job.active:
-        jobs.ensure_runner(settings())  # an open page revives a runner that was killed
-        st.progress(min(max(job.progress, 0.0), 1.0), text=job_line(job))
-    elif job and job.state == "failed":
-        st.error("The last evaluation failed. See the page *Jobs*.", icon=":material/error:")
-    elif job and job.state == "cancelled":
-        st.warning("The last evaluation was cancelled. Run it again on the page *Jobs*.", icon=":material/cancel:")
-    state = _state(path)
-    if st.session_state.get(SEEN, state) != state:
-        st.session_state[SEEN] = state
-        st.rerun()
-
-
-def _state(path: str) -> tuple[Any, ...]:
-    """Return what makes a page out of date when it changes: results, the job's step, brains of the growing demo."""
-    job = job_of(path)
-    brains = 0
-    if job and job.active and job.function == DEMO_JOB:
-        brains = len(list(Path(path).parent.glob("*/*.nii.gz"))) // BRAINS_A_REFRESH
-    return results_stamp(path), (job.id, job.state, job.message.partition(":")[0]) if job else (), brains
-
-
-def job_line(job: Job) -> str:
-    """Return what a job does at the moment, in words."""
-    if job.state == "queued":
-        return f"{job.title}: waiting to start"
-    return f"Still computing: {job.message or 'starting'}"
-
-
 def still_computing(what: str) -> None:
     """Say why there is nothing to show yet, and what to do about it."""
     path = study_path()
     job = job_of(path)
     if job and job.active:
-        st.fragment(_waiting, run_every=POLL_SECONDS)(what, path)
+        st.info(f"{what} will appear here. {job_parts.job_line(job)}.", icon=":material/hourglass_top:")
     elif cached_results(path, results_stamp(path)).provenance.get("complete"):
         st.warning(f"{what} could not be computed. The reasons are listed below.", icon=":material/warning:")
     else:
@@ -268,11 +247,6 @@ def still_computing(what: str) -> None:
         if st.button("Evaluate this study", type="primary", key=f"evaluate_{what}"):
             evaluate(path, Path(path).parent.name)
             st.rerun()
-
-
-def _waiting(what: str, path: str) -> None:
-    job = job_of(path)
-    st.info(f"{what} will appear here. {job_line(job) if job else ''}.", icon=":material/hourglass_top:")
 
 
 def show_gaps(study: Study, results: Results, *words: str) -> None:
@@ -290,12 +264,7 @@ def show_gaps(study: Study, results: Results, *words: str) -> None:
 
 def results_stamp(path: str) -> tuple[tuple[str, int], ...]:
     """Return the names and times of a study's result files, which change whenever a result does."""
-    folder = results_folder(settings(), Path(path))
-    stamp = []
-    for name in RESULT_FILES:
-        with suppress(FileNotFoundError):
-            stamp.append((name, (folder / name).stat().st_mtime_ns))
-    return tuple(stamp)
+    return stamp_of(settings(), path)
 
 
 @st.cache_data(max_entries=8, show_spinner=False)

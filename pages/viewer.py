@@ -17,9 +17,9 @@ CONVENTION_HELP = (
     "seen from the feet. L and R are always shown."
 )
 
-shared.show_heading("Viewer", "Real and synthetic brains at the same position, and all of them at a glance.")
-viewer_choices.follow_study_of_address()
-study, results = shared.load_study()
+study, results = shared.current_study(
+    "Viewer", "Real and synthetic brains at the same position, and all of them at a glance."
+)
 viewer_choices.restore()
 for message in viewer_choices.take_selection(study):
     st.warning(message, icon=":material/link_off:")

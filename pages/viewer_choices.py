@@ -27,26 +27,10 @@ def keep() -> None:
     st.session_state[KEPT] = st.session_state.get(KEPT, {}) | found
 
 
-def follow_study_of_address() -> None:
-    """Go to the study an address names; say so when there is none."""
-    wanted = st.query_params.get("study", "")
-    if not wanted or wanted == shared.study_id(shared.study_path()):
-        return
-    path = shared.study_with_id(wanted)
-    if path:
-        st.session_state[shared.STUDY] = path
-        st.rerun()
-    st.query_params.clear()
-    st.warning(
-        "The link belongs to a study that this workspace does not know: it was renamed, moved or made elsewhere. "
-        "Open its study.toml on the page *Studies*, then the link again."
-    )
-
-
 def take_selection(study: Study) -> list[str]:
     """Point the choices to the cases that another page, or the address, asks for; return what is not there."""
     state, address = st.session_state, st.query_params.to_dict()
-    st.query_params.clear()
+    shared.clear_address()
     wanted = [
         (state.pop(shared.SELECTED_COHORT, None), state.pop(shared.SELECTED_CASE, None)),
         state.pop(shared.SELECTED_BESIDE, None) or (None, None),

@@ -39,7 +39,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "encoders": ("errors", "volume", "tables", "checkpoint", "encoders", "segmentation"),
     "workflows": (*BASE, *FRAME, *SCIENCE, "workflows"),
     "plots": (*BASE, *FRAME, *SCIENCE, "plots"),
-    "report": (*BASE, *FRAME, *SCIENCE, "workflows", "plots"),
+    "report": (*BASE, *FRAME, *SCIENCE, "workflows", "plots", "report"),
     "__main__": (*BASE, *FRAME, *SCIENCE, "workflows", "plots", "report"),
 }
 # Where a package of others may be imported.
@@ -48,7 +48,9 @@ OWNERS = {
     "nibabel": ("core/volume.py",),
     "dask": ("core/pools.py",),
     "distributed": ("core/pools.py",),
-    "plotly": ("core/plots/", "core/report.py"),
+    "plotly": ("core/plots/", "core/report/"),
+    "matplotlib": ("core/plots/static.py",),
+    "pptx": ("core/report/slides.py",),
 }
 SOURCES = sorted([*ROOT.glob("core/**/*.py"), *ROOT.glob("pages/*.py"), ROOT / "app.py"])
 

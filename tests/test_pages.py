@@ -25,7 +25,7 @@ PAGES = sorted(
     for path in (ROOT / "pages").glob("*.py")
     if path.stem not in ("shared", "niivue", "__init__") and not path.stem.endswith(("_parts", "_choices"))
 )
-NEEDS_STUDY = ("overview", "viewer", "similarity", "quality", "anatomy", "studies", "reading_room")
+NEEDS_STUDY = ("overview", "viewer", "similarity", "quality", "anatomy", "studies", "reading_room", "report")
 CASES = {"real": ["r0", "r1", "r2"], "Alpha": ["a0", "a1", "a2"]}
 
 
@@ -145,7 +145,7 @@ def test_a_broken_study_file_is_explained(page, study):
         ),
         ("viewer", ["r0", "a0", "No participant facts.", "0.700"]),
         ("similarity", ["0.123 [0.1 – 0.15], floor 0.02", "too few volumes", "lower is better", "no training cohort"]),
-        ("quality", ["a0", "thalamus", "0.6", "sees only the label map"]),
+        ("quality", ["a0", "thalamus", "0.6", "looks at the image and its segmentation"]),
         (
             "anatomy",
             ["Positive d: the real region is larger", "hippocampus", "undetermined", "Failing the quality gate"],

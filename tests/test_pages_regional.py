@@ -58,7 +58,7 @@ def test_quality_moves_the_threshold_as_a_what_if(compared):
     app = page("quality", compared)
     found = words(app)
     assert "Move it to see" in found and "What if" not in found
-    assert "sees only the label map" in found and "α-WGAN" in found  # the caveat, and the paper's table
+    assert "looks at the image and its segmentation" in found and "α-WGAN" in found  # the caveat, and the paper's table
     failing = app.dataframe[1].value
     assert failing["subject"].tolist() == ["a0", "a1", "a2"]
     app.slider(key="what_if_threshold").set_value(0.4).run()

@@ -9,6 +9,7 @@ from core.plots.anatomy import correlation_matrix, effect_planes, paired_interva
 from core.plots.cohorts import age_sex_histogram, effect_heatmap, qc_scatter, region_distribution
 from core.plots.readings import likert_bars
 from core.plots.scores import joint_map, metric_dots, rank_bump, score_curve
+from core.plots.static import picture
 from core.plots.style import cohort_colours, message_figure
 from core.plots.training import loss_curves
 from core.plots.volumes import triplanar
@@ -25,6 +26,7 @@ __all__ = [
     "message_figure",
     "metric_dots",
     "paired_intervals",
+    "picture",
     "qc_scatter",
     "rank_bump",
     "region_distribution",

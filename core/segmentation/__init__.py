@@ -88,6 +88,7 @@ class Engine:
     reference: str
     needs: str  # program that must be installed; "" for none
     version: str  # raised when its numbers change
+    qc_caveat: str  # what its quality control cannot see
     load: Callable[[], Segmenter] | None = None
     load_batch: Callable[[Program], BatchSegmenter] | None = None
     weights: tuple[str, ...] = ()  # files in assets/ that its numbers depend on
@@ -118,6 +119,10 @@ def _load_synthseg_standard(program: Program) -> BatchSegmenter:
 
 
 BATCH = 10  # volumes a call of an outside program: starting it then costs about a tenth of the time
+SYNTHSEG_QC_CAVEAT = (
+    "SynthSeg's QC network sees only the label map, never the image: a poor image that still yields a plausible "
+    "label map can pass."
+)
 SYNTHSEG_NEEDS = "mri_synthseg (FreeSurfer 7.4 or newer) or SynthSeg_predict.py"
 SYNTHSEG_REFERENCE = "SynthSeg+: Billot et al., PNAS 120 (2023), doi:10.1073/pnas.2216399120"
 
@@ -130,6 +135,9 @@ SEGMENTERS: dict[str, Engine] = {
         "doi:10.1016/j.media.2023.102789",
         needs="",
         version="1",
+        qc_caveat="The embedded engine's quality control looks at the image and its segmentation, and was fitted on "
+        "rendered volumes with known defects. What it misses most is a structure that is absent and yet labelled where "
+        "it used to be; a defect of a kind it was not fitted on, or too small for 2 mm, can pass.",
         load=_load_embedded,
         weights=("embedded.safetensors", "embedded_qc.safetensors"),
     ),
@@ -139,6 +147,8 @@ SEGMENTERS: dict[str, Engine] = {
         reference="greedy: Yushkevich et al., Alzheimer's & Dementia 12 (2016), doi:10.1016/j.jalz.2016.06.205",
         needs="",
         version="2",
+        qc_caveat="The atlas engine's quality control measures how well image, warped template and labels agree on the "
+        "half grid: a plausible brain whose folds merely differ from the template's fails, finer defects can pass.",
         load=_load_atlas,
     ),
     "synthseg": Engine(
@@ -148,6 +158,7 @@ SEGMENTERS: dict[str, Engine] = {
         reference=SYNTHSEG_REFERENCE,
         needs=SYNTHSEG_NEEDS,
         version="1+robust+parc",
+        qc_caveat=SYNTHSEG_QC_CAVEAT,
         load_batch=_load_synthseg,
     ),
     "synthseg-standard": Engine(
@@ -157,6 +168,7 @@ SEGMENTERS: dict[str, Engine] = {
         reference=SYNTHSEG_REFERENCE,
         needs=SYNTHSEG_NEEDS,
         version="1+parc",
+        qc_caveat=SYNTHSEG_QC_CAVEAT,
         load_batch=_load_synthseg_standard,
     ),
 }

@@ -95,7 +95,7 @@ def closest(scores: pd.DataFrame) -> Closest:
     """
     placed = scores.dropna(subset=["rank"])
     first = placed[placed["rank"] == placed["rank"].min()]
-    reached = tuple(str(row["cohort"]) for _, row in first.iterrows() if _reaches_floor(row))
+    reached = tuple(str(row["cohort"]) for _, row in first.iterrows() if reaches_floor(row))
     without = scores[scores["rank"].isna()]
     reasons = tuple((str(row["cohort"]), str(row["note"])) for _, row in without.iterrows())
     return Closest(tuple(first["cohort"].astype(str)), reached, len(placed), reasons)
@@ -325,7 +325,8 @@ def _order_of_pairs(rows: pd.DataFrame, cohorts: Sequence[str]) -> NDArray[np.fl
     return signs
 
 
-def _reaches_floor(row: pd.Series) -> bool:
+def reaches_floor(row: pd.Series) -> bool:
+    """Tell whether a score cannot be told from that of real volumes: its interval reaches the floor."""
     floor = row["floor"]
     if not np.isfinite(floor):
         return False

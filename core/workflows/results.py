@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pandas as pd
 
 from core import anatomy, image_checks, quality
 from core.errors import InputError
+from core.segmentation import SEGMENTERS, SYNTHSEG_QC_CAVEAT
 from core.settings import Settings
 from core.store import Store
 from core.study import PROVENANCE, Case, Study
@@ -109,6 +111,15 @@ def results_folder(settings: Settings, study: Path) -> Path:
     path = path / "study.toml" if path.is_dir() else path
     name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
     return Store(settings.workspace).folder("results", name)
+
+
+def results_stamp(settings: Settings, study: Path | str) -> tuple[tuple[str, int], ...]:
+    """Return the names and times of a study's result files, which change whenever a result does."""
+    folder, stamp = results_folder(settings, Path(study)), []
+    for name in RESULT_FILES:
+        with suppress(FileNotFoundError):
+            stamp.append((name, (folder / name).stat().st_mtime_ns))
+    return tuple(stamp)
 
 
 def _read_json(path: Path) -> Any:
@@ -225,10 +236,10 @@ def cohort_verdicts(results: Results, names: Sequence[str]) -> pd.DataFrame:
     DataFrame
         One row for each of ``names``: ``gated``, ``reliable``, ``certain`` (the interval of the pass rate lies on one
         side of the gate), ``n``, ``failed_volumes``, ``ci_low`` and ``ci_high`` of the pass rate, ``compared``
-        (regions with an effect size), ``findings`` (the regions that differ, largest effect first), ``different``,
-        ``equivalent``, ``undetermined``, ``spread`` (median over the regions of SD synthetic / SD real; 1 is best),
-        ``copies`` (the spaces of the copy check in which the cohort is suspicious, see `suspicious_copies`), ``used``,
-        ``rejected``.
+        (regions with an effect size), ``findings`` (the regions that differ, largest effect first), ``n_real`` and
+        ``n_synthetic`` of the comparison, ``different``, ``equivalent``, ``undetermined``, ``spread`` (median over the
+        regions of SD synthetic / SD real; 1 is best), ``copies`` (the spaces of the copy check in which the cohort is
+        suspicious, see `suspicious_copies`), ``used``, ``rejected``.
     """
     rows = []
     suspicious = suspicious_copies(results)
@@ -244,9 +255,11 @@ def cohort_verdicts(results: Results, names: Sequence[str]) -> pd.DataFrame:
         row["certain"] = not row["ci_low"] < allowed < row["ci_high"]
         found = effects[effects["verdict"] == "different"].sort_values("cohens_d", key=abs, ascending=False)
         row["findings"] = [
-            f"{region} too {'small' if d > 0 else 'large'} (d = {d:+.2f})"
-            for region, d in zip(found["region"], found["cohens_d"], strict=True)
+            f"{effect['region']} too {'small' if effect['cohens_d'] > 0 else 'large'} (d = {effect['cohens_d']:+.2f} "
+            f"[{effect['ci_low']:+.2f} – {effect['ci_high']:+.2f}])"
+            for _, effect in found.iterrows()
         ]
+        row |= {size: int(effects[size].max()) if len(effects) else 0 for size in ("n_real", "n_synthetic")}
         row |= {kind: int((effects["verdict"] == kind).sum()) for kind in ("different", "equivalent", "undetermined")}
         row["spread"] = float(np.exp(effects["spread_ratio"].median())) if len(effects) else np.nan
         row["copies"] = [
@@ -262,6 +275,15 @@ def suspicious_copies(results: Results, level: float = 0.05) -> pd.DataFrame:
     checks = results.copy_check
     spaces = checks.groupby("cohort")["space"].transform("size")
     return checks[checks["p_value"] * spaces < level]
+
+
+def qc_caveats(study: Study) -> list[str]:
+    """Return what the quality control behind the gate cannot see: of the study's engine, and of imported tables."""
+    engine = SEGMENTERS.get(study.settings.segmenter)
+    found = [engine.qc_caveat] if engine and any(not cohort.qc for cohort in study.cohorts) else []
+    if any(cohort.qc for cohort in study.cohorts) and SYNTHSEG_QC_CAVEAT not in found:
+        found.append(f"Imported scores: {SYNTHSEG_QC_CAVEAT}")
+    return found
 
 
 def qc_of(results: Results, cohort: str) -> pd.DataFrame:

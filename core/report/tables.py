@@ -1,0 +1,149 @@
+"""The tables of the report in the layout of the paper, as cells of text, CSV and LaTeX."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from core.encoders import ENCODERS
+from core.study import Study
+from core.workflows import Results
+from core.workflows import comparisons as compare
+from core.workflows.results import qc_caveats, rank_scores
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the report: cells as text."""
+
+    name: str
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str
+
+
+def all_tables(study: Study, results: Results) -> list[Table]:
+    """Return the paper's Tables 1 to 3 made for this study."""
+    return [table_one(study, results), table_two(study, results), table_three(study, results)]
+
+
+def table_one(study: Study, results: Results) -> Table:
+    """Arrange similarity as in Table 1 of the paper, corrected, with intervals and the floor in the last row."""
+    names = [cohort.name for cohort in study.synthetic]
+    cells = compare.table_one(rank_scores(results), names, study.settings.encoders, "corrected")
+    labels = {cohort.name: cohort.label for cohort in study.synthetic} | {compare.REAL: f"{study.real.label}: floor"}
+    groups = list(cells.groupby(["encoder", "column"], sort=False))
+    columns = ["cohort", *(_column(str(e), str(c), part) for (e, c), part in groups)]
+    rows = []
+    for name in (*names, compare.REAL):
+        values = [_score(part[part["cohort"] == name].iloc[0]) for _, part in groups]
+        rows.append((labels[name], *values))
+    note = (
+        "↓ lower is better, → closest to the floor is best. ★ best; ☆ best, tied. [95 % interval]. Floor: real against "
+        f"real volumes at the same N. N: {_sizes(cells)}."
+    )
+    return Table("table_1", "Table 1: similarity", tuple(columns), tuple(rows), note)
+
+
+def table_two(study: Study, results: Results) -> Table:
+    """Arrange the quality gate as in Table 2 of the paper."""
+    labels = {cohort.name: cohort.label for cohort in study.cohorts}
+    rows = tuple(
+        (
+            labels.get(row["cohort"], row["cohort"]),
+            f"{row['n']:.0f}",
+            f"{row['failed_scores']:.0f}",
+            f"{row['failed_volumes']:.0f}",
+            f"{row['pass_rate']:.1%} [{row['ci_low']:.1%}, {row['ci_high']:.1%}]",
+            "yes" if row["reliable"] else "no",
+        )
+        for _, row in results.quality.iterrows()
+    )
+    columns = ("cohort", "N", "failed scores", "failed volumes", "pass rate ↑", "reliable")
+    threshold = "".join(f"Threshold of the scores: {t:.3f}. " for t in results.quality["threshold"].dropna().head(1))
+    note = f"{threshold}Pass rate with its 95 % interval. Not seen by the gate: {' '.join(qc_caveats(study))}"
+    return Table("table_2", "Table 2: segmentation quality", columns, rows, note)
+
+
+def table_three(study: Study, results: Results) -> Table:
+    """Arrange Cohen's d by region as in Table 3 of the paper, with the engine's noise."""
+    effects = results.effect_sizes
+    names = [cohort for cohort in study.synthetic if (effects["cohort"] == cohort.name).any()]
+    rows = []
+    for region, part in effects.groupby("region", sort=False):
+        by_cohort = part.set_index("cohort")
+        cells = [_effect(pd.Series(by_cohort.loc[c.name])) if c.name in by_cohort.index else "" for c in names]
+        noise = by_cohort["noise_floor"].max() if "noise_floor" in by_cohort else np.nan
+        rows.append((str(region), f"{noise:.2f}" if np.isfinite(noise) else "", *cells))
+    called = [c.label for c in names if c.label != c.name]
+    note = (
+        "Cohen's d of TIV-adjusted volumes [95 % interval]; 0 is best, positive: the real region is larger. "
+        "± noise: what the segmentation engine alone can do. Cohorts that fail the gate are not relied upon. "
+        f"N: {_sizes(effects)}.{' ' + '; '.join(called) + '.' if called else ''}"
+    )
+    columns = ("region", "± noise", *(c.name for c in names))
+    return Table("table_3", "Table 3: anatomy", columns, tuple(rows), note)
+
+
+def _sizes(table: pd.DataFrame) -> str:
+    known = table.dropna(subset=["n_real", "n_synthetic"])[["n_real", "n_synthetic"]].drop_duplicates().to_numpy()
+    return "; ".join(f"{real:.0f} real, {synthetic:.0f} synthetic" for real, synthetic in known) or "not known"
+
+
+def encoder_label(name: str) -> str:
+    """Return the name of an encoder for readers."""
+    return ENCODERS[name].label if name in ENCODERS else name
+
+
+def _column(encoder: str, column: str, part: pd.DataFrame) -> str:
+    direction = next((d for d in part["direction"] if isinstance(d, str)), "")
+    arrow = {"lower": " ↓", "higher": " ↑", "match real": " →"}.get(direction, "")
+    return f"{encoder_label(encoder)} {column}{arrow}".strip()
+
+
+def _score(row: pd.Series) -> str:
+    low, high = row["ci_low"], row["ci_high"]
+    interval = f" [{low:.3g}, {high:.3g}]" if pd.notna(low) and low < high else ""
+    if pd.isna(row["value"]):
+        return interval.strip() or "–"
+    return f"{row['value']:.3g}{'' if not row['best'] else ' ☆' if row['tied'] else ' ★'}{interval}"
+
+
+def _effect(row: pd.Series) -> str:
+    if pd.isna(row["cohens_d"]):
+        return "–"
+    interval = f" [{row['ci_low']:+.2f}, {row['ci_high']:+.2f}]" if pd.notna(row.get("ci_low")) else ""
+    return f"{row['cohens_d']:+.2f}{interval}"
+
+
+_TEX = {
+    **{c: "\\" + c for c in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{"|": r"\textbar{}", "<": r"\textless{}", ">": r"\textgreater{}"},
+    **{"[": "{[}", "]": "{]}"},  # after \\ a bracket would be an argument
+    **{"★": r"$\star$", "☆": r"$\circ$", "±": r"$\pm$", "–": "--", "−": "$-$", "α": r"$\alpha$"},
+    **{"↓": r"$\downarrow$", "↑": r"$\uparrow$", "→": r"$\rightarrow$", "\n": " "},
+}
+
+
+def escape_latex(text: str) -> str:
+    """Escape what LaTeX would take as a command."""
+    return "".join(_TEX.get(letter, letter) for letter in text)
+
+
+def latex(table: Table) -> str:
+    """Return a table for LaTeX with the package booktabs."""
+    lines = [" & ".join(map(escape_latex, row)) + r" \\" for row in table.rows]
+    head = " & ".join(map(escape_latex, table.columns)) + r" \\"
+    body = "\n".join([r"\toprule", head, r"\midrule", *lines, r"\bottomrule"])
+    columns = "l" + "r" * (len(table.columns) - 1)
+    caption = escape_latex(f"{table.title.partition(': ')[2].capitalize()}. {table.note}")
+    return (
+        f"% needs \\usepackage{{booktabs}}\n\\begin{{table}}\n\\caption{{{caption}}}\n\\begin{{tabular}}{{{columns}}}\n"
+        f"{body}\n\\end{{tabular}}\n\\end{{table}}\n"
+    )

@@ -1,0 +1,236 @@
+"""The verdict on each synthetic cohort: one sentence, and the five reasons it stands on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from core.encoders import ENCODERS
+from core.metrics import METRICS
+from core.study import Cohort, Study
+from core.workflows.comparisons import reaches_floor, wilson_interval
+from core.workflows.results import Results, cohort_verdicts, rank_scores, suspicious_copies
+
+State = Literal["good", "bad", "open"]
+TOPICS = ("gate", "anatomy", "similarity", "diversity", "copies")
+NAMED = 3  # regions named in a reason
+MEANINGS = {
+    "gate": "Pass rate ↑, share of volumes, higher is better: all eight quality scores of a segmentation reach the "
+    "threshold. The cohort fails when more volumes fail than the gate allows. 95 % Wilson interval, N volumes judged.",
+    "anatomy": "Cohen's d, in standard deviations, 0 is best: volumes of a region in real against synthetic brains of "
+    "one head size. Different: q < 0.05; equivalent: the 90 % interval lies within ±0.2; else undetermined.",
+    "similarity": "Fréchet distance ↓, no unit, lower is better: how far apart the cohorts lie in mean and covariance "
+    "of what an encoder sees. 95 % interval. Floor: real against real at the same N, what a perfect generator scores.",
+    "diversity": "MS-SSIM, 0 to 1, best where it equals the real value: how alike two brains of one cohort are. Above "
+    "the real value the generator lacks variety. Spread: median over the regions of SD synthetic / SD real, 1 is best.",
+    "copies": "Share of synthetic volumes nearer to a training person than to a held-out one, 50 % is chance and best. "
+    "Suspicious: permutation p below 0.05 after correction for the number of measures.",
+}
+
+
+@dataclass(frozen=True)
+class Reason:
+    """What one topic says about a cohort.
+
+    Parameters
+    ----------
+    topic : str
+        One of `TOPICS`.
+    state : {"good", "bad", "open"}
+        Open: not known, or not certain.
+    short : str
+        A clause of the verdict's sentence.
+    text : str
+        The numbers with unit, interval and N; a line a number where there are several.
+    """
+
+    topic: str
+    state: State
+    short: str
+    text: str
+
+    @property
+    def meaning(self) -> str:
+        """What the numbers are, and which way is better."""
+        return MEANINGS[self.topic]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer for one cohort: a few words, and the reasons in the order of `TOPICS`."""
+
+    cohort: str
+    label: str
+    answer: str
+    reasons: tuple[Reason, ...]
+
+    @property
+    def because(self) -> str:
+        """The reasons as one clause."""
+        return "; ".join(reason.short for reason in self.reasons if reason.short)
+
+    @property
+    def sentence(self) -> str:
+        """The whole verdict."""
+        return f"{self.label}: {self.answer}: {self.because}."
+
+
+def verdicts(study: Study, results: Results) -> list[Verdict]:
+    """Return the verdict on each synthetic cohort, in the order of the study."""
+    facts = cohort_verdicts(results, [cohort.name for cohort in study.synthetic])
+    ranked = rank_scores(results)
+    ranked = ranked[ranked["variant"] == "corrected"]
+    rows = [(cohort, pd.Series(facts.loc[cohort.name])) for cohort in study.synthetic]
+    return [_verdict(study, results, cohort, row, ranked) for cohort, row in rows]
+
+
+def _verdict(study: Study, results: Results, cohort: Cohort, facts: pd.Series, ranked: pd.DataFrame) -> Verdict:
+    own = ranked[ranked["cohort"] == cohort.name]
+    reasons = (
+        gate(facts),
+        anatomy(facts),
+        similarity(own[own["metric"] == "fid"], ranked),
+        diversity(own[own["metric"] == "ms-ssim"], facts),
+        copies(results, cohort.name, known=study.training is not None),
+    )
+    return Verdict(cohort.name, cohort.label, answer(facts), reasons)
+
+
+def answer(facts: pd.Series) -> str:
+    """Return the verdict in a few words."""
+    if facts["copies"]:
+        return "may hold copies of its training cohort"
+    if not facts["gated"]:
+        return "not judged yet"
+    if not facts["reliable"]:
+        return "not plausible" if facts["certain"] else "undecided"
+    if not facts["compared"]:
+        return "not judged yet"
+    if facts["different"]:
+        return f"anatomy differs in {facts['different']} of {facts['compared']} regions"
+    return "undecided" if _few(facts) else "plausible by every check that was made"
+
+
+def _few(facts: pd.Series) -> bool:
+    return bool(facts["undetermined"] > facts["compared"] / 2)
+
+
+def gate(facts: pd.Series) -> Reason:
+    """Say whether the brains can be segmented as reliably as real ones."""
+    if not facts["gated"]:
+        return Reason("gate", "open", "segmentation quality is not known yet", "Not known yet.")
+    passed = facts["n"] - facts["failed_volumes"]
+    share = f"pass rate {passed / max(facts['n'], 1):.0%} [{facts['ci_low']:.0%} – {facts['ci_high']:.0%}]"
+    text = f"{facts['failed_volumes']} of {facts['n']} volumes fail; {share}."
+    if facts["reliable"]:
+        return Reason("gate", "good", "passes the quality gate", text)
+    if facts["certain"]:
+        return Reason("gate", "bad", "fails the quality gate, too unreliable for an anatomical assessment", text)
+    return Reason("gate", "open", "fails the quality gate, but by no more than chance", text)
+
+
+def anatomy(facts: pd.Series) -> Reason:
+    """Say which regions differ in volume."""
+    if not facts["compared"]:
+        return Reason("anatomy", "open", "regional volumes are not compared yet", "Not compared yet.")
+    found = facts["findings"]
+    named = ", ".join(found[:NAMED]) + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")
+    few = " N is small: the intervals are wide." if _few(facts) else ""
+    text = (
+        f"{'Different: ' + named if found else 'No region is shown to differ'}. {facts['equivalent']} of "
+        f"{facts['compared']} regions equivalent, {facts['undetermined']} undetermined. "
+        f"N = {facts['n_real']} real, {facts['n_synthetic']} synthetic.{few}"
+    )
+    if facts["gated"] and not facts["reliable"] and facts["certain"]:
+        return Reason("anatomy", "open", "", f"Not relied upon: the cohort fails the gate. {text}")
+    short = "no region is shown to differ"
+    if found:
+        short = f"{len(found)} of {facts['compared']} regions differ, most: {found[0]}"
+    state: State = "bad" if found else "open" if few else "good"
+    return Reason("anatomy", state, f"{short}{' (N is small)' if few and not found else ''}", text)
+
+
+def similarity(own: pd.DataFrame, ranked: pd.DataFrame) -> Reason:
+    """Say how near the cohort is by the Fréchet distance, under every encoder."""
+    own = own.dropna(subset=["value"])
+    if own.empty:
+        return Reason("similarity", "open", "similarity is not computed yet", "Not computed yet.")
+    lines = [_fid_line(row) for _, row in own.iterrows()]
+    at_floor = own.apply(reaches_floor, axis=1) if own["ci_low"].notna().all() else pd.Series(False, index=own.index)
+    places = own["rank"].dropna()
+    if places.empty:
+        short = "its place by FID is not known"
+    else:
+        low, high, of = places.min(), places.max(), _ranked_with(own, ranked)
+        where = f"place {low:.0f}" if low == high else f"places {low:.0f} to {high:.0f}"
+        short = f"{where} of {of} by FID{' (tied)' if own['tie'].all() else ''}"
+        short += f" under {len(own)} encoders" if len(own) > 1 else ""
+    state: State = "good" if at_floor.all() else "bad" if own["rank"].notna().all() else "open"
+    sizes = {(row["n_real"], row["n_synthetic"]) for _, row in own.iterrows()}
+    counts = "; ".join(f"{real:.0f} real, {synthetic:.0f} synthetic" for real, synthetic in sorted(sizes))
+    return Reason("similarity", state, short, "\n".join([*lines, f"N = {counts}."]))
+
+
+def _ranked_with(own: pd.DataFrame, ranked: pd.DataFrame) -> int:
+    """Count the cohorts that have a place beside this one, under the encoder with most of them."""
+    same = ranked[(ranked["metric"] == "fid") & ranked["encoder"].isin(own["encoder"])]
+    return int(same.dropna(subset=["rank"]).groupby("encoder").size().max())
+
+
+def _fid_line(row: pd.Series) -> str:
+    encoder = ENCODERS[row["encoder"]].label if row["encoder"] in ENCODERS else row["encoder"]
+    value = f"{row['value']:.3g}"
+    if pd.notna(row["ci_low"]):
+        value += f" [{row['ci_low']:.3g} – {row['ci_high']:.3g}]"
+    floor = f", floor {row['floor']:.3g}" if pd.notna(row["floor"]) else ""
+    place = f", place {row['rank']:.0f}{' (tie)' if row['tie'] else ''}" if pd.notna(row["rank"]) else ", not ranked"
+    return f"FID {value}{floor}{place} ({encoder})."
+
+
+def diversity(own: pd.DataFrame, facts: pd.Series) -> Reason:
+    """Say whether the brains vary as much as real ones: by MS-SSIM, and in regional volumes."""
+    scored = own.dropna(subset=["value", "floor"]).head(1)
+    spread = f"varies {facts['spread']:.2f} times as much as real brains" if np.isfinite(facts["spread"]) else ""
+    parts, state, words = [], "open", ""
+    if len(scored):
+        row = scored.iloc[0]
+        known = pd.notna(row["ci_low"]) and pd.notna(row["ci_high"])
+        interval = f" [{row['ci_low']:.3g} – {row['ci_high']:.3g}]" if known else ""
+        parts.append(f"MS-SSIM {row['value']:.3g}{interval}, real {row['floor']:.3g}, N = {row['n_synthetic']:.0f}.")
+        if known:
+            lacks = row["ci_low"] > row["floor"]
+            state = "bad" if lacks else "good"
+            words = "its brains are too alike" if lacks else "its brains are no more alike than real ones"
+    if spread:
+        parts.append(f"Regional volumes: {spread} (median over {facts['compared']} regions; 1 is best).")
+    short = " and ".join(filter(None, [words, f"their volumes {spread.replace('varies', 'vary')}" if spread else ""]))
+    return Reason("diversity", state, short or "variety is not known yet", " ".join(parts) or "Not known yet.")  # type: ignore[arg-type]
+
+
+def copies(results: Results, name: str, *, known: bool) -> Reason:
+    """Say whether the cohort lies nearer to its training cohort than chance explains."""
+    checks = results.copy_check[results.copy_check["cohort"] == name]
+    if checks.empty:
+        if not known:
+            return Reason("copies", "open", "copies are not checked", "Not checked: the study has no training cohort.")
+        return Reason("copies", "open", "copies are not checked yet", "Not checked yet.")
+    parts = []
+    for _, row in checks.iterrows():
+        low, high = wilson_interval(row["share"], int(row["n_synthetic"]))
+        parts.append(f"{row['share']:.0%} [{low:.0%} – {high:.0%}] on {row['space']}, p = {row['p_value']:.2g}")
+    text = f"Nearer to training: {'; '.join(parts)}; 50 % is chance. N = {checks['n_synthetic'].iloc[0]:.0f}."
+    if (suspicious_copies(results)["cohort"] == name).any():
+        return Reason("copies", "bad", "nearer to its training cohort than chance explains", text)
+    return Reason("copies", "good", "no sign of copies", text)
+
+
+def column_help(metric: str, variant: str = "corrected") -> str:
+    """Return what a score means in one sentence, with unit and direction."""
+    item = METRICS.get(metric if variant == "corrected" else f"{metric}/published")
+    if item is None:
+        return ""
+    good = {"lower": "↓ lower is better", "higher": "↑ higher is better", "match real": "→ best at the floor"}
+    return f"{item.label}, {item.unit or 'no unit'}, {good[item.direction]}. {item.meaning}"

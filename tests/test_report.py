@@ -1,0 +1,371 @@
+"""The report of a small study in all its forms: what it holds, what it leaves out, what runs it again."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from pptx import Presentation
+from pptx.enum.shapes import MSO_SHAPE_TYPE
+
+from core import anatomy, report, workflows
+from core.errors import InputError
+from core.pools import Context, InProcessPool
+from core.settings import Settings
+from core.store import Store
+from core.study import CohortSpec, StudySettings, StudySpec, read_study, write_spec
+from core.volume import resample
+from core.workflows import results_folder, tasks
+from core.workflows.results import source_of
+from core.workflows.verdicts import TOPICS, verdicts
+from tests.test_browser import CHROMIUM, HARMLESS
+from tests.test_workflows import write_qc
+
+N = 4
+NASTY = r"50% & <b>α</b> \x_1"  # a name that HTML, LaTeX and CSV would each take for a command
+LIMIT = 25e6
+
+
+def write_study(folder: Path) -> Path:
+    """Two small simulated cohorts, the real one with names that must not leak."""
+    context = Context(Settings(workspace=folder / "workspace", workers=0), InProcessPool())
+    for name, seed, defect in (("people", 1, ""), ("gen", 2, "shrunken-hippocampus:0.5")):
+        workflows.simulate_cohort(context, str(folder / name), N, seed, "half", defect)
+        (folder / name / "provenance.json").unlink()  # then they count as data of others
+    for path in sorted((folder / "people").glob("*.nii.gz")):
+        path.rename(path.with_name(f"secret-{path.name}"))
+    for name, prefix in (("people", "secret-"), ("gen", "")):
+        table = pd.read_csv(folder / name / "true_volumes.csv", index_col=0)
+        table.index = [f"{prefix}{case}" for case in table.index]
+        anatomy.write_volumes(table, folder / name / "volumes.csv")
+        write_qc(folder / name / "qc.csv", list(table.index), seed=len(prefix))
+    cohorts = {
+        name: CohortSpec(images=f"{name}/*.nii.gz", volumes=f"{name}/volumes.csv", qc=f"{name}/qc.csv")
+        for name in ("people", "gen")
+    }
+    settings = StudySettings(encoders=("deepbet",), n_boot=20)
+    spec = StudySpec(
+        name="Small & <nice>", grid="half", real=cohorts["people"], synthetic={NASTY: cohorts["gen"]}, settings=settings
+    )
+    write_spec(spec, folder / "study.toml")
+    return folder / "study.toml"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """An evaluated study with labels, and both reports of it."""
+    folder = tmp_path_factory.mktemp("report")
+    path = write_study(folder / "data")
+    settings = Settings(workspace=folder / "workspace", workers=0)
+    context = Context(settings, InProcessPool())
+    workflows.evaluate(context, str(path), str(folder / "results"))
+    study = read_study(path)
+    labels = resample(anatomy.atlas_labels(), study.grid.shape, study.grid.affine, order=0)
+    for cohort in study.cohorts:
+        for case in cohort.cases:
+            source = source_of(settings, study, cohort.name, case.case_id)
+            key = tasks.segmentation_key(source, study.settings.segmenter)
+            Store(settings.workspace).put("labels", key, replace(labels, case_id=case.case_id))
+    for drop in (False, True):
+        report.publish(context, str(path), drop)
+    return folder, path, context
+
+
+def published(made, drop=False):
+    _, path, context = made
+    return report.read_published(context.settings, str(path), drop)
+
+
+def test_the_html_is_one_small_file_with_every_section(made):
+    html = published(made).html.read_text("utf-8")
+    assert len(html.encode()) < LIMIT
+    for title in (
+        "In short",
+        "Table 1",
+        "Table 2",
+        "Table 3",
+        "Methods",
+        "Limits",
+        "What this file holds",
+        "References",
+    ):
+        assert title in html
+    for number in range(1, 5):
+        assert f"Figure {number}: " in html
+    assert html.count('class="with"') == 4 and html.count("data:image/webp") == 8  # two brains a cohort
+    assert "lowest QC score" in html
+    assert not re.findall(r'(?:src|href)="(?!data:)[^"]*"', html[html.index("<body>") :])
+
+
+def test_names_are_escaped_in_the_html(made):
+    html = published(made).html.read_text("utf-8")
+    body = html[html.index("<body>") :]
+    assert "<b>α</b>" not in body and "&lt;b&gt;α&lt;/b&gt;" in body
+    assert "<nice>" not in html and "Small &amp; &lt;nice&gt;" in html
+
+
+def test_dropping_individuals_leaves_no_trace_of_a_real_scan(made):
+    files = published(made, drop=True)
+    record = published(made)
+    assert b"secret" in record.html.read_bytes() and b"secret" in record.bundle.read_bytes()
+    hidden = json.loads(record.bundle.read_text())["provenance"]["inputs"]
+    hashes = [sha for name, sha in hidden.items() if name.startswith("real/")]
+    assert len(hashes) == N
+    texts = [files.html.read_text("utf-8"), files.bundle.read_text("utf-8")]
+    with zipfile.ZipFile(files.tables) as archive:
+        texts += [archive.read(name).decode() for name in archive.namelist()]
+    texts += [words_of(Presentation(files.slides))]
+    for text in texts:
+        # The folder of study.toml and the cohort's pattern stay; no case does.
+        assert "secret" not in text
+        assert not [sha for sha in hashes if sha in text]
+    assert texts[0].count("data:image/webp") == 4  # the synthetic ones alone
+    assert "real MRIs" in texts[0] or "real" in texts[0]
+    pictures = [s for slide in Presentation(files.slides).slides for s in slide.shapes if is_picture(s)]
+    assert len(pictures) == len(pictures_of(record)) - 2
+
+
+def test_a_gap_that_names_a_person_is_left_out_too(made):
+    _, path, context = made
+    study, results = read_study(path), workflows.read_results(context.settings, path)
+    person = study.real.cases[0].case_id
+    gaps = [
+        {"cohort": NASTY, "what": "case a", "reason": f"the same volume as {person}."},
+        {"cohort": NASTY, "what": "kid", "reason": "too few volumes"},
+        {"cohort": "real", "what": "anatomy of x", "reason": "empty"},
+    ]
+    record = replace(results, provenance={**results.provenance, "gaps": gaps})
+    kept = report.words.without_people(study, record)
+    assert [gap["what"] for gap in kept["gaps"]] == ["kid"]
+    assert not any(person in line for line in report.words.limits(study, record, True))
+    assert any(person in line for line in report.words.limits(study, record, False))
+
+
+def words_of(deck) -> str:
+    found = [shape.name for slide in deck.slides for shape in slide.shapes]
+    for slide in deck.slides:
+        for shape in slide.shapes:
+            if shape.has_text_frame:
+                found.append(shape.text_frame.text)
+            if shape.has_table:
+                found += [cell.text for row in shape.table.rows for cell in row.cells]
+    return "\n".join(found)
+
+
+def is_picture(shape) -> bool:
+    return shape.shape_type == MSO_SHAPE_TYPE.PICTURE
+
+
+def pictures_of(files) -> list:
+    return [shape for slide in Presentation(files.slides).slides for shape in slide.shapes if is_picture(shape)]
+
+
+def test_the_slides_open_and_hold_a_picture_a_figure(made):
+    deck = Presentation(published(made).slides)
+    by_title = {slide.shapes[0].text_frame.text: slide for slide in deck.slides}
+    for title in ("Figure 1: brains, segmentation, quality", "Figure 2: similarity", "Figure 3: quality scores",
+                  "Figure 4: effect sizes, subcortical", "Figure 4: effect sizes, cortical"):  # fmt: skip
+        found = [shape for shape in by_title[title].shapes if is_picture(shape)]
+        assert len(found) == (4 if "Figure 1" in title else 1)
+        for shape in found:
+            image = Image.open(io.BytesIO(shape.image.blob)).convert("L")
+            assert image.width > 600 and np.asarray(image).std() > 5  # not blank
+            assert shape.left >= 0 and shape.left + shape.width <= deck.slide_width
+            assert shape.top + shape.height <= deck.slide_height
+    assert any(shape.has_table for shape in by_title["Table 2: segmentation quality"].shapes)
+    assert NASTY in words_of(deck)
+
+
+def test_the_latex_tables_are_balanced_and_escaped(made):
+    with zipfile.ZipFile(published(made).tables) as archive:
+        names = archive.namelist()
+        assert {"table_1.csv", "table_2.csv", "table_3.csv", "metrics.csv", "quality.csv"} <= set(names)
+        for number in (1, 2, 3):
+            rows = list(csv.reader(io.StringIO(archive.read(f"table_{number}.csv").decode())))
+            assert len({len(row) for row in rows}) == 1 and len(rows) > 1
+            check_latex(archive.read(f"table_{number}.tex").decode(), rows)
+
+
+def check_latex(text: str, rows: list[list[str]]) -> None:
+    code = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    opened = []
+    for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", code):
+        if kind == "begin":
+            opened.append(name)
+        else:
+            assert opened.pop() == name
+    assert not opened
+    bare = re.sub(r"\\[{}]", "", code)
+    assert bare.count("{") == bare.count("}")
+    body = code[code.index(r"\toprule") : code.index(r"\bottomrule")]
+    lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+    assert len(lines) == len(rows)
+    columns = re.search(r"\\begin\{tabular\}\{(l r*|lr*)\}", code)[1]
+    for line in lines:
+        cells = re.split(r"(?<!\\)&", line.removesuffix(r"\\"))
+        assert len(cells) == len(columns) == len(rows[0])
+        assert not re.search(r"(?<!\\)[%#_]", line)
+        assert not line.lstrip().startswith("[")  # an argument of the line before
+    assert code.count("$") % 2 == 0
+
+
+def test_escaping_of_latex():
+    assert report.tables.escape_latex(NASTY) == (
+        r"50\% \& \textless{}b\textgreater{}$\alpha$\textless{}/b\textgreater{} \textbackslash{}x\_1"
+    )
+    assert report.tables.escape_latex("[1, 2] ~ ^ | {}\n$") == (
+        r"{[}1, 2{]} \textasciitilde{} \textasciicircum{} \textbar{} \{\} \$"
+    )
+
+
+def test_the_bundle_runs_again_to_the_same_bytes(made, tmp_path):
+    folder, path, _ = made
+    data = tmp_path / "moved"
+    shutil.copytree(path.parent, data, ignore=shutil.ignore_patterns("workspace", "study.toml"))
+    other = Context(Settings(workspace=tmp_path / "other", workers=0), InProcessPool())
+    out = tmp_path / "again"
+    summary = report.rerun(other, str(published(made).bundle), str(data), str(out))
+    assert summary["failures"] == [] and summary["same"] >= 8
+    for name in ("metrics.csv", "quality.csv", "effect_sizes.csv", "volumes.csv", "qc.csv", "details.json"):
+        assert (out / name).read_bytes() == (folder / "results" / name).read_bytes(), name
+
+
+def test_a_bundle_tells_changed_inputs_and_tables(made, tmp_path):
+    record = json.loads(published(made).bundle.read_text())
+    data = published(made).bundle.parent / "nowhere"
+    with pytest.raises(InputError, match="no such table"):
+        report.rerun(made[2], str(published(made).bundle), str(data), str(tmp_path / "a"))
+    record["provenance"]["inputs"]["real/ghost"] = "0" * 64
+    record["tables"]["metrics.csv"] = "0" * 64
+    changed = tmp_path / "bundle.json"
+    changed.write_text(json.dumps(record))
+    summary = report.rerun(made[2], str(changed), str(made[1].parent), str(tmp_path / "b"))
+    assert [(f["case"], f["error"]) for f in summary["failures"]] == [
+        ("real/ghost", "not found"),
+        ("metrics.csv", "differs from the bundle's"),
+    ]
+    assert summary["failed"] == 2
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"format": 9, "study.toml": "", "tables": {}, "provenance": {}, "version": "1"}']
+)
+def test_what_is_no_bundle_is_refused(made, tmp_path, text):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"bundle|format"):
+        report.rerun(made[2], str(path), str(tmp_path), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_study_without_results_has_no_report(made, tmp_path, settings):
+    with pytest.raises(InputError, match="no results yet"):
+        report.make_report(Context(settings, InProcessPool()), str(made[1]), str(tmp_path / "r.html"))
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_the_verb_writes_all_forms(made, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from core.__main__ import app
+
+    monkeypatch.setenv("SYNTHSCOPE_WORKSPACE", str(made[2].settings.workspace))
+    options = ["--tables", tmp_path / "t", "--bundle", tmp_path / "b.json", "--slides", tmp_path / "s.pptx"]
+    command = ["report", made[1], "--out", tmp_path / "r.html", *options, "--drop-individuals"]
+    result = CliRunner().invoke(app, [str(part) for part in command])
+    assert result.exit_code == 0, result.output
+    assert results_folder(made[2].settings, made[1]).is_dir()
+    assert {p.name for p in tmp_path.iterdir()} == {"r.html", "t", "b.json", "s.pptx"}
+    assert "secret" not in (tmp_path / "r.html").read_text("utf-8")
+
+
+def test_a_verdict_is_one_sentence_with_five_reasons(made):
+    study, results = read_study(made[1]), workflows.read_results(made[2].settings, made[1])
+    (verdict,) = verdicts(study, results)
+    assert tuple(reason.topic for reason in verdict.reasons) == TOPICS
+    assert verdict.sentence.startswith(f"{NASTY}: ") and verdict.sentence.endswith(".")
+    for reason in verdict.reasons:
+        assert reason.meaning and reason.text
+    gate, anatomy_, similarity, diversity, copies = (reason.text for reason in verdict.reasons)
+    assert f"of {N} volumes fail; pass rate" in gate
+    assert f"N = {N} real, {N} synthetic" in anatomy_
+    assert "FID" in similarity and f"N = {N} real" in similarity
+    assert "MS-SSIM" in diversity and "no training cohort" in copies
+
+
+# -- in a browser ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        options = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-quic"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A page without network that notes what it asked for and what went wrong."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True)
+    page = context.new_page()
+    page.asked, page.problems = [], []
+    page.on("request", lambda request: page.asked.append(request.url))
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    page.on("console", lambda m: page.problems.append(m.text) if m.type in ("error", "warning") else None)
+    yield page
+    problems = [text for text in page.problems if not any(word in text for word in HARMLESS)]
+    assert not problems
+    assert [url for url in page.asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    context.close()
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.parametrize("drop", [False, True])
+def test_the_report_opens_offline(made, page, drop):
+    page.goto(published(made, drop).html.as_uri())
+    page.wait_for_function("() => document.querySelectorAll('.plot .main-svg').length >= 3")
+    pictures = page.locator(".montage img:visible")
+    assert pictures.count() == (2 if drop else 4)
+    assert pictures.evaluate_all("images => images.every(image => image.naturalWidth > 600)")
+    wide = page.evaluate("() => document.documentElement.scrollWidth - window.innerWidth")
+    assert wide <= 0
+    page.get_by_label("Grey matter in colour").uncheck()
+    assert page.locator(".montage img.with:visible").count() == 0
+    assert page.locator(".montage img.without:visible").count() == pictures.count()
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_presenting_by_keyboard(made, page):
+    page.goto(published(made).html.as_uri() + "#present")
+    assert page.locator("body > section.long h2").all_inner_texts() == ["Table 3: anatomy"]  # Figure 4 shows it
+    total = page.locator("body > section:not(.long)").count()
+    seen = []
+    for _ in range(total):
+        (title,) = page.locator("body > section:visible").locator("h1, h2").first.all_inner_texts()
+        seen.append(title)
+        page.keyboard.press("ArrowRight")
+    assert len(set(seen)) == total and "Figure 3: quality scores" in seen
+    page.keyboard.press("ArrowLeft")
+    assert page.locator("body > section:visible").count() == 1
+    assert f"{total - 1} / {total}" in page.locator("#place").inner_text()
+    page.keyboard.press("Escape")
+    assert page.locator("body > section:visible").count() == total + 1
+    page.keyboard.press("p")
+    page.keyboard.press("ArrowRight")
+    assert page.locator("body > section:visible").count() == 1
