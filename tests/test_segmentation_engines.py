@@ -147,6 +147,18 @@ def test_weights_that_are_absent_or_foreign_are_refused(case, tmp_path):
             embedded.segment(case.volume, weights=folder)
 
 
+def test_features_are_means_over_the_voxels_of_each_group(case):
+    net = embedded.network(embedded.ASSETS)
+    _, sums = embedded.infer(net, case.volume.data, HALF)
+    assert sums.sizes.sum() == len(net.region)
+    with torch.inference_mode():
+        coarse, _ = net.features(torch.from_numpy(case.volume.data)[None, None])
+    everywhere = coarse[0].flatten(1)[:, net.region].double().sum(1).numpy()
+    assert np.allclose(sums.features[0].sum(0), everywhere, rtol=1e-3)
+    absent = dataclasses.replace(sums, features=np.zeros_like(sums.features), sizes=np.zeros_like(sums.sizes))
+    assert not embedded._features(absent).any()
+
+
 def test_measures_tell_perfect_labels_from_shifted_ones(case):
     expected = dict.fromkeys(segmentation.QC_GROUPS, 0.9)
     features = np.ones((8, 2 * FEATURES), np.float32)
