@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core.errors import InputError
@@ -15,6 +16,16 @@ COUNTER = "num_batches_tracked"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 CONTAINERS = ("state_dict", "model", "model_state_dict")
 SHOWN = 3  # names listed in an error
+
+
+def write(tensors: Mapping[str, Tensor], path: Path, facts: Mapping[str, str] | None = None) -> None:
+    """Write tensors as safetensors, atomically, with the permissions of any new file; ``facts`` go into the header."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.touch()
+    mode = partial.stat().st_mode
+    save_file(dict(tensors), partial, dict(facts) if facts else None)
+    partial.chmod(mode)  # the library's own temporary file can be read by its owner alone
+    partial.replace(path)
 
 
 def read(path: Path) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Draw one real and one brain of each generator of the demo study, three planes each: docs/images/generators.png.
+"""Draw one real and one brain of each generator of the demo study, three planes each: docs/images/brains.png.
 
 Run it on the workspace of a finished demo: ``python -m docs.make_brains_picture WORKSPACE``.
 """
@@ -39,7 +39,7 @@ def main() -> None:
     if len(pictures) % 2:
         pictures.append(np.zeros_like(pictures[0]))
     columns = [np.vstack(pictures[start::2]) for start in (0, 1)]
-    Image.fromarray(np.hstack(columns)).save(Path(__file__).parent / "images" / "generators.png", optimize=True)
+    Image.fromarray(np.hstack(columns)).save(Path(__file__).parent / "images" / "brains.png", optimize=True)
 
 
 if __name__ == "__main__":

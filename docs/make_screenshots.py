@@ -6,12 +6,25 @@ import io
 import shutil
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 FOLDER = Path(__file__).parent / "images"
-PAGES = ("overview", "viewer", "similarity", "quality", "anatomy", "paper", "studies", "jobs")
+PAGES = (
+    "overview",
+    "viewer",
+    "similarity",
+    "quality",
+    "anatomy",
+    "reading_room",
+    "generators",
+    "report",
+    "paper",
+    "studies",
+    "jobs",
+)
 HEIGHT = {"overview": 1900, "viewer": 1500, "similarity": 1500, "anatomy": 1500}
 WIDTH, COLOURS = 1280, 256
 
@@ -35,7 +48,7 @@ def main(url: str) -> None:
         for index in range(links.count()):
             links.nth(index).click()
             settle(page)
-            name = page.url.rstrip("/").rpartition("/")[2]
+            name = urlsplit(page.url).path.rstrip("/").rpartition("/")[2]
             name = name if name in PAGES else "overview"
             page.set_viewport_size({"width": WIDTH, "height": HEIGHT.get(name, 1100)})
             settle(page)

@@ -631,3 +631,22 @@ def test_spectral_norm_follows_the_largest_singular_value_in_training_alone():
     # One iteration a call: the bias is untouched, and the gradient passes through the singular value.
     (grad,) = torch.autograd.grad(divided.square().sum(), layer.weight)
     assert float((grad * layer.weight).sum()) == pytest.approx(0, abs=1e-5)  # scaling the weight changes nothing
+
+
+@pytest.mark.parametrize("name", ["vae-gan", "alpha-wgan"])
+def test_settling_makes_statistics_those_of_random_codes(name):
+    torch.manual_seed(0)
+    generator = build(name, "half")
+    norms = [m for m in generator.generator.modules() if isinstance(m, torch.nn.BatchNorm3d)]
+    for norm in norms:
+        norm.running_mean.fill_(7.0)
+    generator.settle(torch.Generator().manual_seed(1))
+    first = [norm.running_mean.clone() for norm in norms]
+    assert all(mean.abs().max() < 5 for mean in first)
+    generator.settle(torch.Generator().manual_seed(1))
+    assert all(torch.equal(norm.running_mean, mean) for norm, mean in zip(norms, first, strict=True))
+    codes = torch.randn(8, generator.config.latent, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        settled = generator.generator.eval()(codes).std()
+        of_the_batch = generator.generator.train()(codes).std()
+    assert settled == pytest.approx(of_the_batch, rel=0.2)

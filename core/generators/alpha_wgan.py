@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.generators.base import Averaging, Generator, Phase, normal, uniform
-from core.generators.blocks import SLOPE, Critic, Decoder, Widths
+from core.generators.blocks import SETTLING, SLOPE, Critic, Decoder, Widths, measure_normalisation
 from core.volume import Grid
 
 
@@ -128,6 +128,14 @@ class AlphaWgan(Generator):
     def draw(self, rng: torch.Generator, steps: int | None) -> Tensor:
         """Return one volume (x, y, z) in [-1, 1]."""
         return self.generator(self._noise(1, rng))[0, 0]
+
+    def settle(self, rng: torch.Generator) -> None:
+        """Measure batch normalisation on random codes.
+
+        In training it also saw the codes of volumes, and of averaged weights only averages; samples come from neither.
+        """
+        batches, codes = SETTLING
+        measure_normalisation(self.generator, [self._noise(codes, rng) for _ in range(batches)])
 
     def optimiser(self, module: str) -> torch.optim.Optimizer:
         """Return Adam, on the full grid with its default betas as published for all four."""

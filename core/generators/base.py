@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core import checkpoint
@@ -136,6 +135,9 @@ class Generator(nn.Module, ABC):
         """Return how many network evaluations one volume takes."""
         return 1
 
+    def settle(self, rng: torch.Generator) -> None:
+        """Bring what sampling needs besides trained weights, as statistics of normalisation, in line with them."""
+
     def translate(self, module: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Bring published names of a child module's tensors to ours; unknown names stay as they are."""
         return tensors
@@ -228,9 +230,7 @@ class Generator(nn.Module, ABC):
         """
         kept = {k: _halved(v) for k, v in state.items() if k.split(".")[0] in self.sampling}
         header = {**facts, "model": self.name, "grid": self.grid.name}
-        partial = path.with_name(f"{path.name}.partial")
-        save_file(kept, partial, {"facts": json.dumps(header)})
-        partial.replace(path)
+        checkpoint.write(kept, path, {"facts": json.dumps(header)})
 
     def _check_request(self, n: int, steps: int | None) -> None:
         if n < 1:

@@ -6,6 +6,7 @@ The attributes bear the names of the published checkpoints (doi 10.1007/978-3-03
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 
 import torch
@@ -16,6 +17,7 @@ from core.volume import Grid
 
 Widths = tuple[int, int, int, int]
 SLOPE = 0.2  # of every LeakyReLU
+SETTLING = (4, 8)  # batches, codes of each: from them statistics of normalisation are measured
 
 
 def halving(inputs: int, outputs: int) -> nn.Conv3d:
@@ -48,6 +50,22 @@ class DoublingConv(nn.Conv3d):
         parts = [eight[:, p, q, r, :, p : p + x, q : q + y, r : r + z] for p, q, r in places]
         doubled = torch.stack(parts, 2).unflatten(2, (2, 2, 2))  # (b, outputs, 2, 2, 2, x, y, z)
         return doubled.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(len(h), -1, 2 * x, 2 * y, 2 * z)
+
+
+def measure_normalisation(network: nn.Module, inputs: Sequence[Tensor]) -> None:
+    """Set the running statistics of batch normalisation to the mean over some batches."""
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm3d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    network.train()
+    with torch.no_grad():
+        for batch in inputs:
+            network(batch)
+    network.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 class Trunk(nn.Module):

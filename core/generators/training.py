@@ -9,6 +9,7 @@ derivatives of a gradient penalty.
 
 from __future__ import annotations
 
+import copy
 import csv
 import os
 import time
@@ -247,7 +248,12 @@ class Run:
         state = dict(self.generator.state_dict())
         for name, average in self.averages.items():
             state |= {f"{name}.{key}": value for key, value in average.module.state_dict().items()}
-        return state
+        if type(self.generator).settle is Generator.settle:
+            return state
+        settled = copy.deepcopy(self.generator)
+        settled.load_state_dict(state)
+        settled.settle(torch.Generator().manual_seed(seed_of(self.plan.seed, self.step)))
+        return dict(settled.state_dict())
 
     def save(self, path: Path) -> None:
         """Write everything, atomically.
@@ -312,6 +318,7 @@ class _Batches(Dataset[Tensor]):
 
     def __init__(self, volumes: Volumes, plan: Plan, draws: int, fabric: Fabric) -> None:
         self.volumes, self.plan, self.draws = volumes, plan, draws
+        self.epoch, self.order = -1, np.zeros(0, np.int64)
         self.rank, self.ranks = fabric.global_rank, fabric.world_size
 
     def __getitem__(self, step: int) -> Tensor:
@@ -324,7 +331,10 @@ class _Batches(Dataset[Tensor]):
 
     def _index(self, position: int) -> int:
         epoch, place = divmod(position, len(self.volumes))
-        return int(np.random.default_rng([self.plan.seed, epoch]).permutation(len(self.volumes))[place])
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self.order = np.random.default_rng([self.plan.seed, epoch]).permutation(len(self.volumes))
+        return int(self.order[place])
 
 
 class _Writer:

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from scipy import ndimage
 from torch import Tensor, nn
 
@@ -183,7 +182,7 @@ class DiceRegressor(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write the weights as safetensors."""
-        save_file({k: v.detach().half().contiguous() for k, v in self.state_dict().items()}, path)
+        checkpoint.write({k: v.detach().half().contiguous() for k, v in self.state_dict().items()}, path)
 
 
 def predict_dice(measures: NDArray[np.float32], folder: Path) -> dict[str, float]:

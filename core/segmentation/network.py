@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -215,9 +214,7 @@ def parts_of(image: Tensor) -> Tensor:
 def save_weights(net: SegmentationNet, path: Path, **facts: str) -> None:
     """Write weights and prior in half precision as safetensors, atomically; ``facts`` go into the header."""
     tensors = {k: v.detach().half().contiguous() for k, v in net.state_dict().items()}
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, {"facts": json.dumps(facts)})
-    partial.replace(path)
+    checkpoint.write(tensors, path, {"facts": json.dumps(facts)})
 
 
 def load_weights(path: Path) -> SegmentationNet:
