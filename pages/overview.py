@@ -44,8 +44,12 @@ def show_answer(study: Study, results: Results) -> None:
             )
             for column, reason in zip(st.columns(len(verdict.reasons)), verdict.reasons, strict=True):
                 icon, colour = STATES[reason.state]
-                column.markdown(f":{colour}[{icon}] **{reason.topic.capitalize()}**", help=reason.meaning)
-                column.caption(reason.text.replace("\n", "  \n"))
+                details = reason.text.replace("\n", "\n\n")
+                topic = column.container(gap=None)
+                topic.markdown(
+                    f":{colour}[{icon}] **{reason.topic.capitalize()}**", help=f"{details}\n\n*{reason.meaning}*"
+                )
+                topic.markdown(f":small[{reason.headline}]")
             for note in shared.notes_of(cohort, str(study.path)):
                 st.caption(note)
 

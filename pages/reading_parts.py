@@ -19,7 +19,7 @@ from pages import shared
 SESSION = "reading"  # in the address, so that a reload goes on
 UNBLINDED = "unblinded"  # fingerprints of the studies whose results were opened without reading
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "reader"
-PANEL_HEIGHT = {"rating": 300, "forced choice": 250}  # pixels of the longest side of a plane
+PANEL_HEIGHT = {"rating": 300, "forced choice": 205}  # pixels of the longest side of a plane
 MODE_NAMES = {"rating": "Rate one brain at a time", "forced choice": "Choose the real one of two"}
 
 
@@ -167,7 +167,7 @@ SUMMARY_COLUMNS = {
     "seconds": shared.number("Seconds", "Median time a case.", "%.0f"),
 }
 CONFUSION_COLUMNS = {
-    "cohort": shared.text("Cohort", width=shared.COHORT_WIDTH),
+    "cohort": shared.text("Cohort", width=190),
     "n": shared.number("Answers", "First showings, all readers.", "%d"),
     "called_real": shared.number("Called real", "", "%d"),
     "called_synthetic": shared.number("Called synthetic", "", "%d"),
@@ -175,7 +175,7 @@ CONFUSION_COLUMNS = {
     "accuracy": shared.number("Accuracy", "", "percent"),
     "ci_low": shared.number("95 % from", "Wilson interval, cases as clusters.", "percent"),
     "ci_high": shared.number("95 % to", "Wilson interval, cases as clusters.", "percent"),
-    "skipped": shared.number("Not judged", "", "%d"),
+    "skipped": shared.number("Skipped", "Not judged.", "%d"),
 }
 AGREEMENT_COLUMNS = {
     "what": shared.text("Rating"),
@@ -239,7 +239,8 @@ def show_by_cohort(study: Study, ratings: pd.DataFrame, mode: str) -> None:
     table["cohort"] = table["cohort"].map(names)
     if mode == "forced choice":
         table = table.drop(columns=["called_real", "called_synthetic"])
-    shared.show_table(table, CONFUSION_COLUMNS, row_height=shared.TALL_ROW)
+    wraps = table["cohort"].str.len().max() > shared.LABEL_WIDTH
+    shared.show_table(table, CONFUSION_COLUMNS, row_height=shared.TALL_ROW if wraps else None)
     if mode == "rating":
         shares = reader_study.likert_shares(ratings, order)
         wrapped = {name: shared.wrapped(label) for name, label in names.items()}

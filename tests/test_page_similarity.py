@@ -288,4 +288,4 @@ def test_overview_says_when_a_cohort_may_hold_copies(full):
     app.session_state[shared.STUDY] = full
     app.run()
     assert any("may hold copies" in m.value for m in app.markdown)
-    assert any("96% [" in c.value and "on image" in c.value for c in app.caption)
+    assert any("96% [" in m.value and "on image" in m.value for m in app.markdown)

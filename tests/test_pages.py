@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,16 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from core import anatomy, jobs
+from core import anatomy, jobs, readings
 from core.generators import GENERATORS
 from core.quality import QC_SCORES
 from core.settings import from_environment
 from core.store import write_csv, write_json
-from core.study import PROVENANCE
+from core.study import PROVENANCE, read_study
 from core.volume import HALF, Volume, save, template
 from core.workflows import Results, known_studies, remember_study
 from core.workflows.results import CASE_COLUMNS, rank_scores, results_folder
+from pages import job_parts
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -180,6 +182,78 @@ def test_an_open_page_revives_a_dead_runner(study, monkeypatch):
     monkeypatch.setattr(jobs, "ensure_runner", revived.append)
     show("overview", study)
     assert revived
+
+
+def test_the_report_is_made_in_the_background_and_offered(study):
+    app = show("report", study)
+    assert "quality scores of single real scans" in words(app)
+    app.toggle(key="report_drop").set_value(True).run()
+    assert "No picture, case name" in words(app)
+    next(b for b in app.button if b.label == "Make the report").click().run()
+    assert not app.exception
+    settings = from_environment()
+    (job,) = jobs.list_jobs(settings, function="core.report:publish")
+    assert job.arguments == {"study": study, "drop_individuals": True}
+    jobs.run_pending(replace(settings, workers=0), idle_seconds=0.5)
+    assert jobs.status(settings, job.id).state == "done", jobs.status(settings, job.id).error
+    app.run()
+    assert not app.exception
+    assert {b.proto.label for b in app.get("download_button")} == {
+        "Report (HTML)", "Slides (PPTX)", "Tables (CSV, LaTeX)", "Bundle (JSON)",
+    }  # fmt: skip
+    (present,) = [b.proto for b in app.get("link_button") if b.proto.label == "Present"]
+    assert present.url.endswith(".html#present")
+    write_results(results_folder(settings, Path(study)), np.random.default_rng(1))
+    app.run()
+    assert "results have changed" in words(app)
+    app.toggle(key="report_drop").set_value(False).run()
+    assert not app.get("download_button")  # the other report was never made
+
+
+def test_the_address_keeps_the_study(study, workspace):
+    other = workspace / "data" / "other.toml"
+    other.write_text(Path(study).read_text().replace("Three and three", "Second"), encoding="utf-8")
+    remember_study(from_environment(), str(other))
+    names = {path: results_folder(from_environment(), Path(path)).name for path in (study, str(other))}
+    app = show("overview", study)
+    assert app.query_params["study"] == [names[study]]
+    app.session_state["study"] = str(other)  # chosen on a page: the address follows
+    app.run()
+    assert app.query_params["study"] == [names[str(other)]]
+    app.query_params["study"] = names[study]  # another address: the choice follows
+    app.run()
+    assert app.session_state["study"] == study
+    fresh = AppTest.from_file(str(ROOT / "pages" / "quality.py"), default_timeout=60)
+    fresh.query_params["study"] = names[str(other)]
+    fresh.run()
+    assert fresh.session_state["study"] == str(other)
+
+
+def test_a_page_is_drawn_again_when_its_job_ends_but_not_at_every_step():
+    running, next_step, ended = (("", "active"), "a", (), 0), (("", "active"), "b", (), 0), (("1", "done"), "", (), 0)
+    assert not job_parts.is_due(running, running, 100)
+    assert not job_parts.is_due(running, next_step, 5)
+    assert job_parts.is_due(running, next_step, job_parts.REFRESH_SECONDS)
+    assert job_parts.is_due(running, ended, 0.1)
+
+
+def test_results_of_a_reading_are_closed_until_one_has_read(study):
+    settings, plan_of = from_environment(), read_study(study)
+    plan = readings.make_plan(plan_of, ["Alpha"], "rating", 4, 0, 0, "Ann")
+    session = readings.start_session(settings, plan_of, "Ann", "rating", plan, 0)
+    for position in range(len(plan)):
+        known = readings.read_session(settings, session)
+        readings.save_rating(settings, known, position, readings.Rating("real", 3, 3, 3))
+    app = show("reading_room", study)
+    assert "Closed until you have read" in words(app) and "Accuracy" not in words(app)
+    app.text_input(key="reader_name").input("Bob").run()
+    assert "Closed until you have read" in words(app)
+    app.text_input(key="reader_name").input("Ann").run()
+    assert "Closed" not in words(app) and app.dataframe
+    app = show("reading_room", study)
+    app.toggle(key="will_not_read").set_value(True).run()
+    assert not app.exception and app.dataframe
+    assert "would no longer be blind" in words(app) and not app.text_input  # and no session begins here
 
 
 def test_evaluate_queues_one_job_and_jobs_shows_it(study):

@@ -48,6 +48,6 @@ def likert_bars(shares: pd.DataFrame, names: Mapping[str, str]) -> go.Figure:
                 column,
             )
     figure.update_layout(barmode="stack", legend={"orientation": "h", "y": -0.15, "traceorder": "normal"})
-    figure.update_xaxes(tickformat=".0%", range=[0, 1])
+    figure.update_xaxes(tickformat=".0%", range=[0, 1], tickvals=[0.25, 0.5, 0.75])  # ends would meet the next panel's
     figure.update_yaxes(autorange="reversed")
     return styled(figure, 130 + 34 * shares["cohort"].nunique())

@@ -44,13 +44,18 @@ class Reason:
     short : str
         A clause of the verdict's sentence.
     text : str
-        The numbers with unit, interval and N; a line a number where there are several.
+        The numbers with unit, interval and N; a line a number, the one that matters first.
     """
 
     topic: str
     state: State
     short: str
     text: str
+
+    @property
+    def headline(self) -> str:
+        """The number that matters most."""
+        return self.text.partition("\n")[0]
 
     @property
     def meaning(self) -> str:
@@ -140,12 +145,12 @@ def anatomy(facts: pd.Series) -> Reason:
     named = ", ".join(found[:NAMED]) + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")
     few = " N is small: the intervals are wide." if _few(facts) else ""
     text = (
-        f"{'Different: ' + named if found else 'No region is shown to differ'}. {facts['equivalent']} of "
-        f"{facts['compared']} regions equivalent, {facts['undetermined']} undetermined. "
-        f"N = {facts['n_real']} real, {facts['n_synthetic']} synthetic.{few}"
+        f"{len(found)} of {facts['compared']} regions differ, {facts['equivalent']} equivalent, "
+        f"{facts['undetermined']} undetermined; N = {facts['n_real']} real, {facts['n_synthetic']} synthetic.{few}"
+        + (f"\nDifferent: {named}." if found else "")
     )
     if facts["gated"] and not facts["reliable"] and facts["certain"]:
-        return Reason("anatomy", "open", "", f"Not relied upon: the cohort fails the gate. {text}")
+        return Reason("anatomy", "open", "", f"Not relied upon: the cohort fails the gate.\n{text}")
     short = "no region is shown to differ"
     if found:
         short = f"{len(found)} of {facts['compared']} regions differ, most: {found[0]}"
@@ -171,7 +176,7 @@ def similarity(own: pd.DataFrame, ranked: pd.DataFrame) -> Reason:
     state: State = "good" if at_floor.all() else "bad" if own["rank"].notna().all() else "open"
     sizes = {(row["n_real"], row["n_synthetic"]) for _, row in own.iterrows()}
     counts = "; ".join(f"{real:.0f} real, {synthetic:.0f} synthetic" for real, synthetic in sorted(sizes))
-    return Reason("similarity", state, short, "\n".join([*lines, f"N = {counts}."]))
+    return Reason("similarity", state, short, "\n".join([f"{lines[0]} N = {counts}.", *lines[1:]]))
 
 
 def _ranked_with(own: pd.DataFrame, ranked: pd.DataFrame) -> int:
@@ -207,7 +212,7 @@ def diversity(own: pd.DataFrame, facts: pd.Series) -> Reason:
     if spread:
         parts.append(f"Regional volumes: {spread} (median over {facts['compared']} regions; 1 is best).")
     short = " and ".join(filter(None, [words, f"their volumes {spread.replace('varies', 'vary')}" if spread else ""]))
-    return Reason("diversity", state, short or "variety is not known yet", " ".join(parts) or "Not known yet.")  # type: ignore[arg-type]
+    return Reason("diversity", state, short or "variety is not known yet", "\n".join(parts) or "Not known yet.")  # type: ignore[arg-type]
 
 
 def copies(results: Results, name: str, *, known: bool) -> Reason:
@@ -218,10 +223,11 @@ def copies(results: Results, name: str, *, known: bool) -> Reason:
             return Reason("copies", "open", "copies are not checked", "Not checked: the study has no training cohort.")
         return Reason("copies", "open", "copies are not checked yet", "Not checked yet.")
     parts = []
-    for _, row in checks.iterrows():
+    for _, row in checks.sort_values("p_value", kind="stable").iterrows():
         low, high = wilson_interval(row["share"], int(row["n_synthetic"]))
         parts.append(f"{row['share']:.0%} [{low:.0%} – {high:.0%}] on {row['space']}, p = {row['p_value']:.2g}")
-    text = f"Nearer to training: {'; '.join(parts)}; 50 % is chance. N = {checks['n_synthetic'].iloc[0]:.0f}."
+    parts[0] = f"Nearer to training: {parts[0]}; 50 % is chance, N = {checks['n_synthetic'].iloc[0]:.0f}."
+    text = "\n".join(parts)
     if (suspicious_copies(results)["cohort"] == name).any():
         return Reason("copies", "bad", "nearer to its training cohort than chance explains", text)
     return Reason("copies", "good", "no sign of copies", text)
