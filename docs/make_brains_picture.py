@@ -33,7 +33,8 @@ def main() -> None:
         planes = planes.resize((planes.width * SCALE, planes.height * SCALE), Image.Resampling.BICUBIC)
         panel = Image.new("L", (planes.width, planes.height + TITLE), 0)
         panel.paste(planes, (0, TITLE))
-        title = "real (simulated)" if cohort is study.real else f"{cohort.name}"
+        title = cohort.name.replace("α", "alpha")  # no Greek in the font
+        title = "real (simulated)" if cohort is study.real else title
         ImageDraw.Draw(panel).text((6, 3), title, fill=255, font=ImageFont.load_default(18))
         pictures.append(np.asarray(panel))
     if len(pictures) % 2:

@@ -647,6 +647,6 @@ def test_settling_makes_statistics_those_of_random_codes(name):
     assert all(torch.equal(norm.running_mean, mean) for norm, mean in zip(norms, first, strict=True))
     codes = torch.randn(8, generator.config.latent, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        settled = generator.generator.eval()(codes).std()
-        of_the_batch = generator.generator.train()(codes).std()
+        settled = float(generator.generator.eval()(codes).std())
+        of_the_batch = float(generator.generator.train()(codes).std())
     assert settled == pytest.approx(of_the_batch, rel=0.2)

@@ -216,10 +216,10 @@ def test_the_address_keeps_the_study(study, workspace):
     remember_study(from_environment(), str(other))
     names = {path: results_folder(from_environment(), Path(path)).name for path in (study, str(other))}
     app = show("overview", study)
-    assert app.query_params["study"] == [names[study]]
+    assert app.query_params["study"] == names[study]
     app.session_state["study"] = str(other)  # chosen on a page: the address follows
     app.run()
-    assert app.query_params["study"] == [names[str(other)]]
+    assert app.query_params["study"] == names[str(other)]
     app.query_params["study"] = names[study]  # another address: the choice follows
     app.run()
     assert app.session_state["study"] == study
