@@ -42,6 +42,7 @@ WANTED = "wanted"  # page and query of an address that was opened before app.py 
 ADDRESS = "study_in_address"  # short name of the study that the address held when it was last looked at
 UNKNOWN = "unknown_study"  # the address named a study that the workspace does not know
 
+FEW_COHORTS = 4  # as many fit into half a page with their numbers
 LABEL_WIDTH = 36  # characters of a cohort's label on one line of an axis
 FLAT_ROW = 21  # pixels: about that of a heatmap row
 TALL_ROW = 66  # pixels: above 64 long text wraps
@@ -465,8 +466,14 @@ def show_effects(effects: pd.DataFrame, key: str, help_texts: Mapping[str, str],
         What each cohort's column holds, by short name.
     """
     left, right = st.columns(2)
-    figure = plots.effect_heatmap(effects.assign(cohort=effects["cohort"].map(lambda name: wrapped(name, 24))))
-    figure.update_xaxes(tickangle=-60 if effects["cohort"].nunique() > 3 else -40)
+    figure = plots.effect_heatmap(effects)
+    names = list(dict.fromkeys(effects["cohort"]))
+    if len(names) > FEW_COHORTS:  # narrow columns: one line a name, and numbers in the table and on hover alone
+        short = [textwrap.shorten(name, LABEL_WIDTH, placeholder=" …") for name in names]
+        figure.update_xaxes(tickangle=-90, tickvals=names, ticktext=short)
+        figure.update_traces(texttemplate="")
+    else:
+        figure.update_xaxes(tickangle=-40, tickvals=names, ticktext=[wrapped(name, 24) for name in names])
     figure.update_yaxes(title=None)
     with left:
         show_figure(figure, f"{key}_heatmap")
