@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
             open_page(page, url)
             for group, names in {
                 "deepbet": ("deepbet", "random-r50"),
-                "Fréchet distance": ("MMD² (RBF)", "Fréchet distance"),
+                "FID (Fréchet distance)": ("MMD² (RBF)", "FID (Fréchet distance)"),
             }.items():
                 times = [page.evaluate(CLICK, [group, name]) for _ in range(options.rounds) for name in names][
                     len(names) :

@@ -147,7 +147,7 @@ def figures(app: AppTest) -> str:
 def test_one_line_says_who_is_closest_and_whether_the_order_is_stable(full):
     first, second = (text.value for text in open_page(full).markdown[:2])
     assert first.startswith(
-        "Closest to the real cohort by **Fréchet distance** (corrected, R50): **Near**, 1 [0.7 – 1.3]"
+        "Closest to the real cohort by **FID (Fréchet distance)** (corrected, R50): **Near**, 1 [0.7 – 1.3]"
     )
     assert second.startswith("Order not stable: τ = −0.82 between R50 and R101. R50 puts Near before ")
 

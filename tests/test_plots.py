@@ -155,7 +155,10 @@ def test_triplanar_is_small_enough_for_a_page():
 def test_metric_dots_show_every_cohort_metric_encoder_and_variant():
     figure = plots.metric_dots(metrics())
     shown = texts(figure)
-    assert all(word in shown for word in ("HA-GAN", "cDPM", "fid · r50", "fid · r101", "ms-ssim", "lower is better"))
+    assert all(
+        word in shown
+        for word in ("HA-GAN", "cDPM", "fid<br><sup>r50", "fid<br><sup>r101", "ms-ssim", "lower is better")
+    )
     assert {trace.name for trace in figure.data} == {"corrected", "published", "floor"}
     assert sum(trace.showlegend for trace in figure.data) == 3
     dots = [trace for trace in figure.data if trace.name != "floor"]

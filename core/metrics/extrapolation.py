@@ -110,7 +110,7 @@ def evaluate_extrapolated(
 
 FRECHET_EXTRAPOLATED = FeatureMetric(
     name="fid-infinity",
-    label="Fréchet distance, infinite N",
+    label="FID, infinite N",
     variant="corrected",
     unit="squared feature units",
     direction="lower",

@@ -171,7 +171,7 @@ def evaluate_kid(real: NDArray[np.floating], synthetic: NDArray[np.floating], *,
 
 FRECHET = FeatureMetric(
     name="fid",
-    label="Fréchet distance",
+    label="FID (Fréchet distance)",
     variant="corrected",
     unit="squared feature units",
     direction="lower",

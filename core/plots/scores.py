@@ -45,7 +45,10 @@ def metric_dots(table: pd.DataFrame, *, colours: Colours | None = None) -> go.Fi
     panels = dict(list(table.groupby(names, sort=False)))
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    titles = [f"{name}<br><sup>{_good_end(part['direction'].iloc[0])}</sup>" for name, part in panels.items()]
+    titles = []
+    for part in panels.values():
+        below = ", ".join(filter(None, [part["encoder"].iloc[0], _good_end(part["direction"].iloc[0])]))
+        titles.append(f"{part['metric'].iloc[0]}<br><sup>{below}</sup>")
     height = 60 + rows * (110 + 30 * table["cohort"].nunique())
     gaps = {"horizontal_spacing": 0.06, "vertical_spacing": 90 / height}
     figure = make_subplots(rows, columns, shared_yaxes=True, subplot_titles=titles, **gaps)
@@ -70,7 +73,11 @@ def _dots(points: pd.DataFrame, cohort: str, variant: str, colours: Colours) -> 
     return go.Scatter(
         x=points["value"],
         y=points["cohort"],
-        mode="markers",
+        mode="markers+text",
+        text=[f"{value:.3g}" for value in points["value"]],  # near zero beside a large one, dots alone tell little
+        textposition="top center",
+        textfont_size=10,
+        cliponaxis=False,
         name=variant,
         customdata=points[["n_real", "n_synthetic", "ci_low", "ci_high"]].to_numpy(),
         error_x_array=points["ci_high"] - points["value"],
