@@ -1,10 +1,11 @@
-"""Train one demo generator for a given time, the volumes in the memory of the device.
+"""Train one demo generator for a given time, its volumes in the memory of the device.
 
     python -m benchmarks.train_demo MODEL --data FOLDER --out DIR --minutes M [--batch B] [--accelerator cuda]
 
 What differs from ``python -m core train``: stages and learning rates go by the clock, so that any machine spends the
 same shares of its time on them; gradients of the diffusion models are clipped; HA-GAN's two encoder phases, which
-nothing that is exported depends on, are left out. ``assets/README.md`` says what was made with it.
+nothing that is exported depends on, are left out. ``assets/README.md`` says what was made with it. When that was made,
+noise was drawn on the device; here it is drawn on the CPU, as in the product.
 """
 
 from __future__ import annotations
@@ -13,42 +14,51 @@ import argparse
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from core.generators import GENERATORS, build
-from core.generators.base import Generator, Phase
-from core.generators.training import EXPORT, Machine, Plan, middle_planes, train
+from core.generators.base import Generator, Phase, read_facts
+from core.generators.training import Machine, Plan, middle_planes, train
 from core.volume import HALF, load_on_grid
 
 BATCHES = {"vae-gan": 8, "alpha-wgan": 8, "ha-gan": 12, "monai-ldm": 8, "medsyn": 6, "cdpm": 8}
 DIFFUSION = ("monai-ldm", "medsyn", "cdpm")
 CLIP = 1.0
+LEVELS = 40
 STEPS = 10**6  # more than are ever made: time tells when to stop
 SAMPLES = 4
 
 
 class Brains:
-    """Volumes of a folder, kept as bytes; what lies between background and brightest is dithered in each draw."""
+    """Volumes of a folder on a device, in grey levels; where in its level a voxel lies is drawn anew each time."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: torch.device) -> None:
         paths = sorted(folder.glob("*.nii.gz"))
-        volumes = [load_on_grid(path, HALF, rule="maximum").data for path in paths]
-        self.codes = np.stack([np.ceil((v + 1) * 127.5).astype(np.uint8) for v in volumes])
-        self.rng = np.random.default_rng(0)
+        codes = [_codes(load_on_grid(path, HALF, rule="maximum").data) for path in paths]
+        self.codes = torch.from_numpy(np.stack(codes)).to(device)
+        self.rng = torch.Generator(device).manual_seed(0)
 
     def __len__(self) -> int:
         return len(self.codes)
 
-    def __getitem__(self, index: int) -> NDArray[np.float32]:
-        """Return a volume in [-1, 1], background exactly -1."""
-        codes = self.codes[index].astype(np.float32)
-        dithered = (codes - self.rng.random(codes.shape, np.float32)) / 127.5 - 1
-        return np.where(codes == 0, -1.0, np.where(codes == 255, 1.0, dithered)).astype(np.float32)
+    def __getitem__(self, index: int) -> Tensor:
+        """Return a volume in [-1, 1]: the background exactly -1, the brightest exactly 1."""
+        codes = self.codes[index].float()
+        place = torch.rand(codes.shape, generator=self.rng, device=codes.device)
+        inside = (codes - 1 + place) * (2 / LEVELS) - 1
+        return torch.where(codes == 0, -1.0, torch.where(codes > LEVELS, 1.0, inside))
+
+
+def _codes(volume: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return 0 for the background, k + 1 for the k-th level, LEVELS + 1 for exactly 1."""
+    return np.where(volume <= -1, 0, 1 + np.floor((volume + 1) * (LEVELS / 2))).astype(np.uint8)
 
 
 class Clock:
@@ -56,6 +66,11 @@ class Clock:
 
     def __init__(self, seconds: float) -> None:
         self.start, self.seconds = time.monotonic(), seconds
+
+    @property
+    def over(self) -> bool:
+        """Whether the time has passed."""
+        return time.monotonic() - self.start >= self.seconds
 
     def progress(self) -> float:
         """Return the share of the time that has passed."""
@@ -90,9 +105,7 @@ def follow(generator: Generator, clock: Clock) -> None:
             for group, rate in zip(one.param_groups, rates, strict=True):
                 group["lr"] = rate * rate_factor(generator.name, module, now, share)
         found = [*phases(now)][: 2 if generator.name == "ha-gan" else None]
-        if generator.name not in DIFFUSION:
-            return found
-        return [Phase(p.name, p.trains, p.loss, p.new_batch, CLIP) for p in found]
+        return [replace(phase, clip=CLIP) for phase in found] if generator.name in DIFFUSION else found
 
     generator.optimiser = optimiser  # type: ignore[method-assign]
     generator.phases = timed  # type: ignore[method-assign]
@@ -107,28 +120,32 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--batch", type=int)
     parser.add_argument("--accelerator", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--precision", default="32-true", choices=("32-true", "bf16-mixed"))
     options = parser.parse_args()
     torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
-    brains, generator = Brains(options.data), build(options.model, "half")
+    device = torch.device("cuda:0" if options.accelerator == "cuda" else "cpu")
+    brains, generator = Brains(options.data, device), build(options.model, "half")
     clock = Clock(60 * options.minutes)
     follow(generator, clock)
-    plan = Plan(STEPS, 0, options.batch or BATCHES[options.model])
     done = train(
         generator,
         brains,
         options.out,
-        plan,
-        Machine(accelerator=options.accelerator, save_every=60),
-        report=lambda fraction, message: print(f"{clock.progress():6.1%} {message}", flush=True),
-        stop=lambda: clock.progress() >= 1 - 1e-9,
+        Plan(STEPS, 0, options.batch or BATCHES[options.model]),
+        Machine(accelerator=options.accelerator, precision=options.precision, save_every=60),
+        report=lambda fraction, text: print(f"{clock.progress():6.1%}", text.replace(f" of {STEPS}", ""), flush=True),
+        stop=lambda: clock.over,
         facts={"volumes": f"{len(brains)} volumes of {options.data.name}", "device": options.accelerator},
     )
     print(f"{done.step} steps in {done.seconds:.0f} s")
-    drawn = build(options.model, "half")
-    drawn.load_checkpoint(options.out / EXPORT)
+    drawn = build(options.model, "half").to(device)
+    drawn.load_checkpoint(done.export)
+    drawn.export(done.export, drawn.state_dict(), read_facts(done.export) | {"steps": str(done.step)})
     rows = [middle_planes(volume) for volume in drawn.sample(SAMPLES, 1)]
-    Image.fromarray(np.concatenate([*rows, middle_planes(brains[0])])).save(options.out / "samples.png")
+    rows.append(middle_planes(brains[0].cpu().numpy()))
+    Image.fromarray(np.concatenate(rows)).save(options.out / "samples.png")
 
 
 if __name__ == "__main__":

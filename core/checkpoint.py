@@ -21,6 +21,7 @@ SHOWN = 3  # names listed in an error
 def write(tensors: Mapping[str, Tensor], path: Path, facts: Mapping[str, str] | None = None) -> None:
     """Write tensors as safetensors, atomically, with the permissions of any new file; ``facts`` go into the header."""
     partial = path.with_name(f"{path.name}.partial")
+    partial.unlink(missing_ok=True)  # of a process that was killed
     partial.touch()
     mode = partial.stat().st_mode
     save_file(dict(tensors), partial, dict(facts) if facts else None)

@@ -20,7 +20,7 @@ from core.generators.alpha_wgan import AlphaWgan, gradient_penalty
 from core.generators.base import Generator
 from core.generators.blocks import DoublingConv
 from core.generators.ha_gan import HaGan, NormedLinear
-from core.generators.training import EXPORT, Machine, Plan, train
+from core.generators.training import EXPORT, Fabric, Machine, Plan, Run, train
 from core.generators.vae_gan import VaeGan
 from core.volume import FULL, HALF, Grid
 
@@ -650,3 +650,20 @@ def test_settling_makes_statistics_those_of_random_codes(name):
         settled = float(generator.generator.eval()(codes).std())
         of_the_batch = float(generator.generator.train()(codes).std())
     assert settled == pytest.approx(of_the_batch, rel=0.2)
+
+
+@pytest.mark.parametrize("name", list(GENERATORS))
+def test_what_is_exported_holds_settled_statistics_and_training_keeps_its_own(name):
+    torch.manual_seed(0)
+    run = Run(build(name, "half"), Plan(10, 0, 2), Fabric(accelerator="cpu", devices=1))
+    stale = [run.generator, *run.averages.values()]
+    for module in stale:
+        for key, value in module.named_buffers():
+            if key.endswith("running_mean"):
+                value.fill_(7.0)
+    exported = {k: v for k, v in run.weights().items() if k.split(".")[0] in run.generator.sampling}
+    settled = [v for k, v in exported.items() if k.endswith("running_mean")]
+    assert bool(settled) == (name in ("vae-gan", "alpha-wgan"))
+    assert all(mean.abs().max() < 5 for mean in settled)
+    kept = [v for module in stale for k, v in module.named_buffers() if k.endswith("running_mean")]
+    assert all((mean == 7.0).all() for mean in kept)

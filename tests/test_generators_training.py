@@ -197,6 +197,27 @@ def test_every_volume_is_seen_once_an_epoch():
     assert seen[:6] != seen[6:]
 
 
+def test_volumes_may_be_tensors(tmp_path):
+    class Kept(Volumes):
+        def __getitem__(self, index):
+            return torch.from_numpy(self.data[index])
+
+    train(toy(), Volumes(), tmp_path / "arrays", plan(), OFTEN)
+    train(toy(), Kept(), tmp_path / "tensors", plan(), OFTEN)
+    assert losses(tmp_path / "arrays") == losses(tmp_path / "tensors")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_an_export_has_the_permissions_of_any_new_file(tmp_path):
+    (tmp_path / f"{EXPORT}.partial").touch(0o600)  # left by a process that was killed
+    before = os.umask(0o027)
+    try:
+        toy().export(tmp_path / EXPORT, toy().state_dict(), {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / EXPORT).stat().st_mode & 0o777 == 0o640
+
+
 def test_previews_are_written_and_change_nothing(tmp_path):
     for name, every in (("without", 0), ("with", 8)):
         train(toy(), Volumes(), tmp_path / name, plan(), Machine(log_every=4, preview_every=every))

@@ -35,11 +35,11 @@ CHECKPOINT, EXPORT, CURVE, PREVIEWS = "checkpoint.pt", "model.safetensors", "cur
 
 
 class Volumes(Protocol):
-    """Training volumes: (x, y, z) float32 in [-1, 1] by index."""
+    """Training volumes: (x, y, z) float32 in [-1, 1] by index; tensors may lie on the device already."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> NDArray[np.float32]: ...
+    def __getitem__(self, index: int) -> NDArray[np.float32] | Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -327,7 +327,8 @@ class _Batches(Dataset[Tensor]):
         count = int(np.prod(shape))
         first = (step * self.ranks + self.rank) * count
         chosen = [self.volumes[self._index(first + k)] for k in range(count)]
-        return torch.from_numpy(np.stack(chosen)).view(*shape, 1, *chosen[0].shape)
+        tensors = [volume if isinstance(volume, Tensor) else torch.tensor(volume) for volume in chosen]
+        return torch.stack(tensors).view(*shape, 1, *chosen[0].shape)
 
     def _index(self, position: int) -> int:
         epoch, place = divmod(position, len(self.volumes))
@@ -424,9 +425,9 @@ def _check(generator: Generator, volumes: Volumes, plan: Plan) -> None:
     _check_shape(volumes[0], generator.grid)
 
 
-def _check_shape(volume: NDArray[np.float32], grid: Grid) -> None:
+def _check_shape(volume: NDArray[np.float32] | Tensor, grid: Grid) -> None:
     if volume.shape != grid.shape:
-        what = f"volumes of shape {volume.shape}, but the {grid.name} grid has {grid.shape}."
+        what = f"volumes of shape {tuple(volume.shape)}, but the {grid.name} grid has {grid.shape}."
         raise InputError(what, "training volumes", "Choose the other grid.")
 
 
