@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from core import jobs
-from pages import shared
+from pages import selection, shared
 
 st.set_page_config(page_title="SynthScope", page_icon="assets/icon.svg", layout="wide")
 
@@ -34,4 +34,5 @@ settings = shared.settings()
 shared.start_demo_once(settings)
 jobs.ensure_runner(settings)
 shared.pick_study(settings)
+selection.show_selected()
 page.run()

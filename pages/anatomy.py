@@ -12,7 +12,7 @@ from core.workflows import Results
 from core.workflows.regional import answer, at_gate, judged, most_extreme, noise_note
 from core.workflows.results import cohort_verdicts, regional_tables
 from pages import anatomy_parts as parts
-from pages import paper_parts, shared
+from pages import paper_parts, selection, shared
 
 SIGN = (
     "Cohen's d compares the mean volume of a region after removing what total intracranial volume explains. "
@@ -145,11 +145,8 @@ def show_region(study: Study, results: Results, table: pd.DataFrame, picked: str
     figure = plots.region_distribution(
         {names[cohort]: volumes for cohort, volumes in tables.items()}, region, colours=shared.colours_of(study)
     )
-    event = shared.show_figure(figure, on_select="rerun", selection_mode="points", key="region_volumes")
-    st.caption("Each point is one volume, left and right averaged. Click a point to choose its brain.")
-    if point := shared.selected_point(event):
-        cohort = next(key for key, label in names.items() if label == point[1])
-        shared.viewer_button(cohort, str(point[0]), "open_volume")
+    selection.show_chart(study, figure, "region_volumes")
+    st.caption(f"Each point is one volume, left and right averaged. {selection.HOW}")
     show_extremes(cohorts[name], results.percentiles, region)
 
 

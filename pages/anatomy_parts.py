@@ -11,7 +11,7 @@ from core.study import Cohort, Study
 from core.volume import FULL, template
 from core.workflows import Results
 from core.workflows.regional import asymmetry_bars, asymmetry_tables, at_gate, difference_matrix, label_values
-from pages import shared
+from pages import selection, shared
 
 RANGES = {"x": (-65, 65, -24), "y": (-100, 70, -18), "z": (-60, 70, -6)}  # mm: ends and start, at the hippocampus
 SIDES = {"x": "left to right", "y": "back to front", "z": "bottom to top"}
@@ -114,10 +114,7 @@ def show_asymmetry(study: Study, results: Results, gated: bool) -> None:
         cases = asymmetry_tables(results.volumes, [study.real.name, cohort.name])
         labelled = {names[name]: values for name, values in cases.items()}
         figure = plots.region_distribution(labelled, region, unit="asymmetry index", colours=colours)
-        event = shared.show_figure(figure, on_select="rerun", selection_mode="points", key="asymmetry_cases")
-        if point := shared.selected_point(event):
-            name = next(key for key, label in names.items() if label == point[1])
-            shared.viewer_button(name, str(point[0]), "open_asymmetry")
+        selection.show_chart(study, figure, "asymmetry_cases")
         row = table[table["region"] == region].iloc[0]
         st.markdown(
             f"**{region}**: d = {row['cohens_d']:+.2f} [95 % {row['ci_low']:+.2f} to {row['ci_high']:+.2f}], "

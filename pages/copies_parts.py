@@ -10,7 +10,7 @@ from core.study import Study
 from core.workflows import Results
 from core.workflows import comparisons as compare
 from core.workflows.results import suspicious_copies
-from pages import shared
+from pages import selection, shared
 from pages.similarity_parts import encoder_label
 
 IMAGE = "image"  # the space of volumes themselves, in copies.csv
@@ -71,7 +71,7 @@ def show_copies(results: Results, study: Study, encoder: str) -> None:
 
 
 def show_pairs(results: Results, names: Mapping[str, str], encoder: str) -> None:
-    """List the synthetic volumes nearest to a training volume; choosing a row leads to both brains."""
+    """List the synthetic volumes nearest to a training volume; ticking a row leads to both brains."""
     spaces = list(dict.fromkeys(results.copies["space"]))
     if not spaces:
         return
@@ -86,12 +86,13 @@ def show_pairs(results: Results, names: Mapping[str, str], encoder: str) -> None
     pairs = results.copies[results.copies["space"] == space].sort_values("ratio", kind="stable", ignore_index=True)
     shown = pairs.head(LISTED)
     table = shown.assign(cohort=shown["cohort"].map(names).fillna(shown["cohort"]))
-    event = shared.show_table(
-        table[list(PAIR_COLUMNS)], PAIR_COLUMNS, on_select="rerun", selection_mode="single-row", key=f"copies_{space}",
+    cases = list(zip(shown["cohort"], shown["case"], strict=True))
+    rows = selection.show_cases(
+        table[list(PAIR_COLUMNS)], PAIR_COLUMNS, cases, f"copies_{space}",
         alt="Synthetic volumes nearest to a training volume, smallest ratio first",
     )  # fmt: skip
-    st.caption(f"The {len(shown)} smallest ratios of {len(pairs)}. Choose a row to open its brains.")
-    if rows := event["selection"]["rows"]:
+    st.caption(f"The {len(shown)} smallest ratios of {len(pairs)}. Tick a row to open its brains.")
+    if len(rows) == 1:
         chosen = shown.iloc[rows[0]]
         original = ("training", chosen["nearest_training"])
         shared.viewer_button(chosen["cohort"], chosen["case"], "open_copy", beside=original)

@@ -88,24 +88,25 @@ def show_sheet(
     letters: str,
     mirrored: bool,
     on_open: Callable[[], None],
+    on_mark: Callable[[], None],
 ) -> None:
     """Show many brains in one grid, in the order given.
 
     Parameters
     ----------
     cells : sequence of mapping
-        ``cohort``, ``case``, ``place`` in the cohort's picture, ``caption``.
+        ``cohort``, ``case``, ``place`` in the cohort's picture, ``caption``, ``selected``.
     sprites : mapping
         By cohort: ``url``, ``width`` and ``height`` of a brain, ``columns`` and ``count``.
     letters : str
         Of the left and right edge of every brain.
     mirrored : bool
         Turn left and right.
-    on_open : callable
-        Called when a brain is clicked.
+    on_open, on_mark : callable
+        Called when a brain is clicked, or clicked to select it.
     """
     data = {"cells": list(cells), "sprites": dict(sprites), "letters": letters, "mirrored": mirrored}
-    _sheet(key="sheet", data=data, on_open_change=on_open)
+    _sheet(key="sheet", data=data, on_open_change=on_open, on_mark_change=on_mark)
 
 
 @st.cache_resource(show_spinner=False)

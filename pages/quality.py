@@ -12,7 +12,7 @@ from core.study import Study
 from core.workflows import Results
 from core.workflows.regional import what_if_gate
 from core.workflows.results import qc_caveats, qc_of
-from pages import paper_parts, shared
+from pages import paper_parts, selection, shared
 
 FAILING_COLUMNS = {
     "cohort": shared.text("Cohort", width=shared.COHORT_WIDTH),
@@ -71,40 +71,34 @@ def choose_threshold(study: Study, results: Results) -> float:
 
 
 def show_strips(study: Study, results: Results, threshold: float | None) -> None:
-    """Show every score of every volume; clicking a point leads to its brain."""
+    """Show every score of every volume; selecting points selects their cases."""
     names = shared.labels_of(study.cohorts)
     tables = {names[cohort.name]: qc_of(results, cohort.name) for cohort in study.cohorts}
     figure = plots.qc_scatter(tables, threshold, colours=shared.colours_of(study))
-    event = shared.show_figure(figure, on_select="rerun", selection_mode="points", key="qc_strips")
-    st.caption("Each point is one volume. Click a point to choose its brain. The dashed line is the threshold above.")
-    if point := shared.selected_point(event):
-        cohort = next(name for name, label in names.items() if label == point[1])
-        shared.viewer_button(cohort, str(point[0]), "open_point")
+    selection.show_chart(study, figure, "qc_strips")
+    st.caption(f"Each point is one volume. {selection.HOW} The dashed line is the threshold above.")
 
 
 def show_failing(study: Study, results: Results, threshold: float) -> None:
-    """List the volumes that fail, worst first; choosing a row leads to its brain."""
+    """List the volumes that fail, worst first; ticking rows selects their cases."""
     known = [cohort for cohort in study.cohorts if len(qc_of(results, cohort.name))]
     parts = [
         failing_cases(qc_of(results, cohort.name), threshold).assign(name=cohort.name, cohort=cohort.label)
         for cohort in known
     ]
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-    st.caption(f"At the threshold {threshold:.3f}, worst first. Choose a row to open its brain.")
+    st.caption(f"At the threshold {threshold:.3f}, worst first. Tick rows to select their cases.")
     if table.empty:
         st.info("No volume fails.")
         return
     table = table.sort_values("lowest", kind="stable", ignore_index=True)
-    event = shared.show_table(
-        table[list(FAILING_COLUMNS)], FAILING_COLUMNS, on_select="rerun", selection_mode="single-row", key="failing"
-    )
+    pairs = list(zip(table["name"], table["subject"], strict=True))
+    selection.show_cases(table[list(FAILING_COLUMNS)], FAILING_COLUMNS, pairs, "failing")
     st.download_button("Download the list", table.to_csv(index=False), "failing_cases.csv", "text/csv")
-    if rows := event["selection"]["rows"]:
-        shared.viewer_button(table["name"][rows[0]], table["subject"][rows[0]], "open_failing")
 
 
 def show_image_checks(study: Study, results: Results) -> None:
-    """Show what the images say beside their segmentation; choosing a row leads to its brain."""
+    """Show what the images say beside their segmentation; ticking rows selects their cases."""
     st.subheader("The images themselves")
     names, checks = shared.labels_of(study.cohorts), results.image_checks
     medians = checks.groupby("cohort", sort=False)[list(CHECKS)].median()
@@ -119,9 +113,8 @@ def show_image_checks(study: Study, results: Results) -> None:
     if odd.empty:
         return
     shown = odd.assign(cohort=odd["cohort"].map(names))
-    event = shared.show_table(shown, IMAGE_COLUMNS, on_select="rerun", selection_mode="single-row", key="odd_images")
-    if rows := event["selection"]["rows"]:
-        shared.viewer_button(odd["cohort"][rows[0]], odd["subject"][rows[0]], "open_odd")
+    pairs = list(zip(odd["cohort"], odd["subject"], strict=True))
+    selection.show_cases(shown, IMAGE_COLUMNS, pairs, "odd_images")
 
 
 study, results = shared.current_study("Quality", "Can the synthetic brains be segmented as reliably as real ones?")

@@ -360,10 +360,9 @@ def viewer_button(cohort: str, case: str, key: str, beside: tuple[str, str] | No
         open_viewer(cohort, case, beside)
 
 
-def selected_point(event: Any) -> list[Any]:
-    """Return the customdata of the point chosen in a plotly chart, [] when none is."""
-    points = event["selection"]["points"] if event and "selection" in event else []
-    data = points[0].get("customdata", []) if points else []
+def words_of(point: Mapping[str, Any]) -> list[Any]:
+    """Return the customdata of a point chosen in a plotly chart."""
+    data = point.get("customdata", [])
     return [data[key] for key in sorted(data)] if isinstance(data, Mapping) else list(data)
 
 

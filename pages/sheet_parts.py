@@ -17,7 +17,7 @@ from core.quality import QC_SCORES
 from core.study import Study, read_study
 from core.workflows import Results
 from core.workflows.viewing import PLANES, SHEET_COLUMNS, Sheet, case_scores, contact_sheet, undrawn
-from pages import job_parts, niivue, shared, viewer_choices
+from pages import job_parts, niivue, selection, shared
 
 AT_ONCE = 60  # thumbnails drawn while the page waits; more are drawn by a job
 NAME = "case name"
@@ -37,8 +37,11 @@ def show_contact_sheet(study: Study, results: Results, radiological: bool) -> No
     sprites = {name: sprite_of(name, sheet, plane) for name, sheet in sheets.items() if sheet.image}
     letters = {"sagittal": "PA"}.get(plane, "RL" if radiological else "LR")
     mirrored = radiological and plane != "sagittal"
-    niivue.show_sheet(cells, sprites, letters=letters, mirrored=mirrored, on_open=open_cell)
-    st.caption(f"{len(cells)} brains, middle {plane} slices at one scale. Click a brain to open it.")
+    niivue.show_sheet(cells, sprites, letters=letters, mirrored=mirrored, on_open=open_cell, on_mark=mark_cell)
+    st.caption(
+        f"{len(cells)} brains, middle {plane} slices at one scale. Click a brain to open it; with Ctrl, ⌘ or Shift, "
+        "to select it."
+    )
     show_missing(sheets)
 
 
@@ -55,14 +58,10 @@ def show_case_list(study: Study, results: Results, radiological: bool) -> None:
     columns: dict[str, Any] = {name: shared.number(score_label(name), fmt="%.3g") for name in shown.columns[3:]}
     columns |= {"TIV": shared.number("TIV (mm³)", "Total intracranial volume.", "%.0f")}
     columns |= {"picture": st.column_config.ImageColumn(plane.capitalize()), "cohort": shared.text("Cohort", width=180)}
-    options = {"on_select": "rerun", "selection_mode": "multi-row", "key": "case_list", "row_height": 84}
-    chosen = shared.show_table(shown, columns, height=640, **options)["selection"]["rows"]
+    pairs = list(zip(table["cohort"], table["case"], strict=True))
+    selection.show_cases(shown, columns, pairs, "case_list", height=640, row_height=84)
     st.caption(f"{len(shown)} cases. Click a heading to sort. {letters_note(plane, radiological)}")
     show_missing(sheets)
-    if chosen:
-        picked = [(table["cohort"][row], table["case"][row]) for row in chosen]
-        if st.button(f"Open {len(picked)} in the viewer", type="primary", icon=":material/view_in_ar:"):
-            open_cases(picked)
 
 
 def choose_brains(study: Study, results: Results) -> tuple[list[str], str, pd.DataFrame]:
@@ -75,7 +74,12 @@ def choose_brains(study: Study, results: Results) -> tuple[list[str], str, pd.Da
     names = left.multiselect("Cohorts", list(cohorts), key=key, format_func=lambda name: cohorts[name].label)
     st.session_state.setdefault("viewer_plane", "axial")
     plane = right.segmented_control("Plane", PLANES, key="viewer_plane", required=True)
-    table = case_scores(results, {name: [case.case_id for case in cohorts[name].cases] for name in names})
+    cases = {name: [case.case_id for case in cohorts[name].cases] for name in names}
+    chosen = [pair for pair in selection.selected() if pair[0] in cohorts]
+    if chosen and st.toggle(f"Only the selected ({len(chosen)})", key="viewer_only_selected"):
+        names = list(dict.fromkeys(cohort for cohort, _ in chosen))
+        cases = {name: [case for cohort, case in chosen if cohort == name] for name in names}
+    table = case_scores(results, cases)
     return names, str(plane), table
 
 
@@ -147,13 +151,13 @@ def cells_of(
     else:
         table = table.sort_values(["case", "cohort"], ascending=not down, kind="stable")
     places = {(name, case): place for name, sheet in sheets.items() for place, case in enumerate(sheet.cases)}
-    cells = []
+    cells, chosen = [], set(selection.selected())
     values = table["case" if sort == NAME else sort]
     for cohort, case, value in zip(table["cohort"], table["case"], values, strict=True):
         if (cohort, case) in places:
             words = labels[cohort] if sort == NAME else "–" if np.isnan(value) else shared.brief(value)
             item = {"cohort": cohort, "case": case, "label": labels[cohort], "caption": words}
-            cells.append(item | {"place": places[cohort, case]})
+            cells.append(item | {"place": places[cohort, case], "selected": (cohort, case) in chosen})
     return cells
 
 
@@ -179,18 +183,14 @@ def show_missing(sheets: dict[str, Sheet]) -> None:
             shared.show_table(pd.DataFrame(rows, columns=["case", "why"]), {"why": shared.text("Why", width="large")})
 
 
+def mark_cell() -> None:
+    """Select the brain that was clicked, or no longer."""
+    if wish := st.session_state["sheet"].get("mark"):
+        selection.switch((wish["cohort"], wish["case"]))
+
+
 def open_cell() -> None:
     """Open the brain that was clicked."""
     wish = st.session_state["sheet"].get("open") or {}
     if wish:
         st.session_state[shared.SELECTED_COHORT], st.session_state[shared.SELECTED_CASE] = wish["cohort"], wish["case"]
-
-
-def open_cases(picked: list[tuple[str, str]]) -> None:
-    """Open cases beside each other: the first as chosen ones, the others as panes of their own."""
-    st.session_state[shared.SELECTED_COHORT], st.session_state[shared.SELECTED_CASE] = picked[0]
-    kept = st.session_state[viewer_choices.KEPT] = st.session_state.get(viewer_choices.KEPT, {})
-    if len(picked) > 1:
-        kept["viewer_panes"] = [f"{cohort}\n{case}" for cohort, case in picked]
-    st.session_state.pop("viewer_panes", None)
-    st.rerun()

@@ -16,7 +16,7 @@ from core.study import Study
 from core.workflows import Results
 from core.workflows import comparisons as compare
 from core.workflows.results import rank_scores
-from pages import shared
+from pages import selection, shared
 
 Stamp = tuple[tuple[str, int], ...]  # result files and when they were written
 Source = tuple[str, Stamp]  # study.toml and its results
@@ -331,7 +331,7 @@ def show_curve(results: Results, scores: pd.DataFrame, focus: Focus, study: Stud
 
 
 def show_map(results: Results, study: Study, focus: Focus) -> None:
-    """Show all volumes on one map; a click leads to the brain."""
+    """Show all volumes on one map; selecting points selects their cases."""
     encoder = focus.encoder
     known = results.map[results.map["encoder"] == encoder]
     if known.empty:
@@ -350,14 +350,11 @@ def show_map(results: Results, study: Study, focus: Focus) -> None:
         "map", chosen, lambda: plots.joint_map(points, colours=shared.colours_of(study)), str(method)
     )
     alt = f"{MAP_NAMES.get(str(method), str(method))} map of the features of all cohorts under {encoder_label(encoder)}"
-    event = shared.show_figure(figure, f"map_{method}", on_select="rerun", selection_mode="points", alt=alt)
+    selection.show_chart(study, figure, f"map_{method}", alt=alt)
     st.caption(
-        "Each point is one volume; all cohorts are fitted together. Click a point to choose its brain. "
+        f"Each point is one volume; all cohorts are fitted together. {selection.HOW} "
         + ("Distances on a UMAP between far groups mean little." if method == "umap" else "")
     )
-    if point := shared.selected_point(event):
-        cohort = next((name for name, label in names.items() if label == point[1]), point[1])
-        shared.viewer_button(cohort, str(point[0]), "open_map_point")
 
 
 # -- all scores --------------------------------------------------------------------------------------------------------

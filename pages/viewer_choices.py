@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from core.study import Cohort, Study
@@ -90,3 +92,13 @@ def choose_pair(study: Study) -> dict[str, Choice]:
             if choice := choose_case(study, side):
                 pair[side] = choice
     return pair
+
+
+def show_beside(pairs: Sequence[tuple[str, str]]) -> None:
+    """Have the viewer show cases, of (cohort, case): the first as the chosen one, all beside each other."""
+    state = st.session_state
+    state[shared.SELECTED_COHORT], state[shared.SELECTED_CASE] = pairs[0]
+    kept = state[KEPT] = state.get(KEPT, {})
+    if len(pairs) > 1:
+        kept[f"{PREFIX}panes"] = [f"{cohort}\n{case}" for cohort, case in pairs]
+    state.pop(f"{PREFIX}panes", None)

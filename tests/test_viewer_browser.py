@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from core import anatomy, jobs
+from core.quality import QC_SCORES
 from core.settings import Settings
 from core.store import Store, write_csv, write_json
 from core.study import CohortSpec, StudySpec, read_study, write_spec
@@ -53,6 +54,13 @@ def write_tables(folder, rows, rng):
     columns = anatomy.volume_columns(True)
     volumes = pd.DataFrame(rng.uniform(900, 1100, (len(rows), len(columns))), columns=columns)
     write_csv(pd.concat([named, volumes], axis=1), folder / "volumes.csv")
+    qc = pd.DataFrame(rng.uniform(0.8, 0.95, (len(rows), len(QC_SCORES))), columns=list(QC_SCORES))
+    qc.loc[len(rows) - 2 :, "thalamus"] = 0.5  # the last two fail
+    write_csv(pd.concat([named, qc], axis=1), folder / "qc.csv")
+    gate = {"failed_scores": 0, "failed_volumes": 0, "pass_rate": 1.0, "ci_low": 0.5, "ci_high": 1.0}
+    gate |= {"threshold": 0.7, "reliable": True}
+    sizes = named.groupby("cohort", sort=False).size()
+    write_csv(pd.DataFrame([{"cohort": name, "n": n, **gate} for name, n in sizes.items()]), folder / "quality.csv")
     regions = anatomy.regions()
     parts = [regions.assign(cohort=c, subject=s, volume=1000.0, z=0.0, percentile=42.0) for c, s in rows]
     write_csv(pd.concat(parts), folder / "percentiles.csv")
@@ -210,6 +218,26 @@ def test_the_contact_sheet_opens_a_brain(page):
     assert set(page.locator(".sheet i").all_inner_texts()) == {"L", "R"}
     page.locator(".sheet button[data-case='Alpha-003']").click()
     wait_for_case(page, "Alpha-003")
+
+
+def test_selected_points_are_selected_everywhere_and_open_in_the_viewer(page):
+    page.locator("[data-testid=stSidebarNavLink]").filter(has_text="Quality").click()
+    points = page.locator(".scatterlayer .trace").nth(1).locator(".points path")  # of the synthetic cohort
+    points.first.wait_for(timeout=120_000)
+    box = points.nth(1).bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    sidebar = page.get_by_test_id("stSidebar")
+    sidebar.get_by_text("1 case selected").wait_for(timeout=60_000)
+    name = sidebar.get_by_text("· Alpha").inner_text().split(" · ")[0].split()[-1]
+    sidebar.get_by_role("button", name=f"Open {name} in the viewer").click()
+    wait_for_case(page, name)
+    page.locator("[data-testid=stMain]").get_by_text("Case list", exact=True).click()
+    page.get_by_role("button", name=f"Open {name} in the viewer").nth(1).wait_for(timeout=60_000)  # its row is ticked
+    page.go_back()
+    page.get_by_role("heading", name="Scores of every volume").wait_for(timeout=60_000)
+    assert sidebar.get_by_text("1 case selected").is_visible()
+    sidebar.get_by_role("button", name="Clear").click()
+    sidebar.get_by_text("1 case selected").wait_for(state="detached", timeout=60_000)
 
 
 def test_without_webgl_the_slices_are_shown(server, playwright):

@@ -1,4 +1,5 @@
-// A contact sheet: a button for each brain, cut out of one picture per cohort. Sends "open" with the brain clicked.
+// A contact sheet: a button for each brain, cut out of one picture per cohort. Sends "open" with the brain clicked,
+// "mark" with one clicked to select it (Ctrl, Cmd or Shift). The same brains in the same order stay where they are.
 
 const LIST = 400; // brains put on the page at once; more follow on scrolling
 const shared = (globalThis.synthscopeSheets ??= new WeakMap());
@@ -20,6 +21,7 @@ function cell(item, sprite, data) {
   button.append(picture, ...letters, words);
   button.dataset.cohort = item.cohort;
   button.dataset.case = item.case;
+  button.setAttribute("aria-pressed", item.selected);
   return button;
 }
 
@@ -40,9 +42,16 @@ export default function ({ data, parentElement, setTriggerValue }) {
   }
   sheet.onclick = (event) => {
     const button = event.target.closest("button");
-    if (button) setTriggerValue("open", { cohort: button.dataset.cohort, case: button.dataset.case });
+    const selecting = event.ctrlKey || event.metaKey || event.shiftKey;
+    if (button) setTriggerValue(selecting ? "mark" : "open", { cohort: button.dataset.cohort, case: button.dataset.case });
   };
+  const looks = JSON.stringify([data.sprites, data.letters, data.mirrored, data.cells.map((item) => [item.cohort, item.case, item.caption])]);
   sheet.data = data;
+  if (sheet.looks === looks) {
+    [...sheet.children].forEach((button, index) => button.setAttribute("aria-pressed", data.cells[index].selected));
+    return;
+  }
+  sheet.looks = looks;
   sheet.replaceChildren();
   sheet.scrollTop = 0;
   fill(sheet, data);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import plotly.graph_objects as go
 
@@ -44,6 +44,26 @@ def styled(figure: go.Figure, height: int, *, top: int = 40, right: int = 10) ->
     figure.update_layout(height=height, margin={"l": 10, "r": right, "t": top, "b": 10}, **CLEAR)
     figure.update_xaxes(gridcolor=GRID, zerolinecolor=GRID, automargin=True)
     return figure.update_yaxes(gridcolor=GRID, zerolinecolor=GRID, automargin=True)
+
+
+def cases_of(figure: go.Figure) -> set[tuple[str, str]]:
+    """Return the (case, cohort) pairs that the points of a figure stand for, from their customdata."""
+    rows = [row for trace in figure.data for row in (trace.customdata if trace.customdata is not None else [])]
+    return {(str(row[0]), str(row[1])) for row in rows if len(row) > 1}
+
+
+def mark_cases(figure: go.Figure, cases: Collection[tuple[str, str]]) -> go.Figure:
+    """Return a copy of a figure in which the points of these (case, cohort) pairs stand out; all if none is given."""
+    figure = go.Figure(figure)
+    if not cases:
+        return figure
+    for trace in figure.data:
+        if trace.customdata is not None:
+            points = [i for i, row in enumerate(trace.customdata) if (str(row[0]), str(row[1])) in cases]
+            size = 2 + (trace.marker.size or 6)
+            faint, strong = {"marker": {"opacity": 0.2}}, {"marker": {"opacity": 1, "size": size}}
+            trace.update(selectedpoints=points, selected=strong, unselected=faint)
+    return figure
 
 
 def one_legend_entry_each(figure: go.Figure) -> None:

@@ -1,0 +1,121 @@
+"""The cases a user selected: one selection, which every chart, table and sheet of cases shows and changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from core import plots
+from core.study import Study
+from pages import shared, viewer_choices
+
+CASES = "selected_cases"  # (cohort, case) in the order they were selected
+OF_STUDY = "selected_study"  # path of the study they belong to
+LISTED = 6  # names in the sidebar
+PANES = 8  # brains opened at once: a browser draws in so many panes
+HOW = "Click points, or draw around them, to select their cases on every page."
+Pair = tuple[str, str]
+
+
+def selected() -> list[Pair]:
+    """Return the selected cases of the chosen study, as (cohort, case)."""
+    if st.session_state.get(OF_STUDY) != st.session_state.get(shared.STUDY):
+        return []
+    return list(st.session_state.get(CASES, []))
+
+
+def select(pairs: Sequence[Pair]) -> None:
+    """Select these cases and no others."""
+    st.session_state[CASES] = list(dict.fromkeys(pairs))
+    st.session_state[OF_STUDY] = st.session_state.get(shared.STUDY)
+
+
+def show_selected() -> None:
+    """Show in the sidebar, on every page, what is selected."""
+    pairs = selected()
+    if not pairs:
+        return
+    with st.sidebar.container(border=True):
+        st.markdown(f"**{count(pairs)} selected**")
+        more = f"  \nand {len(pairs) - LISTED} more" if len(pairs) > LISTED else ""
+        st.caption("  \n".join(f"{case} · {cohort}" for cohort, case in pairs[:LISTED]) + more)
+        open_button(pairs, "open_selected")
+        st.button("Clear", key="clear_selected", icon=":material/close:", on_click=select, args=([],), width="stretch")
+
+
+def open_button(pairs: Sequence[Pair], key: str) -> None:
+    """Show a button that opens cases beside each other in the viewer."""
+    shown = pairs[:PANES]
+    what = shown[0][1] if len(shown) == 1 else f"the first {PANES}" if len(pairs) > PANES else f"all {len(shown)}"
+    if st.button(f"Open {what} in the viewer", key=key, icon=":material/view_in_ar:", type="primary"):
+        viewer_choices.show_beside(shown)
+        st.switch_page(shared.VIEWER)
+
+
+def switch(pair: Pair) -> None:
+    """Select a case beside the others, or no longer."""
+    pairs = selected()
+    select([other for other in pairs if other != pair] if pair in pairs else [*pairs, pair])
+
+
+def count(pairs: Sequence[Pair]) -> str:
+    """Say how many cases there are."""
+    return f"{len(pairs)} case{'s' if len(pairs) > 1 else ''}"
+
+
+def show_chart(study: Study, figure: Any, key: str, **options: Any) -> None:
+    """Show a figure whose points are cases (customdata: case, cohort's label); selecting points selects them.
+
+    Points of selected cases stand out, wherever they were selected, and can be opened.
+    """
+    cohorts = {label: name for name, label in shared.labels_of(study.cohorts).items()}
+    there = {(cohorts.get(label, label), case) for case, label in plots.cases_of(figure)}
+    marked = [pair for pair in selected() if pair in there]
+    names = shared.labels_of(study.cohorts)
+    figure = plots.mark_cases(figure, {(case, names.get(cohort, cohort)) for cohort, case in marked})
+    shared.show_figure(figure, key, on_select=_take_points(key, cohorts), **options)
+    if marked:
+        open_button(marked, f"open_{key}")
+
+
+def _take_points(key: str, cohorts: Mapping[str, str]) -> Callable[[], None]:
+    """Return what selects the cases of the points chosen in a chart."""
+
+    def take() -> None:
+        points = [shared.words_of(point) for point in st.session_state[key]["selection"]["points"]]
+        if pairs := [(cohorts.get(point[1], point[1]), str(point[0])) for point in points if len(point) > 1]:
+            select(pairs)
+
+    return take
+
+
+def show_cases(
+    table: pd.DataFrame, columns: Mapping[str, Any], pairs: Sequence[Pair], key: str, **options: Any
+) -> list[int]:
+    """Show a table with one case, of (cohort, case) in ``pairs``, a row; ticking rows selects their cases.
+
+    Rows of cases selected elsewhere are ticked. Returns the rows ticked, below which they can be opened.
+    """
+    rows = [row for row, pair in enumerate(pairs) if pair in selected()]
+    ticked = st.session_state.get(key)
+    if sorted(ticked["selection"]["rows"] if ticked else []) != rows:
+        st.session_state[key] = {"selection": {"rows": rows}}
+    choices = {"on_select": _take_rows(key, pairs), "selection_mode": "multi-row", "key": key}
+    shared.show_table(table, columns, **choices, **options)
+    if rows:
+        open_button([pairs[row] for row in rows], f"open_{key}")
+    return rows
+
+
+def _take_rows(key: str, pairs: Sequence[Pair]) -> Callable[[], None]:
+    """Return what selects the cases of the rows ticked in a table, beside those selected that it does not list."""
+
+    def take() -> None:
+        rows = st.session_state[key]["selection"]["rows"]
+        elsewhere = [pair for pair in selected() if pair not in pairs]
+        select([*elsewhere, *(pairs[row] for row in rows if row < len(pairs))])
+
+    return take

@@ -1,0 +1,120 @@
+"""One selection of cases, shown and changed by every chart, table and sheet."""
+
+import json
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from core import plots
+from core.settings import from_environment
+from core.workflows import read_results
+from core.workflows.results import qc_of
+from pages import selection
+from tests.test_page_viewer import sent
+from tests.test_pages import ROOT, show, study, workspace  # noqa: F401  fixtures
+
+CHOSEN = [("Alpha", "a0"), ("real", "r2")]
+
+
+def run(page, path, **state):
+    app = AppTest.from_file(str(ROOT / page), default_timeout=60)
+    for key, value in {"study": path, selection.OF_STUDY: path, selection.CASES: list(CHOSEN), **state}.items():
+        app.session_state[key] = value
+    app.run()
+    assert not app.exception, app.exception
+    return app
+
+
+def marked(app, key):
+    """The cases that stand out in a chart."""
+    charts = [element for element in app.get("plotly_chart") if key in element.proto.id]
+    traces = json.loads(charts[0].proto.spec)["data"]
+    return {tuple(trace["customdata"][point][1::-1]) for trace in traces for point in trace.get("selectedpoints") or []}
+
+
+@pytest.fixture
+def scatter(study):  # noqa: F811
+    results = read_results(from_environment(), study)
+    return plots.qc_scatter({name: qc_of(results, name) for name in ("real", "Alpha")}, 0.7)
+
+
+def test_the_points_of_a_figure_name_their_cases(scatter):
+    assert plots.cases_of(scatter) == {(f"r{i}", "real") for i in range(3)} | {(f"a{i}", "Alpha") for i in range(3)}
+
+
+def test_marking_cases_leaves_the_figure_as_it_was(scatter):
+    before = scatter.to_json()
+    points = plots.mark_cases(scatter, {("a1", "Alpha")}).data
+    assert scatter.to_json() == before
+    assert len(points[0].selectedpoints) == 0  # the others are faint
+    assert {points[1].customdata[i][0] for i in points[1].selectedpoints} == {"a1"}
+    assert len(points[1].selectedpoints) == 8  # one for each score
+    assert plots.mark_cases(scatter, set()).data[0].selectedpoints is None
+
+
+@pytest.mark.parametrize(("page", "key"), [("pages/quality.py", "qc_strips"), ("pages/anatomy.py", "region_volumes")])
+def test_charts_of_cases_show_what_is_selected_elsewhere(study, page, key):  # noqa: F811
+    assert marked(run(page, study), key) == set(CHOSEN)
+
+
+def test_tables_of_cases_tick_what_is_selected_elsewhere(study):  # noqa: F811
+    app = run("pages/quality.py", study)
+    assert app.session_state["failing"]["selection"]["rows"] == [0]  # a0 is the one volume that fails
+    app = run("pages/quality.py", study, **{selection.CASES: [("real", "r1")]})
+    assert app.session_state["failing"]["selection"]["rows"] == []
+
+
+@pytest.fixture
+def state(monkeypatch):
+    state = {"study": "here", selection.OF_STUDY: "here", selection.CASES: [*CHOSEN, ("Alpha", "a1")]}
+    monkeypatch.setattr(selection.st, "session_state", state)
+    return state
+
+
+def test_ticking_rows_changes_only_the_cases_of_the_table(state):
+    state["table"] = {"selection": {"rows": [1]}}
+    selection._take_rows("table", [("Alpha", "a0"), ("Alpha", "a2")])()
+    assert selection.selected() == [("real", "r2"), ("Alpha", "a1"), ("Alpha", "a2")]
+
+
+def test_points_replace_the_selection_and_a_click_beside_them_keeps_it(state):
+    points = [{"customdata": ["a2", "Alpha (control)", "thalamus"]}, {"customdata": {"0": "r0", "1": "real"}}, {}]
+    state["chart"] = {"selection": {"points": points}}
+    take = selection._take_points("chart", {"Alpha (control)": "Alpha"})
+    take()
+    assert selection.selected() == [("Alpha", "a2"), ("real", "r0")]
+    state["chart"] = {"selection": {"points": []}}
+    take()
+    assert selection.selected() == [("Alpha", "a2"), ("real", "r0")]
+
+
+def test_switching_adds_and_takes_away(state):
+    selection.switch(("Alpha", "a1"))
+    selection.switch(("Alpha", "a9"))
+    assert selection.selected() == [*CHOSEN, ("Alpha", "a9")]
+
+
+def test_the_sidebar_lists_opens_and_clears_it(study):  # noqa: F811
+    app = run("app.py", study, demo_checked=True)
+    words = " ".join(element.value for element in (*app.sidebar.markdown, *app.sidebar.caption))
+    assert "2 cases selected" in words and "a0" in words and "r2" in words
+    app.sidebar.button(key="clear_selected").click().run()
+    assert app.session_state[selection.CASES] == []
+    assert "selected" not in " ".join(element.value for element in app.sidebar.markdown)
+
+
+def test_another_study_has_its_own_selection(study):  # noqa: F811
+    app = run("app.py", study, demo_checked=True, **{selection.OF_STUDY: "/elsewhere/study.toml"})
+    assert "selected" not in " ".join(element.value for element in app.sidebar.markdown)
+
+
+def test_the_sheet_frames_it_and_can_show_it_alone(study):  # noqa: F811
+    app = run("pages/viewer.py", study, viewer_show="Contact sheet")
+    cells = sent(app, "synthscope_sheet")["cells"]
+    assert {(c["cohort"], c["case"]) for c in cells if c["selected"]} == set(CHOSEN) and len(cells) == 6
+    app.toggle(key="viewer_only_selected").set_value(True).run()
+    assert len(sent(app, "synthscope_sheet")["cells"]) == 2
+
+
+def test_nothing_is_marked_before_anything_was_selected(study):  # noqa: F811
+    assert marked(show("quality", study), "qc_strips") == set()
