@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import streamlit as st
 
 from core import jobs
@@ -28,6 +30,7 @@ PAGES = {
 }
 
 st.logo("assets/logo.svg", size="large", icon_image="assets/icon.svg")
+st.html(Path("assets/app.css"))
 page = st.navigation(PAGES)
 shared.arrive()
 settings = shared.settings()

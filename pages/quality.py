@@ -41,7 +41,7 @@ def show_gate(study: Study, results: Results) -> None:
         )
     else:
         st.success(f"All cohorts pass the gate: at most {allowed} of their volumes fail.")
-    shared.show_table(table, shared.quality_columns(), row_height=shared.TALL_ROW)
+    shared.show_quality(table, "gate")
     st.caption(
         "A volume fails when any of its eight scores is below the threshold. The threshold is one for all scores, "
         + (
@@ -66,7 +66,7 @@ def choose_threshold(study: Study, results: Results) -> float:
     st.info(
         f"**What if** the threshold were {chosen:.3f}? The study's own, {own:.3f}, and its results stay as they are."
     )
-    shared.show_table(table, shared.quality_columns(), row_height=shared.TALL_ROW, key="what_if_table")
+    shared.show_quality(table, "what_if_table")
     return chosen
 
 
@@ -104,7 +104,8 @@ def show_image_checks(study: Study, results: Results) -> None:
     medians = checks.groupby("cohort", sort=False)[list(CHECKS)].median()
     medians.insert(0, "unlike", checks.assign(unlike=checks["unlike"] != "").groupby("cohort")["unlike"].sum())
     medians.insert(0, "n", checks.groupby("cohort").size())
-    shared.show_table(medians.rename(index=names).reset_index(), IMAGE_COLUMNS, row_height=shared.TALL_ROW)
+    medians = medians.rename(index=names).reset_index()
+    shared.show_table(medians, IMAGE_COLUMNS, row_height=shared.row_height(medians["cohort"]))
     st.caption(
         "Medians of each cohort. A segmentation can look fine on a hazy or blurred image, so these look at the image: "
         "a volume is unlike the real ones when a value lies more than five robust deviations from the real median."

@@ -52,7 +52,7 @@ def open_button(pairs: Sequence[Pair], key: str) -> None:
     what = shown[0][1] if len(shown) == 1 else f"the first {PANES}" if len(pairs) > PANES else f"all {len(shown)}"
     if st.button(f"Open {what} in the viewer", key=key, icon=":material/view_in_ar:", type="primary"):
         viewer_choices.show_beside(shown)
-        st.switch_page(shared.VIEWER)
+        shared.to_viewer()
 
 
 def switch(pair: Pair) -> None:

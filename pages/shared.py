@@ -47,7 +47,7 @@ LABEL_WIDTH = 36  # characters of a cohort's label on one line of an axis
 FLAT_ROW = 21  # pixels: about that of a heatmap row
 TALL_ROW = 66  # pixels: above 64 long text wraps
 COHORT_WIDTH = 260  # pixels of a table's cohort column
-TEXT_COLOURS = {"light": "#1B1F24", "dark": "#E8EBEE"}  # those of .streamlit/config.toml
+TEXT_COLOURS = {"light": "#0B0F14", "dark": "#E8EBEE"}  # those of .streamlit/config.toml
 VIEWER = "pages/viewer.py"
 GOOD_END = {"lower": "↓ lower is better", "higher": "↑ higher is better", "match real": "→ closest to the floor"}
 NOISE_HELP = (
@@ -128,7 +128,8 @@ def follow_address() -> None:
 
 def clear_address() -> None:
     """Take everything out of the address but the study."""
-    st.query_params.from_dict({key: value for key, value in st.query_params.to_dict().items() if key == STUDY})
+    for key in set(st.query_params) - {STUDY}:  # each change is a step of the browser's history
+        del st.query_params[key]
 
 
 def current_study(title: str, caption: str) -> tuple[Study, Results]:
@@ -350,7 +351,12 @@ def open_viewer(cohort: str, case: str, beside: tuple[str, str] | None = None) -
     """Go to the viewer and show this case, beside a (cohort, case) when given."""
     st.session_state[SELECTED_COHORT], st.session_state[SELECTED_CASE] = cohort, case
     st.session_state[SELECTED_BESIDE] = beside
-    st.switch_page(VIEWER)
+    to_viewer()
+
+
+def to_viewer() -> None:
+    """Go to the viewer; the address keeps the study, so that back is one step."""
+    st.switch_page(VIEWER, query_params={STUDY: study_id(study_path())})
 
 
 def viewer_button(cohort: str, case: str, key: str, beside: tuple[str, str] | None = None) -> None:
@@ -376,9 +382,9 @@ def show_error(error: SynthScopeError) -> None:
     st.error("\n\n".join(line for line in lines if line))
 
 
-def number(label: str, help_text: str = "", fmt: str = "%.3g") -> Any:
+def number(label: str, help_text: str = "", fmt: str = "%.3g", width: Any = None) -> Any:
     """Describe a column of numbers."""
-    return st.column_config.NumberColumn(label, help=help_text or None, format=fmt)
+    return st.column_config.NumberColumn(label, help=help_text or None, format=fmt, width=width)
 
 
 def text(label: str, help_text: str = "", width: Any = None) -> Any:
@@ -407,18 +413,31 @@ def brief(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
+def row_height(words: Iterable[str]) -> int | None:
+    """Return the height of a table's rows: tall when a cell of the cohort column needs a second line."""
+    return TALL_ROW if any(len(word) > COHORT_WIDTH / 7 for word in words) else None
+
+
+def show_quality(table: pd.DataFrame, key: str) -> None:
+    """Show the gate of each cohort, the interval of the pass rate in one column."""
+    low, high = table["ci_low"].map("{:.0%}".format), table["ci_high"].map("{:.0%}".format)
+    shown = table.assign(ci_low=low + " – " + high).drop(columns="ci_high")
+    show_table(shown, quality_columns(), row_height=row_height(table["cohort"]), key=key)
+
+
 def quality_columns() -> dict[str, Any]:
     """Describe the columns of the paper's Table 2."""
     return {
         "cohort": text("Cohort", width=COHORT_WIDTH),
-        "n": number("N volumes", "Volumes judged.", "%d"),
-        "failed_scores": number("Failed scores", "Scores below the threshold, of eight for each volume.", "%d"),
-        "failed_volumes": number("Failed volumes", "Volumes with any score below the threshold.", "%d"),
-        "pass_rate": number("Pass rate ↑", "Share of volumes that pass; higher is better.", "percent"),
-        "ci_low": number("95 % from", "Lower end of the 95 % Wilson interval of the pass rate.", "percent"),
-        "ci_high": number("95 % to", "Upper end of the 95 % Wilson interval of the pass rate.", "percent"),
-        "threshold": number("Threshold", "Lowest score that passes, the same for all eight scores.", "%.3f"),
-        "reliable": st.column_config.CheckboxColumn("Reliable", help="Fails no more often than the gate allows."),
+        "n": number("N", "Volumes judged.", "%d", 50),
+        "failed_scores": number("Failed scores", "Scores below the threshold, of eight for each volume.", "%d", 95),
+        "failed_volumes": number("Failed volumes", "Volumes with any score below the threshold.", "%d", 105),
+        "pass_rate": number("Pass rate ↑", "Share of volumes that pass; higher is better.", "percent", 80),
+        "ci_low": text("95 % interval", "Wilson interval of the pass rate.", 100),
+        "threshold": number("Threshold", "Lowest score that passes, the same for all eight scores.", "%.3f", 80),
+        "reliable": st.column_config.CheckboxColumn(
+            "Reliable", help="Fails no more often than the gate allows.", width=75
+        ),
     }
 
 

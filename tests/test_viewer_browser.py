@@ -79,7 +79,6 @@ def server(tmp_path_factory):
     server.start()
     yield server
     server.kill()
-    assert not jobs.list_jobs(settings)
 
 
 def launch(playwright, *flags):
@@ -224,6 +223,7 @@ def test_selected_points_are_selected_everywhere_and_open_in_the_viewer(page):
     page.locator("[data-testid=stSidebarNavLink]").filter(has_text="Quality").click()
     points = page.locator(".scatterlayer .trace").nth(1).locator(".points path")  # of the synthetic cohort
     points.first.wait_for(timeout=120_000)
+    points.nth(1).scroll_into_view_if_needed()
     box = points.nth(1).bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     sidebar = page.get_by_test_id("stSidebar")
@@ -247,3 +247,7 @@ def test_without_webgl_the_slices_are_shown(server, playwright):
     page.get_by_text("This browser has no WebGL 2").wait_for(timeout=120_000)
     page.locator(".js-plotly-plot").nth(1).wait_for(timeout=120_000)
     browser.close()
+
+
+def test_looking_starts_no_job(server):
+    assert not jobs.list_jobs(server.settings)
