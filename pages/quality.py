@@ -31,9 +31,10 @@ IMAGE_COLUMNS = {
 
 def show_gate(study: Study, results: Results) -> None:
     """Show the verdict of the gate in the layout of the paper's Table 2."""
-    names = shared.labels_of(study.cohorts)
+    labels = shared.labels_of(study.cohorts)
+    names = {cohort.name: shared.short_label(cohort) for cohort in study.cohorts}
+    failed = results.quality.loc[~results.quality["reliable"], "cohort"].map(labels).tolist()
     table = results.quality.assign(cohort=results.quality["cohort"].map(names).fillna(results.quality["cohort"]))
-    failed = table.loc[~table["reliable"], "cohort"].tolist()
     allowed = f"{study.settings.qc_fail_rate:.0%}"
     if failed:
         st.warning(
@@ -61,7 +62,7 @@ def choose_threshold(study: Study, results: Results) -> float:
         return own
     scores = {cohort.name: qc_of(results, cohort.name) for cohort in study.cohorts}
     table = what_if_gate(scores, study.real.name, chosen, study.settings.qc_fail_rate)
-    names = shared.labels_of(study.cohorts)
+    names = {cohort.name: shared.short_label(cohort) for cohort in study.cohorts}
     table["cohort"] = table["cohort"].map(names).fillna(names[study.real.name])
     st.info(
         f"**What if** the threshold were {chosen:.3f}? The study's own, {own:.3f}, and its results stay as they are."
@@ -72,8 +73,7 @@ def choose_threshold(study: Study, results: Results) -> float:
 
 def show_strips(study: Study, results: Results, threshold: float | None) -> None:
     """Show every score of every volume; selecting points selects their cases."""
-    names = shared.labels_of(study.cohorts)
-    tables = {names[cohort.name]: qc_of(results, cohort.name) for cohort in study.cohorts}
+    tables = {shared.short_label(cohort): qc_of(results, cohort.name) for cohort in study.cohorts}
     figure = plots.qc_scatter(tables, threshold, colours=shared.colours_of(study))
     selection.show_chart(study, figure, "qc_strips")
     st.caption(f"Each point is one volume. {selection.HOW} The dashed line is the threshold above.")
@@ -104,8 +104,8 @@ def show_image_checks(study: Study, results: Results) -> None:
     medians = checks.groupby("cohort", sort=False)[list(CHECKS)].median()
     medians.insert(0, "unlike", checks.assign(unlike=checks["unlike"] != "").groupby("cohort")["unlike"].sum())
     medians.insert(0, "n", checks.groupby("cohort").size())
-    medians = medians.rename(index=names).reset_index()
-    shared.show_table(medians, IMAGE_COLUMNS, row_height=shared.row_height(medians["cohort"]))
+    short = {cohort.name: shared.short_label(cohort) for cohort in study.cohorts}
+    shared.show_table(medians.rename(index=short).reset_index(), IMAGE_COLUMNS)
     st.caption(
         "Medians of each cohort. A segmentation can look fine on a hazy or blurred image, so these look at the image: "
         "a volume is unlike the real ones when a value lies more than five robust deviations from the real median."

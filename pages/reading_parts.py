@@ -220,7 +220,7 @@ def show_results(study: Study, results: Results, known: list[Session]) -> None:
     mode = st.radio("Task read", modes, format_func=MODE_NAMES.__getitem__, horizontal=True, key="results_mode")
     chosen = [session for session in complete if session.mode == mode]
     ratings = readings.read_ratings(shared.settings(), chosen, study.real.name)
-    st.caption(f"{len(chosen)} complete sessions. A case that was left out counts nowhere.")
+    st.caption(f"Complete sessions: {len(chosen)}. A case that was left out counts nowhere.")
     shared.show_table(reader_study.reader_summary(ratings, study.real.name), SUMMARY_COLUMNS)
     show_by_cohort(study, ratings, mode)
     left, right = st.columns([2, 3])

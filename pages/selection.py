@@ -71,11 +71,10 @@ def show_chart(study: Study, figure: Any, key: str, **options: Any) -> None:
 
     Points of selected cases stand out, wherever they were selected, and can be opened.
     """
-    cohorts = {label: name for name, label in shared.labels_of(study.cohorts).items()}
-    there = {(cohorts.get(label, label), case) for case, label in plots.cases_of(figure)}
-    marked = [pair for pair in selected() if pair in there]
-    names = shared.labels_of(study.cohorts)
-    figure = plots.mark_cases(figure, {(case, names.get(cohort, cohort)) for cohort, case in marked})
+    cohorts = {name: c.name for c in study.cohorts for name in (c.label, shared.short_label(c), c.name)}
+    points = {(cohorts.get(label, label), case): (case, label) for case, label in plots.cases_of(figure)}
+    marked = [pair for pair in selected() if pair in points]
+    figure = plots.mark_cases(figure, [points[pair] for pair in marked])
     shared.show_figure(figure, key, on_select=_take_points(key, cohorts), **options)
     if marked:
         open_button(marked, f"open_{key}")

@@ -324,10 +324,11 @@ def wrapped(label: str, width: int = LABEL_WIDTH) -> str:
 
 
 def colours_of(study: Study) -> dict[str, str]:
-    """Return the colour of each cohort of the study, by the name shown, in one line or wrapped."""
+    """Return the colour of each cohort of the study, by the name shown: whole, short, or wrapped."""
     names = labels_of(study.cohorts)
     colours = {names[name]: colour for name, colour in plots.cohort_colours(names).items()}
-    return colours | {wrapped(label): colour for label, colour in colours.items()}
+    short = {short_label(cohort): colours[cohort.label] for cohort in study.cohorts}
+    return colours | {wrapped(label): colour for label, colour in colours.items()} | short
 
 
 def engine_note(study: Study) -> str:
@@ -413,22 +414,17 @@ def brief(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
-def row_height(words: Iterable[str]) -> int | None:
-    """Return the height of a table's rows: tall when a cell of the cohort column needs a second line."""
-    return TALL_ROW if any(len(word) > COHORT_WIDTH / 7 for word in words) else None
-
-
 def show_quality(table: pd.DataFrame, key: str) -> None:
     """Show the gate of each cohort, the interval of the pass rate in one column."""
     low, high = table["ci_low"].map("{:.0%}".format), table["ci_high"].map("{:.0%}".format)
     shown = table.assign(ci_low=low + " – " + high).drop(columns="ci_high")
-    show_table(shown, quality_columns(), row_height=row_height(table["cohort"]), key=key)
+    show_table(shown, quality_columns(), key=key, height="content")
 
 
 def quality_columns() -> dict[str, Any]:
     """Describe the columns of the paper's Table 2."""
     return {
-        "cohort": text("Cohort", width=COHORT_WIDTH),
+        "cohort": text("Cohort", width=215),
         "n": number("N", "Volumes judged.", "%d", 50),
         "failed_scores": number("Failed scores", "Scores below the threshold, of eight for each volume.", "%d", 95),
         "failed_volumes": number("Failed volumes", "Volumes with any score below the threshold.", "%d", 105),
