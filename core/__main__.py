@@ -168,7 +168,7 @@ def evaluate(
 
 @app.command()
 def train(
-    model: Annotated[str, typer.Argument(help="Name of the generator.")],
+    model: Annotated[str, typer.Argument(help="Name of the generator; a wrong one lists them.")],
     data: Annotated[Path, typer.Option(help="Folder of atlas-space volumes, or study.toml with a training cohort.")],
     out: Out,
     grid: GridName = GridName.full,
@@ -193,7 +193,7 @@ def generate(
     out: Out,
     n: Annotated[int, typer.Option(help="Number of volumes.")],
     seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same volumes.")],
-    model: Annotated[str, typer.Argument(help="Name of the generator.")] = "",
+    model: Annotated[str, typer.Argument(help="Name of the generator; a wrong one lists them.")] = "",
     checkpoint: Annotated[Path | None, typer.Option(help="Weight file, or folder of them.")] = None,
     grid: GridName = GridName.full,
     steps: Annotated[int, typer.Option(help="Sampling steps of a diffusion model; its own without it.")] = 0,
@@ -201,6 +201,9 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Fill a folder with samples of a generator, or let another program fill it."""
+    if command and (model or checkpoint):
+        typer.echo("error: a model and --command exclude each other. Leave one of them out.", err=True)
+        raise typer.Exit(2)
     if command:
         _run(lambda context: workflows.generate_by_command(context, command, n, seed, str(out)), as_json)
         return

@@ -52,6 +52,9 @@ def read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError("there is no such weight file.", str(path), "Check the path.")
     content = _load(path)
+    if isinstance(content, Mapping) and {"optimisers", "averages"} <= content.keys():
+        what = "the state of a training run, whose weights are not those it exports."
+        raise InputError(what, str(path), "Name the folder, or model.safetensors in it.")
     for key in CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -108,7 +111,7 @@ def refuse_misfits(network: nn.Module, tensors: Mapping[str, Tensor], path: Path
     ]
     if problems:
         raise InputError(
-            f"this is a weight file of another network, not of {title}; of its {len(expected)} tensors: "
+            f"this is a weight file of another network, not of {title}, which has {len(expected)} tensors: "
             f"{'; '.join(problems)}.",
             str(path),
             "Choose the model the file belongs to, or the file of this model.",
@@ -149,7 +152,7 @@ def _load(path: Path) -> object:
             what = "holds Python objects beside tensors; loading them could run code, so it is refused."
             remedy = "Save the state dict alone, or as safetensors."
         else:
-            what = f"not a readable checkpoint: truncated, or no PyTorch file ({text[:120] or type(error).__name__})."
+            what = "not a readable checkpoint: truncated, empty, or no PyTorch file."
             remedy = "Copy or download it again, and compare its size and SHA-256 with the origin."
         raise InputError(what, str(path), remedy) from error
 

@@ -63,6 +63,7 @@ class Job:
     error: str
     result: dict[str, Any]
     attempts: int
+    cancelled: bool
     created: float
     started: float | None
     finished: float | None
@@ -178,6 +179,7 @@ def retry(settings: Settings, job_id: str) -> None:
 
 def _job(row: sqlite3.Row) -> Job:
     values = {name: row[name] for name in row.keys() if name != "cancel"}  # noqa: SIM118 - sqlite3.Row iterates values
+    values["cancelled"] = bool(row["cancel"])
     values["arguments"] = json.loads(row["arguments"])
     values["result"] = json.loads(row["result"] or "{}")
     return Job(**values)

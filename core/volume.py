@@ -402,7 +402,9 @@ def _fit_grid(volume: Volume, grid: Grid, path: Path) -> Volume:
         notes.append(f"padded from {shape} to {FULL.shape}")
     if source is HALF and grid is FULL:
         raise InputError(
-            f"half-grid volume {shape} in a study on the full grid.", str(path), 'Set grid = "half" in study.toml.'
+            f"half-grid volume {shape} in a study on the full grid.",
+            str(path),
+            'Set grid = "half" in study.toml, or --grid half.',
         )
     if source is FULL and grid is HALF:
         data = block_mean(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from core.errors import SynthScopeError
 from core.generators import GENERATORS
 from core.jobs import Job
 from core.study import Study, read_study
-from core.workflows import curve_of, demo_checkpoint, previews_of, samples_folder
+from core.workflows import case_name, curve_of, demo_checkpoint, previews_of, samples_folder
 from pages import job_parts, shared
 
 ESTIMATE_JOB = "core.workflows:estimate_generation"
@@ -63,7 +64,7 @@ def show_estimate(model: str, grid: str, steps: int, n: int) -> None:
         memory = job.result["memory"] * workers / 2**30
         st.markdown(
             f"About **{whole}** for {n} volumes ({shared.span(seconds)} a volume, {workers} at a time) and "
-            f"**{memory:.1f} GB** of memory, measured on this machine; the evaluation comes on top."
+            f"**{memory:.1f} GB** of memory, measured on this machine; start and evaluation come on top."
         )
     else:
         st.warning(f"The cost could not be measured. {job.error}")
@@ -73,14 +74,14 @@ def show_sampling(study: Study) -> None:
     """Ask what to sample, and start it."""
     model = pick_model("sample_model")
     checkpoint = pick_checkpoint(model, study)
-    columns = st.columns(4)
+    one_pass = GENERATORS[model].one_pass
+    columns = st.columns(3 if one_pass else 4)
     n = int(columns[0].number_input("Volumes", 1, 10_000, 24, key="sample_n"))
     seed = int(columns[1].number_input("Seed", 0, value=0, key="sample_seed", help="Same seed, same volumes."))
-    one_pass = GENERATORS[model].one_pass
-    help_text = "One pass: no steps." if one_pass else "Sampling steps; 0 takes the model's own number."
+    help_text = "Sampling steps; 0 takes the model's own number."
     steps = 0 if one_pass else int(columns[2].number_input("Steps", 0, 1000, 0, key="sample_steps", help=help_text))
     label = f"{GENERATORS[model].label} seed {seed}" + (f", {steps} steps" if steps else "")
-    name = columns[3].text_input("Name of the cohort", label, key=f"sample_name_{label}").strip()
+    name = columns[-1].text_input("Name of the cohort", label, key=f"sample_name_{label}").strip()
     show_estimate(model, study.grid.name, steps, n)
     ready = bool(checkpoint and name)
     if st.button(
@@ -98,9 +99,10 @@ def show_training(study: Study) -> None:
     first, second = st.columns(2)
     own = str(study.path) if study.training else ""
     data = first.text_input("Training volumes", own, key="train_data", help="A folder, or a study with such a cohort.")
-    suggestion = str(Path.home() / f"synthscope-{model}")
+    name = re.sub(r"\W+", "-", study.name).strip("-").lower()
+    suggestion = str(Path.home() / f"synthscope-{name}-{model}")
     out = second.text_input(
-        "Folder of the run", suggestion, key=f"train_out_{model}", help="Checkpoint, curve, previews."
+        "Folder of the run", suggestion, key=f"train_out_{name}_{model}", help="Checkpoint, curve, previews."
     )
     columns = st.columns(4)
     grid = columns[0].selectbox("Grid", ["half", "full"], key="train_grid", help="full: the published network, 1 mm.")
@@ -114,6 +116,14 @@ def show_training(study: Study) -> None:
         st.rerun()
 
 
+def show_samples(job: Job) -> None:
+    """Go to the viewer and show the first sample of a finished job."""
+    arguments = job.arguments
+    st.session_state[shared.STUDY] = arguments["study"]
+    first = case_name(arguments["model"], arguments["seed"], 0)
+    shared.open_viewer(arguments["name"], first)
+
+
 def show_run(job: Job) -> None:
     """Show one training or sampling job: how far it is, its losses, its newest brains."""
     training = job.function == TRAIN_JOB
@@ -121,11 +131,15 @@ def show_run(job: Job) -> None:
         title, button = st.columns([5, 1], vertical_alignment="center")
         title.markdown(f"**{job.title}** · {job.state} · {shared.clock(job.created)}")
         if job.active:
-            if button.button("Stop", key=f"stop_{job.id}", width="stretch", help="Everything done so far is kept."):
+            help_text, stopping = "Ends after the step it is at. Everything done so far is kept.", job.cancelled
+            word = "Stopping" if stopping else "Stop"
+            if button.button(word, key=f"stop_{job.id}", width="stretch", help=help_text, disabled=stopping):
                 jobs.cancel(shared.settings(), job.id)
             st.progress(min(max(job.progress, 0.0), 1.0), text=job.message or "waiting to start")
         elif job.state != "done" and button.button("Go on", key=f"again_{job.id}", width="stretch"):
             jobs.retry(shared.settings(), job.id)
+        if job.state == "done" and not training and button.button("View", key=f"view_{job.id}", width="stretch"):
+            show_samples(job)
         if job.error:
             st.error(job.error)
         place = job.arguments["out"] if training else ""

@@ -35,7 +35,7 @@ def show_job(job: Job) -> None:
         title.markdown(f"**{job.title}** :{colour}-badge[{icon} {label}]")
         facts = [f"submitted {shared.clock(job.created)}", duration(job)]
         facts += [f"attempt {job.attempts}"] if job.attempts > 1 else []
-        facts += [f"{key}: {value}" for key, value in job.result.items() if isinstance(value, int)]
+        facts += [f"{key}: {value}" for key, value in job.result.items() if isinstance(value, int) and key != "memory"]
         title.caption(" · ".join(fact for fact in facts if fact))
         if job.active and button.button("Cancel", key=f"cancel_{job.id}", width="stretch"):
             jobs.cancel(shared.settings(), job.id)

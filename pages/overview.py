@@ -24,7 +24,8 @@ STATES = {
 }
 ORDER_ROW = 46  # pixels: place above value
 HOW_TO_READ = (
-    "Place, value [95 % interval]. 1 is best. Tie: the interval overlaps that of another cohort. Floor: "
+    "Place, value [95 % interval]. 1 is best. Tie: the interval overlaps that of another cohort. No place: computed "
+    "from other numbers of volumes, or otherwise unlike the rest; *Similarity* says how. Floor: "
     f"{shared.FLOOR_HELP}"
 )
 
@@ -83,7 +84,7 @@ def place(row: pd.Series) -> str:
         return "not computed"
     value = f"{shared.brief(row['value'])} [{shared.brief(row['ci_low'])} – {shared.brief(row['ci_high'])}]"
     if pd.isna(row["rank"]):
-        return f"not ranked: see Similarity\n{shared.brief(row['value'])}"
+        return f"No place\n{shared.brief(row['value'])}"
     return f"Place {row['rank']:.0f}{' (tie)' if row['tie'] else ''}\n{value}"
 
 

@@ -1,7 +1,6 @@
 """Sampling and training as verbs: folders that resume, cohorts that join a study, other programs as generators."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +55,7 @@ def test_another_seed_does_not_mix_into_a_folder(context, checkpoint, tmp_path):
         ({"n": 0}, "at least one"),
         ({"steps": 5}, "one pass"),
         ({"steps": -1}, "1 step"),
+        ({"model": ""}, "Choose of"),
         ({"model": "stylegan"}, "unknown generator"),
         ({"checkpoint": "nowhere.pt"}, "no such checkpoint"),
         ({"grid": "full"}, "grid half, not of full"),
@@ -107,17 +107,33 @@ def test_a_cancelled_training_is_saved_and_goes_on(settings, write_brains, tmp_p
     assert again["steps"] == 3
 
 
-def test_any_program_can_fill_a_cohort(context, tmp_path):
-    script = tmp_path / "program.py"
-    script.write_text(
-        "import sys\nfrom pathlib import Path\n"
-        "out, n = Path(sys.argv[1]), int(sys.argv[2])\n"
-        "for i in range(n):\n    (out / f'x{i}.nii.gz').write_bytes(b'x')\n    print('made', i)\n"
-    )
-    command = f"{sys.executable} {script} {{out}} {{n}}"
+def test_any_program_can_fill_a_cohort(context, tmp_path, write_brains):
+    write_brains(tmp_path / "brains", 3)
+    command = f"cp -r {tmp_path / 'brains'}/. {{out}}"
     made = workflows.generate_by_command(context, command, 3, 0, str(tmp_path / "out"))
     assert (made["cases"], made["failed"]) == (3, 0)
     assert json.loads((tmp_path / "out" / PROVENANCE).read_text())["command"] == command
+
+
+def test_what_a_program_wrote_is_checked(context, tmp_path, write_brains):
+    write_brains(tmp_path / "brains", 2)
+    (tmp_path / "brains" / "brain-00.nii.gz").write_bytes(b"broken")
+    made = workflows.generate_by_command(context, f"cp -r {tmp_path / 'brains'}/. {{out}}", 3, 0, str(tmp_path / "out"))
+    reasons = {failure["case"]: failure["error"] for failure in made["failures"]}
+    assert made["failed"] == 2 and "not a readable" in reasons["brain-00"] and "wrote 2 of 3" in reasons["missing"]
+
+
+def test_a_program_that_fails_leaves_the_folder_free(context, tmp_path, write_brains):
+    write_brains(tmp_path / "brains", 2)
+    with pytest.raises(JobFailed, match="ended with 1"):
+        workflows.generate_by_command(context, "false {out}", 2, 0, str(tmp_path / "out"))
+    made = workflows.generate_by_command(context, f"cp -r {tmp_path / 'brains'}/. {{out}}", 2, 0, str(tmp_path / "out"))
+    assert made["failed"] == 0
+    with pytest.raises(InputError, match="another cohort: command"):
+        workflows.generate_by_command(context, "true {out}", 2, 0, str(tmp_path / "out"))
+
+
+def test_programs_that_cannot_be_run_are_refused(context, tmp_path):
     with pytest.raises(InputError, match=r"names no \{out\}"):
         workflows.generate_by_command(context, "true", 1, 0, str(tmp_path / "a"))
     with pytest.raises(InputError, match="cannot start"):

@@ -95,6 +95,35 @@ def test_training_lowers_the_loss_and_exports_the_average(tmp_path):
     assert read_facts(done.export)["step"] == "80"
 
 
+def test_a_run_folder_means_its_export_and_never_the_raw_weights(tmp_path):
+    done = train(toy(), Volumes(), tmp_path, plan(), OFTEN)
+    folder, export = toy(), toy()
+    assert folder.load_checkpoint(tmp_path) == export.load_checkpoint(done.export)
+    assert torch.equal(folder.generator.weight, export.generator.weight)
+    with pytest.raises(InputError, match="not those it exports"):
+        toy().load_checkpoint(tmp_path / CHECKPOINT)
+
+
+def test_a_run_says_each_step_saves_the_first_and_logs_the_last(tmp_path):
+    said = []
+
+    def report(fraction, message):
+        said.append((round(fraction * 7), message.partition(":")[0]))
+        assert (tmp_path / CHECKPOINT).exists() == (len(said) > 1)
+
+    train(toy(), Volumes(), tmp_path, plan(steps=7), Machine(log_every=4, save_every=1e9), report=report)
+    assert said == [*((step, f"step {step} of 7") for step in range(1, 8)), (7, "step 7 of 7")]
+    assert [row["step"] for row in read_curve(tmp_path)] == ["4", "7"]
+    train(toy(), Volumes(), tmp_path, plan(steps=8), Machine(log_every=4), resume=True)
+    assert [row["step"] for row in read_curve(tmp_path)] == ["4", "8"]
+
+
+def test_an_unknown_precision_is_refused(tmp_path):
+    with pytest.raises(InputError, match="bf16-mixed"):
+        train(toy(), Volumes(), tmp_path / "out", plan(), Machine(precision="8bit"))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("at", [1, 5, 8, 23])
 def test_a_run_stopped_and_resumed_equals_one_that_was_not(at, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"

@@ -19,6 +19,8 @@ from core.errors import InputError
 from core.volume import Grid
 
 BACKGROUND = -1.0
+TRAINING_STEPS = 1000  # noise levels of all diffusion models here
+EXPORT = "model.safetensors"  # in the folder of a training run
 DIGITS = "0123456789"
 
 
@@ -143,7 +145,9 @@ class Generator(nn.Module, ABC):
         return tensors
 
     def files(self, folder: Path) -> list[Path]:
-        """Return the weight files of a published folder in the order to load; of several iterations the newest."""
+        """Return the weight files of a folder in the order to load: the export of a run, of iterations the newest."""
+        if read_facts(folder / EXPORT):
+            return [folder / EXPORT]
         newest: dict[str, Path] = {}
         for path in sorted((p for p in folder.iterdir() if p.suffix in checkpoint.SUFFIXES), key=_iteration):
             newest[path.stem.rstrip(DIGITS)] = path
@@ -171,13 +175,13 @@ class Generator(nn.Module, ABC):
         InputError
             No weights loaded, n or steps below 1, steps for a model without, or NaN in a volume.
         """
-        self._check_request(n, steps)
+        self.check_request(n, steps)
         for index in range(n):
             yield self.make(index, seed, steps)
 
     def make(self, index: int, seed: int, steps: int | None = None) -> NDArray[np.float32]:
         """Return the volume of one index of `sample`; see there."""
-        self._check_request(1, steps)
+        self.check_request(1, steps)
         self.eval()
         rng = torch.Generator().manual_seed(seed_of(seed, index))
         with torch.inference_mode():
@@ -232,13 +236,15 @@ class Generator(nn.Module, ABC):
         header = {**facts, "model": self.name, "grid": self.grid.name}
         checkpoint.write(kept, path, {"facts": json.dumps(header)})
 
-    def _check_request(self, n: int, steps: int | None) -> None:
+    def check_request(self, n: int, steps: int | None) -> None:
+        """Raise InputError when so many volumes or steps cannot be made, or weights are missing; see `sample`."""
         if n < 1:
             raise InputError(f"expected 1 volume or more, found {n}.", "n", "Ask for at least one.")
         if steps is not None and self.steps is None:
             raise InputError("this model makes a volume in one pass.", "steps", "Leave the steps out.")
-        if steps is not None and steps < 1:
-            raise InputError(f"expected 1 step or more, found {steps}.", "steps", f"{self.name} uses {self.steps}.")
+        if steps is not None and not 1 <= steps <= TRAINING_STEPS:
+            what = f"expected 1 to {TRAINING_STEPS} steps, found {steps}."
+            raise InputError(what, "steps", f"{self.name} uses {self.steps}.")
         missing = [m for m in self.sampling if m not in self.filled]
         if missing:
             raise InputError(f"no weights for {', '.join(missing)} yet.", self.name, "Load a checkpoint, or train.")
@@ -272,7 +278,7 @@ class Generator(nn.Module, ABC):
 
 def read_facts(file: Path) -> dict[str, str]:
     """Return what an exported checkpoint says of its training; {} for files of others."""
-    if file.suffix != ".safetensors":
+    if file.suffix != ".safetensors" or not file.is_file():
         return {}
     try:
         with safe_open(file, "pt") as stored:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from core.errors import InputError
+from core.generators.base import TRAINING_STEPS
 
-TRAINING_STEPS = 1000
 EARLIEST_START = 980  # what starts from pure noise must not start much below the last time
 
 

@@ -13,6 +13,7 @@ import copy
 import csv
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,10 +29,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from core.errors import InputError, JobFailed
-from core.generators.base import Generator, Phase, seed_of
+from core.generators.base import EXPORT, Generator, Phase, seed_of
 from core.volume import Grid
 
-CHECKPOINT, EXPORT, CURVE, PREVIEWS = "checkpoint.pt", "model.safetensors", "curve.csv", "previews"
+CHECKPOINT, CURVE, PREVIEWS = "checkpoint.pt", "curve.csv", "previews"
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 class Volumes(Protocol):
@@ -134,7 +136,7 @@ def train(
     resume : bool
         Go on from the checkpoint in ``out``; without one, start. More steps than before make a run longer.
     report : callable
-        ``report(fraction, message)`` after every row of the curve.
+        ``report(fraction, message)`` after every step.
     stop : callable
         True ends the run after the step, with everything saved.
     facts : mapping, optional
@@ -148,7 +150,9 @@ def train(
     JobFailed
         A checkpoint that cannot be written; the one before stays whole.
     """
-    _check(generator, volumes, plan)
+    check_plan(generator, plan, machine)
+    _check_volumes(generator, volumes, plan)
+    warnings.filterwarnings("ignore", "The `srun` command is available")  # Lightning's advice to who wants SLURM
     fabric = Fabric(
         accelerator=machine.accelerator,
         devices=machine.devices,
@@ -177,6 +181,7 @@ def train(
         if stop():
             break
     writer.save()
+    writer.last_row()
     return Trained(run.step, plan.steps, run.seconds, out / EXPORT)
 
 
@@ -301,7 +306,11 @@ class Run:
             raise InputError(what, str(path), "Delete it to start again.") from error
         ours = {"model": self.generator.name, "grid": self.generator.grid.name} | asdict(self.plan)
         ours.pop("steps")  # a run may be made longer
-        differing = [f"{key} {found[key]!r}, not {ours[key]!r}" for key in ours if found.get(key) != ours[key]]
+        differing = [
+            "other training volumes" if key == "data" else f"{key} {found[key]!r}, not {ours[key]!r}"
+            for key in ours
+            if found.get(key) != ours[key]
+        ]
         if differing:
             remedy = "Resume with the same settings, or choose another folder."
             raise InputError(f"this run has {'; '.join(differing)}.", str(path), remedy)
@@ -345,7 +354,8 @@ class _Writer:
         self, run: Run, out: Path, machine: Machine, report: Callable[[float, str], None], facts: Mapping[str, str]
     ) -> None:
         self.run, self.out, self.machine, self.report, self.facts = run, out, machine, report, facts
-        self.rows = _rows_until(out / CURVE, run.step)
+        # The row of a last, shorter stretch belongs to a run that ended there.
+        self.rows = [row for row in _rows_until(out / CURVE, run.step) if int(row["step"]) % machine.log_every == 0]
         self.saved = time.monotonic()
 
     def after_step(self) -> None:
@@ -353,9 +363,11 @@ class _Writer:
         run, machine = self.run, self.machine
         if run.step % machine.log_every == 0:
             self._add_row()
+        elif run.fabric.global_rank == 0:
+            self.report(run.step / run.plan.steps, f"step {run.step} of {run.plan.steps}")
         if run.fabric.global_rank == 0 and machine.preview_every and run.step % machine.preview_every == 0:
             self._preview()
-        if time.monotonic() - self.saved > machine.save_every:
+        if time.monotonic() - self.saved > machine.save_every or not (self.out / CHECKPOINT).exists():
             self.save()
 
     def save(self) -> None:
@@ -368,6 +380,11 @@ class _Writer:
             run.generator.export(self.out / EXPORT, run.weights(), facts)
         run.fabric.barrier()
         self.saved = time.monotonic()
+
+    def last_row(self) -> None:
+        """Add the losses of the last steps to the curve of a run that has ended."""
+        if self.run.sums and self.run.step >= self.run.plan.steps:
+            self._add_row()
 
     def _add_row(self) -> None:
         run = self.run
@@ -412,16 +429,23 @@ def read_curve(out: Path) -> list[dict[str, str]]:
     return _rows_until(out / CURVE, None)
 
 
-def _check(generator: Generator, volumes: Volumes, plan: Plan) -> None:
+def check_plan(generator: Generator, plan: Plan, machine: Machine) -> None:
+    """Raise InputError when a run cannot be, whatever its volumes are."""
     name = generator.name
+    if machine.precision not in PRECISIONS:
+        raise InputError(f"unknown precision {machine.precision!r}.", name, f"Choose of: {', '.join(PRECISIONS)}.")
     if plan.steps < 1 or plan.accumulate < 1:
         raise InputError(f"expected 1 step or more, found {plan.steps}.", name, "Use a positive number.")
     if plan.batch < generator.least_batch:
         what = f"a batch of {plan.batch} is too small: its normalisation needs {generator.least_batch} or more."
         raise InputError(what, name, f"Use a batch of {generator.least_batch} or more.")
-    if len(volumes) < max(2, plan.batch):
-        what = f"{len(volumes)} training volumes, but a batch of {plan.batch}."
-        raise InputError(what, name, "Add volumes, or lower the batch.")
+
+
+def _check_volumes(generator: Generator, volumes: Volumes, plan: Plan) -> None:
+    least = max(2, plan.batch)
+    if len(volumes) < least:
+        what = f"found {len(volumes)} training volumes, but {least} or more are needed with a batch of {plan.batch}."
+        raise InputError(what, generator.name, "Add volumes" + (", or lower the batch." if plan.batch > 2 else "."))
     _check_shape(volumes[0], generator.grid)
 
 

@@ -25,9 +25,9 @@ def loss_curves(rows: Sequence[dict[str, str]]) -> go.Figure:
     for column, name in enumerate(names, start=1):
         points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
         line = {"color": PALETTE[(column - 1) % len(PALETTE)], "width": 1.5}
-        figure.add_scatter(
-            x=[x for x, _ in points], y=[y for _, y in points], mode="lines", name=name, line=line, row=1, col=column
-        )
+        mode = "lines+markers" if len(points) < 20 else "lines"  # a line of one point cannot be seen
+        x, y = [x for x, _ in points], [y for _, y in points]
+        figure.add_scatter(x=x, y=y, mode=mode, name=name, line=line, row=1, col=column)
     figure.update_xaxes(title_text="step")
     figure.update_layout(showlegend=False)
     return styled(figure, 260)

@@ -8,6 +8,7 @@ from core.workflows.demo import demo, demo_folder
 from core.workflows.evaluation import evaluate
 from core.workflows.folders import evaluate_folders
 from core.workflows.generation import (
+    case_name,
     curve_of,
     demo_checkpoint,
     estimate_generation,
@@ -34,6 +35,7 @@ from core.workflows.viewing import draw_thumbnails
 __all__ = [
     "Results",
     "anatomy_of_tables",
+    "case_name",
     "create_study",
     "curve_of",
     "demo",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from core.errors import InputError, JobFailed
 from core.pools import Cancelled, Context
 from core.settings import Settings
 from core.store import Store, content_key, write_volume
-from core.study import CohortSpec, read_spec, read_study, write_spec
+from core.study import PROVENANCE, CohortSpec, read_spec, read_study, write_spec
 from core.volume import SUFFIXES, Volume, grid_named, load
 from core.workflows.cohorts import Prepared, prepare, prepare_folder
 from core.workflows.evaluation import evaluate
@@ -30,7 +30,7 @@ from core.workflows.verbs import claim_folder
 if TYPE_CHECKING:
     from core.generators.base import Generator
 
-ESTIMATE_VERSION = 1
+ESTIMATE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,6 @@ def train_generator(
     torch.set_num_threads(max(context.settings.threads, context.settings.workers or 1))
     torch.manual_seed(seed)
     generator = generators.build(model, grid)
-    prepared = _training_cohort(context, data, grid)
-    plan = training.Plan(steps, seed, batch or generator.batch, accumulate, prepared.token)
     machine = training.Machine(
         accelerator="cuda" if context.settings.device.startswith("cuda") else "cpu",
         devices=devices,
@@ -106,6 +104,15 @@ def train_generator(
         loaders=1 if grid == "full" else 0,
         preview_every=preview_every,
     )
+    plan = training.Plan(steps, seed, batch or generator.batch, accumulate)
+    training.check_plan(generator, plan, machine)
+    prepared = _training_cohort(context, data, grid)
+    plan = replace(plan, data=prepared.token)
+    if resume and not (Path(out) / training.CHECKPOINT).exists():
+        context.log(f"no run to go on with in {out}: it starts at step 0")
+    for row in prepared.rows:
+        if row["status"] == "ok" and row["notes"]:
+            context.log(f"{row['case']}: {row['notes']}")
     done = training.train(
         generator,
         SourceVolumes(prepared.sources),
@@ -140,18 +147,19 @@ def generate(
         raise InputError(f"expected at least one volume, found {n}.", "--n", "Give a positive number.")
     if steps < 0:
         raise InputError(f"expected 1 step or more, found {steps}.", "--steps", "Leave it out for the model's own.")
+    generators.card_named(model)
     if not checkpoint and grid == "half":
         checkpoint = str(demo_checkpoint(model) or "")
     if not checkpoint:
         raise InputError("no checkpoint is named.", "--checkpoint", f"Train one: python -m core train {model} ...")
     generator, sha = _loaded(model, grid, checkpoint, "cpu")
-    if steps and generator.steps is None:
-        raise InputError("this model makes a volume in one pass.", "--steps", "Leave the steps out.")
+    generator.check_request(n, steps or None)
     used = steps or generator.steps or 0
     settings = {"operation": "generate", "model": model, "grid": grid, "checkpoint": sha, "seed": seed, "steps": used}
     claim_folder(Path(out), {**settings, "label": _origin(checkpoint, used), "code": __version__}, settings)
     items = [(context.settings, model, grid, checkpoint, sha, out, seed, index, used) for index in range(n)]
     outcomes = context.map(f"sampling {generators.card_named(model).label}", sample_case, items)
+    _release_empty(Path(out))
     failures = [
         {"case": case_name(model, seed, index), "error": outcome.error}
         for index, outcome in enumerate(outcomes)
@@ -189,10 +197,12 @@ def generate_for_study(
 def generate_by_command(context: Context, command: str, n: int, seed: int, out: str) -> dict[str, Any]:
     """Let any program fill a folder: ``{out}``, ``{n}`` and ``{seed}`` in the command are replaced.
 
+    What it wrote is checked; a volume that cannot be used counts as failed, with its reason.
+
     Raises
     ------
     InputError
-        A command that names no ``{out}``, or a program that is not there.
+        A command that names no ``{out}``, a program that is not there, or volumes none of which can be used.
     JobFailed
         The program failed, or left no volume.
     """
@@ -217,16 +227,22 @@ def generate_by_command(context: Context, command: str, n: int, seed: int, out: 
             process.terminate()
             process.wait()
             raise Cancelled(command)
-    if process.wait():
-        raise JobFailed(f"the program ended with {process.returncode}: {last}", command, "Run it by hand to see more.")
+    code = process.wait()
+    _release_empty(folder)
+    if code:
+        raise JobFailed(f"the program ended with {code}: {last}", command, "Run it by hand to see more.")
     made = len(_volumes_in(folder))
     if not made:
         raise JobFailed("the program left no volume.", str(folder), "It should write .nii.gz files into {out}.")
-    return {"cases": n, "failed": max(0, n - made), "out": out}
+    prepared = prepare_folder(context, folder.name, out, "synthetic")
+    failures = [{"case": row["case"], "error": row["reason"]} for row in prepared.rows if row["status"] != "ok"]
+    if made < n:
+        failures.append({"case": "missing", "error": f"the program wrote {made} of {n} volumes."})
+    return {"cases": n, "failed": max(len(failures), n - made), "failures": failures, "out": out}
 
 
 def estimate_generation(context: Context, model: str, grid: str = "full", steps: int = 0) -> dict[str, Any]:
-    """Measure on this machine, once, what a volume costs: seconds and peak memory (bytes) with random weights."""
+    """Measure on this machine, once, what a volume costs with random weights: seconds, memory of a worker (bytes)."""
     store = Store(context.settings.workspace)
     where = {"model": model, "grid": grid, "steps": steps, "device": context.settings.device}
     where |= {"threads": context.settings.threads, "cores": psutil.cpu_count() or 1}
@@ -311,6 +327,12 @@ def _origin(checkpoint: str, steps: int) -> str:
     return ", ".join(word for word in words if word)
 
 
+def _release_empty(folder: Path) -> None:
+    """Take the claim from a folder that holds no volume after all, so that a corrected call may fill it."""
+    if not _volumes_in(folder):
+        (folder / PROVENANCE).unlink(missing_ok=True)
+
+
 def _volumes_in(folder: Path) -> list[Path]:
     return [path for path in folder.glob("*") if path.name.endswith(SUFFIXES)]
 
@@ -318,14 +340,12 @@ def _volumes_in(folder: Path) -> list[Path]:
 def _measure_sample(settings: Settings, store: Store, key: str, model: str, grid: str, steps: int) -> dict[str, Any]:
     def measure() -> dict[str, Any]:
         use_threads(settings.threads)
-        before = psutil.Process().memory_info().rss
         generator = generators.build(model, grid).to(settings.device)
         generator.filled = set(generator.sampling)
         start = time.perf_counter()
         generator.make(0, 0, steps or None)
         seconds = time.perf_counter() - start
-        used = psutil.Process().memory_info().rss - before
-        return {"seconds": seconds, "memory": max(used, 4 * sum(p.numel() for p in generator.parameters()))}
+        return {"seconds": seconds, "memory": psutil.Process().memory_info().rss}
 
     found: dict[str, Any] = store.get_or_compute("json", key, measure)
     return found

@@ -160,6 +160,7 @@ def claim_folder(folder: Path, record: dict[str, Any], settings: dict[str, Any])
         found = json.loads(path.read_text(encoding="utf-8"))
         differing = [key for key in settings if found.get(key) != settings[key]]
         if differing:
-            what = f"the folder holds another cohort: {', '.join(f'{k} = {found.get(k)!r}' for k in differing)}."
+            known = ", ".join(f"{key} = {found[key]!r}" for key in differing if key in found)
+            what = f"the folder holds another cohort: {known or 'made in another way'}."
             raise InputError(what, str(folder), "Choose another folder, or delete this one.")
     write_json(record, path)

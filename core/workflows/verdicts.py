@@ -230,6 +230,8 @@ def copies(results: Results, name: str, *, known: bool) -> Reason:
     text = "\n".join(parts)
     if (suspicious_copies(results)["cohort"] == name).any():
         return Reason("copies", "bad", "nearer to its training cohort than chance explains", text)
+    if 0.5 ** checks["n_synthetic"].min() * len(checks) >= 0.05:  # all of them nearer would still be chance
+        return Reason("copies", "open", "too few volumes to tell copies", text)
     return Reason("copies", "good", "no sign of copies", text)
 
 
