@@ -137,13 +137,23 @@ def escape_latex(text: str) -> str:
 
 
 def latex(table: Table) -> str:
-    """Return a table for LaTeX with the package booktabs."""
+    """Return a table for LaTeX with the packages booktabs and graphicx: shrunk when it is wider than the page."""
     lines = [" & ".join(map(escape_latex, row)) + r" \\" for row in table.rows]
     head = " & ".join(map(escape_latex, table.columns)) + r" \\"
     body = "\n".join([r"\toprule", head, r"\midrule", *lines, r"\bottomrule"])
     columns = "l" + "r" * (len(table.columns) - 1)
     caption = escape_latex(f"{table.title.partition(': ')[2].capitalize()}. {table.note}")
-    return (
-        f"% needs \\usepackage{{booktabs}}\n\\begin{{table}}\n\\caption{{{caption}}}\n\\begin{{tabular}}{{{columns}}}\n"
-        f"{body}\n\\end{{tabular}}\n\\end{{table}}\n"
+    shrunk = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+    return "\n".join(
+        [
+            r"% needs \usepackage{booktabs,graphicx}",
+            r"\begin{table}",
+            rf"\caption{{{caption}}}",
+            shrunk,
+            rf"\begin{{tabular}}{{{columns}}}",
+            body,
+            r"\end{tabular}}",
+            r"\end{table}",
+            "",
+        ]
     )
