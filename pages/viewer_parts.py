@@ -16,6 +16,7 @@ from core.workflows.viewing import nearest_by_tiv, region_facts, template_files
 from pages import niivue, shared, slices_parts
 from pages.viewer_choices import ADDRESS_TOKEN, ADDRESS_VIEW, PREFIX, Choice, choose_pair, keep
 
+WITH_FACTS = 2  # cases described one beside the other; of more, the scores stand in a table
 WARM = "warm_cases"  # cases whose neighbours the browser asked for
 PANES = {
     "real": "Real case",
@@ -61,7 +62,11 @@ def show_brains(study: Study, results: Results, radiological: bool) -> None:
         slices_parts.show_planes(study, results, list(pair.values()), radiological)
     else:
         st.caption("How to move, and what is shown", help=KEYS_HELP)
-    for place, (cohort, case) in zip(st.columns(max(1, len(pair))), pair.values(), strict=False):
+    shown = shown_cases(study, panes)
+    if len(shown) > WITH_FACTS:
+        show_scores(results, shown)
+        return keep()
+    for place, (cohort, case) in zip(st.columns(max(1, len(shown))), shown, strict=False):
         with place:
             show_facts(results, cohort, case)
     keep()
@@ -115,7 +120,7 @@ def case_pane(
     study: Study, results: Results, key: str, cohort: Cohort, case: str, place: str = "", title: str = ""
 ) -> dict[str, Any]:
     """Return one case as the component shows it; a case that cannot be read says why in its place."""
-    pane = {"key": key, "title": title or shared.short_label(cohort), "case": case}
+    pane = {"key": key, "title": title or shared.short_label(cohort), "case": case, "cohort": cohort.name}
     try:
         version = shared.case_version(study, results, cohort.name, case)
         image, labels = shared.cached_files(str(study.path), cohort.name, case, version)
@@ -191,6 +196,25 @@ def take_step() -> None:
 def take_wish() -> None:
     """Note for which cases the viewer wants the neighbours."""
     st.session_state[WARM] = st.session_state["niivue"].get("warm")
+
+
+def shown_cases(study: Study, panes: Sequence[dict[str, Any]]) -> list[Choice]:
+    """Return the cases in the panes, each once."""
+    found = dict.fromkeys((pane["cohort"], pane["case"]) for pane in panes if "cohort" in pane)
+    return [(study.cohort(cohort), case) for cohort, case in found]
+
+
+def show_scores(results: Results, shown: Sequence[Choice]) -> None:
+    """List the QC scores of the cases, a row each."""
+    rows = []
+    for cohort, case in shown:
+        qc = qc_of(results, cohort.name)
+        scores = qc.loc[case].to_dict() if case in qc.index else {}
+        rows.append({"case": case, "cohort": shared.short_label(cohort), **scores})
+    table = pd.DataFrame(rows)
+    names = [name for name in table if name not in ("case", "cohort")]
+    columns = {name: shared.number(name, "QC score, 0 to 1; higher is better.", "%.3f") for name in names}
+    shared.show_table(table, columns)
 
 
 def show_facts(results: Results, cohort: Cohort, case: str) -> None:
