@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +18,7 @@ COUNTER = "num_batches_tracked"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 CONTAINERS = ("state_dict", "model", "model_state_dict")
 SHOWN = 3  # names listed in an error
+SHARED = 8  # tensors of a whole network that may share one storage: an average beside the weights, tied weights
 
 
 def write(tensors: Mapping[str, Tensor], path: Path, facts: Mapping[str, str] | None = None) -> None:
@@ -46,8 +49,8 @@ def read(path: Path) -> dict[str, Tensor]:
     Raises
     ------
     InputError
-        When the file is missing, truncated, holds other things than tensors, or values
-        that are not finite.
+        When the file is missing, truncated, holds other things than tensors, values that are not finite, or claims
+        to hold more than fits into it.
     """
     if not path.is_file():
         raise InputError("there is no such weight file.", str(path), "Check the path.")
@@ -64,6 +67,7 @@ def read(path: Path) -> dict[str, Tensor]:
             'Save the network with torch.save({"state_dict": network.state_dict()}, FILE).',
         )
     tensors = {str(k).removeprefix("module."): v for k, v in content.items() if isinstance(v, Tensor)}
+    _refuse_bombs(tensors, path)
     kept = {k: v.float() for k, v in tensors.items() if not k.endswith(COUNTER)}
     bad = [k for k, v in kept.items() if not torch.isfinite(v).all()]
     if bad:
@@ -134,12 +138,34 @@ def _expected(network: nn.Module) -> dict[str, torch.Size]:
     return {k: v.shape for k, v in network.state_dict().items() if not k.endswith(COUNTER)}
 
 
+def _refuse_bombs(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors that are larger than the file: one stored number can be shown as any shape."""
+    dense = all(v.layout is torch.strided and not v.is_quantized and not v.is_complex() for v in tensors.values())
+    wanted, held = sum(v.numel() * v.element_size() for v in tensors.values()), path.stat().st_size
+    if not dense or wanted > SHARED * held:
+        what = f"the tensors claim {wanted:,} bytes, the file has {held:,}." if dense else "not plain tensors."
+        raise InputError(what, str(path), "Save the network's state dict again.")
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse what would take memory without end: compressed archives, which torch never writes, and byte arrays."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content.find(b"bytearray") >= 0:  # the one allowed call whose number is its cost
+            raise ValueError("it asks for a byte array")
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+        if sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise ValueError("the archive inflates to more than the file holds")
+
+
 def _load(path: Path) -> object:
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
+        _check_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises whatever the bytes lead to
         # What torch says before this mark advises to run the pickle; nobody should read that here.

@@ -15,6 +15,7 @@ from core.errors import SynthScopeError
 from core.participants import read_participants, split_participants
 from core.segmentation import SEGMENTERS
 from core.study import CohortSpec, Study, StudySettings, StudySpec
+from core.tables import csv_text
 from core.workflows import Results, create_study, remember_study
 from pages import shared
 
@@ -170,7 +171,7 @@ def show_cases(study: Study, results: Results) -> None:
     shown = table[rejected] if only and rejected.any() else table
     filled = [name for name in shown if not shown[name].isin(["", None]).all() and not shown[name].isna().all()]
     shared.show_table(shown[filled], CASE_COLUMNS, row_height=shared.TALL_ROW if "reason" in filled else None)
-    st.download_button("Download all cases as CSV", table.to_csv(index=False), "cases.csv", "text/csv")
+    st.download_button("Download all cases as CSV", csv_text(table), "cases.csv", "text/csv")
 
 
 def show_split() -> None:
@@ -196,7 +197,7 @@ def show_split() -> None:
     st.markdown(f"Test: **{len(test)}** scans. Training: **{len(training)}** scans.")
     columns = st.columns(2)
     for column, (name, table) in zip(columns, {"test": test, "training": training}.items(), strict=True):
-        content = table.to_csv(sep="\t", index=False, na_rep="n/a")
+        content = csv_text(table, tabs=True, na_rep="n/a")
         column.download_button(f"Download {name}.tsv", content, f"{name}.tsv", "text/tab-separated-values")
     shared.show_figure(plots.age_sex_histogram({"test": test, "training": training}), key="split_sets")
     sites = {f"site {site}": rows for site, rows in pooled.groupby("site") if site}

@@ -14,8 +14,9 @@ from core import __version__, anatomy, encoders, preprocess, quality, simulate
 from core.errors import InputError
 from core.participants import read_participants, split_participants
 from core.pools import Context
-from core.store import FeatureFile, Store, write_atomically, write_csv, write_features, write_json
+from core.store import FeatureFile, Store, write_atomically, write_csv, write_features, write_json, write_text
 from core.study import PROVENANCE, unique_names
+from core.tables import csv_text
 from core.volume import grid_named
 from core.workflows import tasks
 from core.workflows.cohorts import encoder_weights, extract_features, gather_features, prepare_folder, segment_sources
@@ -49,7 +50,7 @@ def simulate_cohort(
         table = pd.DataFrame([c["volumes"] for c in cases], index=pd.Index([c["case_id"] for c in cases]))
         write_atomically(folder / "true_volumes.csv", lambda p: anatomy.write_volumes(table, p))
         people = pd.DataFrame([{"participant_id": c["case_id"], **c["participant"]} for c in cases])
-        write_atomically(folder / "participants.tsv", lambda p: people.to_csv(p, sep="\t", index=False))
+        write_text(csv_text(people, tabs=True), folder / "participants.tsv")
     return {"cases": n, "failed": n - len(cases), "out": str(folder)}
 
 
@@ -57,8 +58,7 @@ def split_cohort(participants: str, n: int, seed: int, out: str) -> dict[str, An
     """Draw test and training subjects from a pooled table; writes test.tsv and training.tsv."""
     test, training = split_participants(read_participants(participants), n, seed)
     for name, table in (("test.tsv", test), ("training.tsv", training)):
-        target = Path(out) / name
-        write_atomically(target, lambda p, t=table: t.to_csv(p, sep="\t", index=False, na_rep="n/a"))  # type: ignore[misc]
+        write_text(csv_text(table, tabs=True, na_rep="n/a"), Path(out) / name)
     return {"test": len(test), "training": len(training), "out": out}
 
 
