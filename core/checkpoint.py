@@ -18,7 +18,7 @@ COUNTER = "num_batches_tracked"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 CONTAINERS = ("state_dict", "model", "model_state_dict")
 SHOWN = 3  # names listed in an error
-SHARED = 8  # tensors of a whole network that may share one storage: an average beside the weights, tied weights
+SHARED, SMALL = 8, 2**29  # how often tensors may show one stored byte, as tied weights do; bytes that harm nobody
 
 
 def write(tensors: Mapping[str, Tensor], path: Path, facts: Mapping[str, str] | None = None) -> None:
@@ -142,7 +142,7 @@ def _refuse_bombs(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Refuse tensors that are larger than the file: one stored number can be shown as any shape."""
     dense = all(v.layout is torch.strided and not v.is_quantized and not v.is_complex() for v in tensors.values())
     wanted, held = sum(v.numel() * v.element_size() for v in tensors.values()), path.stat().st_size
-    if not dense or wanted > SHARED * held:
+    if not dense or wanted > max(SMALL, SHARED * held):
         what = f"the tensors claim {wanted:,} bytes, the file has {held:,}." if dense else "not plain tensors."
         raise InputError(what, str(path), "Save the network's state dict again.")
 

@@ -71,7 +71,7 @@ def from_environment() -> Settings:
         threads=max(1, _count("SYNTHSCOPE_THREADS", 1)),
         synthseg=os.environ.get("SYNTHSCOPE_SYNTHSEG", "") or _find_synthseg(),
         demo_cases=max(2, _count("SYNTHSCOPE_DEMO_CASES", 24)),
-        data_roots=_folders("SYNTHSCOPE_DATA_ROOTS"),
+        data_roots=data_roots(),
     )
 
 
@@ -84,7 +84,7 @@ def refuse_outside(path: Path | str) -> None:
     ------
     InputError
     """
-    roots = _folders("SYNTHSCOPE_DATA_ROOTS")
+    roots = data_roots()
     if not roots:
         return
     try:
@@ -99,13 +99,22 @@ def refuse_outside(path: Path | str) -> None:
         )
 
 
+def refuse_scan_outside(path: Path | str) -> None:
+    """As `refuse_outside`, and for a folder, as of a DICOM series, also every file that lies directly in it."""
+    refuse_outside(path)
+    if data_roots() and Path(path).is_dir():
+        for item in Path(path).iterdir():
+            refuse_outside(item)
+
+
+def data_roots() -> tuple[Path, ...]:
+    """Return the folders of ``SYNTHSCOPE_DATA_ROOTS``."""
+    listed = os.environ.get("SYNTHSCOPE_DATA_ROOTS", "").split(os.pathsep)
+    return tuple(Path(folder).expanduser().resolve() for folder in listed if folder.strip())
+
+
 def _workspace() -> Path:
     return Path(os.environ.get("SYNTHSCOPE_WORKSPACE", "~/.synthscope")).expanduser().resolve()
-
-
-def _folders(name: str) -> tuple[Path, ...]:
-    listed = [folder for folder in os.environ.get(name, "").split(os.pathsep) if folder.strip()]
-    return tuple(Path(folder).expanduser().resolve() for folder in listed)
 
 
 def child_environment(settings: Settings) -> dict[str, str]:

@@ -14,7 +14,8 @@ from core.encoders import ENCODERS
 from core.errors import SynthScopeError
 from core.participants import read_participants, split_participants
 from core.segmentation import SEGMENTERS
-from core.study import CohortSpec, Study, StudySettings, StudySpec
+from core.settings import refuse_outside
+from core.study import Study, StudySettings, make_spec
 from core.tables import csv_text
 from core.workflows import Results, create_study, remember_study
 from pages import shared
@@ -59,7 +60,7 @@ def real_fields() -> dict[str, Any]:
     return values
 
 
-def synthetic_fields() -> dict[str, CohortSpec]:
+def synthetic_fields() -> dict[str, dict[str, Any]]:
     """Ask for the synthetic cohorts, one row each."""
     st.markdown("**Synthetic cohorts**: one row for each generator")
     empty = pd.DataFrame([dict.fromkeys(COHORT_COLUMNS, "") | {"raw": False}])
@@ -68,7 +69,7 @@ def synthetic_fields() -> dict[str, CohortSpec]:
     )
     rows = [{key: value for key, value in row.items() if pd.notna(value)} for row in table.to_dict("records")]
     return {
-        str(row["name"]).strip(): CohortSpec(**{k: v for k, v in row.items() if k != "name"})
+        str(row["name"]).strip(): {k: v for k, v in row.items() if k != "name"}
         for row in rows
         if str(row.get("name", "")).strip() and str(row.get("images", "")).strip()
     }
@@ -118,8 +119,9 @@ def show_create() -> None:
     if missing:
         st.error(f"Still missing: {', '.join(missing)}.")
         return
-    spec = StudySpec(name=name, grid=grid, real=CohortSpec(**real), synthetic=synthetic, settings=options)
+    content = {"name": name, "grid": grid, "real": real, "synthetic": synthetic, "settings": options}
     try:
+        spec = make_spec(content, "new study")
         st.session_state[shared.STUDY] = create_study(shared.settings(), folder, spec)
     except SynthScopeError as error:
         shared.show_error(error)
@@ -189,6 +191,8 @@ def show_split() -> None:
         st.info("Give a table with the columns participant_id, age, sex and, if known, session and site.")
         return
     try:
+        if not upload:
+            refuse_outside(path)
         pooled = read_uploaded(upload.getvalue()) if upload else read_participants(path)
         test, training = split_participants(pooled, int(n), int(seed))
     except SynthScopeError as error:

@@ -29,7 +29,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "tables": ("errors", "volume"),
     "participants": ("errors", "tables"),
     "checkpoint": ("errors",),
-    "study": ("errors", "participants", "volume"),
+    "study": (*BASE, "participants", "volume"),
     "store": ("errors", "tables", "volume"),
     "pools": BASE,
     "jobs": (*BASE, "pools"),

@@ -14,6 +14,7 @@ from core import __version__, anatomy, encoders, preprocess, quality, simulate
 from core.errors import InputError
 from core.participants import read_participants, split_participants
 from core.pools import Context
+from core.settings import refuse_outside
 from core.store import FeatureFile, Store, write_atomically, write_csv, write_features, write_json, write_text
 from core.study import PROVENANCE, unique_names
 from core.tables import csv_text
@@ -66,6 +67,8 @@ def preprocess_scans(
     context: Context, paths: Sequence[str], out: str, template: str = "embedded", grid: str = "full"
 ) -> dict[str, Any]:
     """Bring raw T1w scans to the atlas: one ``<case>.nii.gz`` and ``<case>.json`` (steps, affine) each."""
+    for path in paths:
+        refuse_outside(path)
     scans = preprocess.find_scans([Path(path) for path in paths])
     grid = grid_named(grid).name
     items = [(context.settings, str(path), grid, template) for path in scans]
