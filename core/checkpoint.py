@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import mmap
+import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -159,6 +161,14 @@ def _check_archive(path: Path) -> None:
             raise ValueError("the archive inflates to more than the file holds")
 
 
+class _Clipped(io.BufferedReader):
+    """A file that takes no memory for bytes it does not have; a pickle may ask for four billion."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = os.fstat(self.fileno()).st_size - self.tell()
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
 def _load(path: Path) -> object:
     try:
         if path.suffix == ".safetensors":
@@ -166,7 +176,10 @@ def _load(path: Path) -> object:
 
             return load_file(path)
         _check_archive(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        if zipfile.is_zipfile(path):
+            return torch.load(path, map_location="cpu", weights_only=True)
+        with _Clipped(io.FileIO(path)) as file:  # the old format
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises whatever the bytes lead to
         # What torch says before this mark advises to run the pickle; nobody should read that here.
         text = " ".join(str(error).split()).rpartition("WeightsUnpickler error: ")[2]

@@ -39,6 +39,8 @@ def read_participants(path: Path | str) -> pd.DataFrame:
     except (ValueError, OSError, MemoryError) as error:  # no text, ragged, empty
         what = f"not a table of text ({' '.join(str(error).split())[:160]})."
         raise InputError(what, str(path), "Save it tab-separated, as UTF-8.") from error
+    if not isinstance(table.index, pd.RangeIndex):
+        raise InputError("rows have more cells than the header.", str(path), "Export it again.")
     table = table.map(restored).rename(columns={"session_id": "session", "gender": "sex"})
     if len(table.columns) == 1 and "," in table.columns[0]:
         raise InputError("the columns are separated by commas, not tabs.", str(path), "Save it tab-separated.")

@@ -127,7 +127,7 @@ def _read_json(path: Path) -> Any:
     """Read a JSON file; None while it is not there."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -160,7 +160,10 @@ def claim_folder(folder: Path, record: dict[str, Any], settings: dict[str, Any])
     """Refuse to mix two cohorts in one folder."""
     path = folder / PROVENANCE
     if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            found = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise InputError("it is no record of a cohort.", str(path), "Choose another folder.") from error
         differing = [key for key in settings if found.get(key) != settings[key]]
         if differing:
             what = f"the folder holds another cohort: {', '.join(f'{k} = {found.get(k)!r}' for k in differing)}."
