@@ -344,10 +344,10 @@ def find_cohort(name: str, role: Role, spec: CohortSpec, base: Path) -> Cohort:
         that do so, as symlinks, are among the rejected.
     """
     pattern = base / spec.images
-    refuse_outside(_fixed_part(pattern))
     if spec.images.count("**") > MOST_DEPTHS:
         raise InputError(f"more than {MOST_DEPTHS} times '**'.", spec.images, "Write a simpler pattern.")
     try:
+        refuse_outside(_fixed_part(pattern))
         paths, rejected = _find_images(pattern, raw=spec.raw)
     except (OSError, ValueError, re.error) as error:  # a name that is too long, for example
         raise InputError(f"no such pattern of files ({error}).", spec.images[:200], "Correct images.") from error
