@@ -1,12 +1,14 @@
 # make run: the app on the demo study. make test: everything tests need, then all tests.
 # make bench: the metrics beside their peers, on the same arrays.
+# make fuzz: broken and malicious files, FUZZ times as many as make test tries.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8501
+FUZZ ?= 50
 BENCHMARKS ?= metrics cohorts memory image_mmd extraction
 
-.PHONY: run test lint bench clean
+.PHONY: run test lint bench fuzz clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.run
@@ -26,6 +28,9 @@ lint: $(VENV)/.test
 
 bench: $(VENV)/.bench
 	for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+fuzz: $(VENV)/.test
+	FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/test_hostile_files.py
 
 clean:
 	rm -rf $(VENV)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import mmap
+import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +20,7 @@ COUNTER = "num_batches_tracked"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 CONTAINERS = ("state_dict", "model", "model_state_dict")
 SHOWN = 3  # names listed in an error
+SHARED, SMALL = 8, 2**29  # how often tensors may show one stored byte, as tied weights do; bytes that harm nobody
 
 
 def write(tensors: Mapping[str, Tensor], path: Path, facts: Mapping[str, str] | None = None) -> None:
@@ -46,8 +51,8 @@ def read(path: Path) -> dict[str, Tensor]:
     Raises
     ------
     InputError
-        When the file is missing, truncated, holds other things than tensors, or values
-        that are not finite.
+        When the file is missing, truncated, holds other things than tensors, values that are not finite, or claims
+        to hold more than fits into it.
     """
     if not path.is_file():
         raise InputError("there is no such weight file.", str(path), "Check the path.")
@@ -67,6 +72,7 @@ def read(path: Path) -> dict[str, Tensor]:
             'Save the network with torch.save({"state_dict": network.state_dict()}, FILE).',
         )
     tensors = {str(k).removeprefix("module."): v for k, v in content.items() if isinstance(v, Tensor)}
+    _refuse_bombs(tensors, path)
     kept = {k: v.float() for k, v in tensors.items() if not k.endswith(COUNTER)}
     bad = [k for k, v in kept.items() if not torch.isfinite(v).all()]
     if bad:
@@ -137,13 +143,46 @@ def _expected(network: nn.Module) -> dict[str, torch.Size]:
     return {k: v.shape for k, v in network.state_dict().items() if not k.endswith(COUNTER)}
 
 
+def _refuse_bombs(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors that are larger than the file: one stored number can be shown as any shape."""
+    dense = all(v.layout is torch.strided and not v.is_quantized and not v.is_complex() for v in tensors.values())
+    wanted, held = sum(v.numel() * v.element_size() for v in tensors.values()), path.stat().st_size
+    if not dense or wanted > max(SMALL, SHARED * held):
+        what = f"the tensors claim {wanted:,} bytes, the file has {held:,}." if dense else "not plain tensors."
+        raise InputError(what, str(path), "Save the network's state dict again.")
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse what would take memory without end: compressed archives, which torch never writes, and byte arrays."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content.find(b"bytearray") >= 0:  # the one allowed call whose number is its cost
+            raise ValueError("it asks for a byte array")
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+        if sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise ValueError("the archive inflates to more than the file holds")
+
+
+class _Clipped(io.BufferedReader):
+    """A file that takes no memory for bytes it does not have; a pickle may ask for four billion."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = os.fstat(self.fileno()).st_size - self.tell()
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
 def _load(path: Path) -> object:
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        _check_archive(path)
+        if zipfile.is_zipfile(path):
+            return torch.load(path, map_location="cpu", weights_only=True)
+        with _Clipped(io.FileIO(path)) as file:  # the old format
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises whatever the bytes lead to
         # What torch says before this mark advises to run the pickle; nobody should read that here.
         text = " ".join(str(error).split()).rpartition("WeightsUnpickler error: ")[2]

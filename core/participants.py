@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from core.errors import InputError
+from core.tables import restored
 
 AGE_BINS = 8  # strata of the age range in the cohort split
 
@@ -28,14 +29,19 @@ def read_participants(path: Path | str) -> pd.DataFrame:
     Raises
     ------
     InputError
-        Missing file or column, duplicate subject, impossible age.
+        Missing file or column, no table, duplicate subject, impossible age.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError("there is no such participants table.", str(path), "Check the path.")
-    table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False).rename(
-        columns={"session_id": "session", "gender": "sex"}
-    )
+    try:
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+    except (ValueError, OSError, MemoryError) as error:  # no text, ragged, empty
+        what = f"not a table of text ({' '.join(str(error).split())[:160]})."
+        raise InputError(what, str(path), "Save it tab-separated, as UTF-8.") from error
+    if not isinstance(table.index, pd.RangeIndex):
+        raise InputError("rows have more cells than the header.", str(path), "Export it again.")
+    table = table.map(restored).rename(columns={"session_id": "session", "gender": "sex"})
     if len(table.columns) == 1 and "," in table.columns[0]:
         raise InputError("the columns are separated by commas, not tabs.", str(path), "Save it tab-separated.")
     if "participant_id" not in table:

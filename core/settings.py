@@ -9,6 +9,8 @@ from pathlib import Path
 
 from core.errors import InputError
 
+PACKAGED = tuple(Path(__file__).resolve().parents[1] / name for name in ("assets", "data"))
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -33,6 +35,9 @@ class Settings:
         ``PATH`` or ``FREESURFER_HOME`` has it; "" when there is none.
     demo_cases : int
         Brains of each cohort of the demo study (``SYNTHSCOPE_DEMO_CASES``).
+    data_roots : tuple of Path
+        Folders that data may be read from and results written to, besides the workspace (``SYNTHSCOPE_DATA_ROOTS``);
+        () allows every folder.
     """
 
     workspace: Path
@@ -42,6 +47,7 @@ class Settings:
     threads: int = 1
     synthseg: str = ""
     demo_cases: int = 24
+    data_roots: tuple[Path, ...] = ()
 
 
 def from_environment() -> Settings:
@@ -57,16 +63,58 @@ def from_environment() -> Settings:
         When a number is not one.
     """
     cores = os.cpu_count() or 1
-    workspace = os.environ.get("SYNTHSCOPE_WORKSPACE", "~/.synthscope")
     return Settings(
-        workspace=Path(workspace).expanduser().resolve(),
+        workspace=_workspace(),
         scheduler=os.environ.get("SYNTHSCOPE_SCHEDULER", ""),
         device=os.environ.get("SYNTHSCOPE_DEVICE", "cpu"),
         workers=_count("SYNTHSCOPE_WORKERS", cores),
         threads=max(1, _count("SYNTHSCOPE_THREADS", 1)),
         synthseg=os.environ.get("SYNTHSCOPE_SYNTHSEG", "") or _find_synthseg(),
         demo_cases=max(2, _count("SYNTHSCOPE_DEMO_CASES", 24)),
+        data_roots=data_roots(),
     )
+
+
+def refuse_outside(path: Path | str) -> None:
+    """Refuse a path that leads, by itself, by ``..`` or through a symlink, out of the data roots and the workspace.
+
+    Without ``SYNTHSCOPE_DATA_ROOTS`` every path is allowed. What comes with the installation always is.
+
+    Raises
+    ------
+    InputError
+    """
+    roots = data_roots()
+    if not roots:
+        return
+    try:
+        real = Path(path).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of symlinks, a null byte
+        raise InputError("the path leads nowhere.", str(path), "Correct it.") from error
+    if not any(real.is_relative_to(root) for root in (*roots, _workspace(), *PACKAGED)):
+        raise InputError(
+            "the path leads outside the data roots of this installation.",
+            str(path),
+            f"Move it into one of them, or add its folder to SYNTHSCOPE_DATA_ROOTS: {', '.join(map(str, roots))}.",
+        )
+
+
+def refuse_scan_outside(path: Path | str) -> None:
+    """As `refuse_outside`, and for a folder, as of a DICOM series, also every file that lies directly in it."""
+    refuse_outside(path)
+    if data_roots() and Path(path).is_dir():
+        for item in Path(path).iterdir():
+            refuse_outside(item)
+
+
+def data_roots() -> tuple[Path, ...]:
+    """Return the folders of ``SYNTHSCOPE_DATA_ROOTS``."""
+    listed = os.environ.get("SYNTHSCOPE_DATA_ROOTS", "").split(os.pathsep)
+    return tuple(Path(folder).expanduser().resolve() for folder in listed if folder.strip())
+
+
+def _workspace() -> Path:
+    return Path(os.environ.get("SYNTHSCOPE_WORKSPACE", "~/.synthscope")).expanduser().resolve()
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
@@ -80,6 +128,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
         "SYNTHSCOPE_THREADS": str(settings.threads),
         "SYNTHSCOPE_SYNTHSEG": settings.synthseg,
         "SYNTHSCOPE_DEMO_CASES": str(settings.demo_cases),
+        "SYNTHSCOPE_DATA_ROOTS": os.pathsep.join(map(str, settings.data_roots)),
     }
 
 

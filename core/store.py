@@ -9,12 +9,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import socket
 import time
 import uuid
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,7 +27,8 @@ from filelock import FileLock
 
 from core import __version__
 from core.errors import CacheCorrupt, JobFailed
-from core.volume import Volume, load, load_labels, save
+from core.tables import csv_text
+from core.volume import BOMB_RATIO, SMALL, Volume, load, load_labels, save
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Kind:
 
 def _write_json(value: Any, path: Path) -> None:
     path.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False), encoding="utf-8")
+
+
+def _write_bytes(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
 
 
 def _write_npz(value: Mapping[str, np.ndarray], path: Path) -> None:
@@ -225,7 +230,12 @@ def write_atomically(path: Path, write: Callable[[Path], None], *, suffix: str =
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write a result table: fixed precision, so that equal results are equal files."""
-    write_atomically(path, lambda p: table.to_csv(p, index=False, float_format="%.7g", lineterminator="\n"))
+    write_text(csv_text(table, float_format="%.7g"), path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text file atomically; what is no Unicode, as bytes of a file name, is written as an escape."""
+    write_atomically(path, lambda p: _write_bytes(text.encode("utf-8", "backslashreplace"), p))
 
 
 def write_json(value: Any, path: Path) -> None:
@@ -258,6 +268,21 @@ def write_features(content: FeatureFile, path: Path) -> None:
     write_atomically(path, lambda p: _write_npz(arrays, p))
 
 
+def _check_npz(path: Path) -> None:
+    """Refuse arrays that are not there, or inflate like no features, before memory is taken for them."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if sum(entry.file_size for entry in entries) > max(SMALL, BOMB_RATIO * path.stat().st_size):
+            raise ValueError("it inflates without end")
+        for entry in entries:
+            with archive.open(entry) as file:
+                second = np.lib.format.read_magic(file) == (2, 0)
+                read = np.lib.format.read_array_header_2_0 if second else np.lib.format.read_array_header_1_0
+                shape, _, dtype = read(file)
+            if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > entry.file_size:
+                raise ValueError(f"{entry.filename} is truncated")
+
+
 def read_features(path: Path) -> FeatureFile:
     """Read a features file of the command line; pickles are refused, never executed.
 
@@ -268,8 +293,9 @@ def read_features(path: Path) -> FeatureFile:
     """
     advice = "Write it with `python -m core features`."
     try:
+        _check_npz(path)
         arrays = _read_npz(path)
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # zip, zlib and numpy raise whatever the bytes lead to
         raise CacheCorrupt("not an npz of plain arrays.", str(path), advice) from error
     features, cases = arrays.get("features"), arrays.get("cases")
     if features is None or cases is None or features.ndim != 2 or cases.shape != features.shape[:1]:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import json
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from core.errors import InputError
 from core.participants import read_participants
+from core.settings import refuse_outside, refuse_scan_outside
 from core.volume import SUFFIXES, Grid, case_name, grid_named
 
 Role = Literal["real", "training", "synthetic"]
@@ -26,6 +28,44 @@ RAW_SUFFIXES = (*SUFFIXES, ".nrrd")
 SIDECARS = (".json", ".tsv", ".csv", ".txt", ".md", ".toml", ".bval", ".bvec")
 _T1W = re.compile(r"_T1w\.(nii|nii\.gz)$")
 PROVENANCE = "provenance.json"  # written beside volumes the product itself made
+LARGEST_FILE = 2**20  # bytes of a study.toml
+MOST_DEPTHS = 2  # each ** of a pattern walks all folders below, for each folder the last one found
+MOST_PROBLEMS = 10  # listed of a study file
+_NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, bytes that are no Unicode
+
+
+_LINK = re.compile(r"\]\(|<\s*/?a\b", re.IGNORECASE)  # links and pictures of others, where pages show a name
+
+
+def check_name(name: str) -> str:
+    """Return a name of a study, cohort or case.
+
+    Raises
+    ------
+    InputError
+        It holds control characters, or a link.
+    """
+    if _NO_TEXT.search(name) or _LINK.search(name):
+        what = "a name holds a link." if _LINK.search(name) else "a name holds line breaks or what is no text."
+        raise InputError(what, name.encode("unicode_escape").decode()[:200], "Rename it.")
+    return name
+
+
+def _as_text(text: str) -> str:
+    if _NO_TEXT.search(text):
+        raise ValueError("holds line breaks or what is no text")
+    return text
+
+
+def _as_name(text: str) -> str:
+    try:
+        return check_name(text)
+    except InputError as error:
+        raise ValueError(error.what) from error
+
+
+Text = Annotated[str, AfterValidator(_as_text), Field(max_length=4000)]
+Name = Annotated[str, AfterValidator(_as_name), Field(max_length=200)]
 
 
 @dataclass(frozen=True)
@@ -98,11 +138,11 @@ class StudySettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    encoders: tuple[str, ...] = ("random-r50", "deepbet", "embedded")
-    segmenter: str = "embedded"
+    encoders: tuple[Text, ...] = ("random-r50", "deepbet", "embedded")
+    segmenter: Text = "embedded"
     qc_fail_rate: float = Field(default=0.05, gt=0, lt=1)
     qc_threshold: float | None = Field(default=None, ge=0, le=1)
-    template: str = "embedded"
+    template: Text = "embedded"
     seed: int = Field(default=0, ge=0)
     n_boot: int = Field(default=200, ge=0, le=100_000)
 
@@ -112,12 +152,12 @@ class CohortSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    images: str
+    images: Text
     raw: bool = False
-    orientation: str = ""
-    participants: str = ""
-    volumes: str = ""
-    qc: str = ""
+    orientation: Text = ""
+    participants: Text = ""
+    volumes: Text = ""
+    qc: Text = ""
 
 
 class StudySpec(BaseModel):
@@ -125,11 +165,11 @@ class StudySpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
+    name: Name
     grid: Literal["full", "half"] = "full"
     real: CohortSpec
     training: CohortSpec | None = None
-    synthetic: dict[str, CohortSpec] = Field(default_factory=dict)
+    synthetic: dict[Name, CohortSpec] = Field(default_factory=dict)
     settings: StudySettings = StudySettings()
 
 
@@ -190,20 +230,40 @@ def read_spec(path: Path | str) -> StudySpec:
     Raises
     ------
     InputError
-        Missing file, broken TOML, or wrong keys and values; all problems at once.
+        Missing file, broken or absurd TOML, or wrong keys and values, all problems at once; a path that leads outside
+        the data roots.
     """
     path = Path(path)
+    refuse_outside(path)
     if path.is_dir():
         path = path / "study.toml"
     if not path.is_file():
         raise InputError("there is no such study file.", str(path), "Give the path of a study.toml.")
+    refuse_outside(path)  # the file in the folder may be a symlink
+    if (size := path.stat().st_size) > LARGEST_FILE:
+        raise InputError(f"{size:,} bytes are no study file.", str(path), "Give the path of a study.toml.")
     try:
-        return StudySpec.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number of thousands of digits, deep nesting
         raise InputError(f"not valid TOML ({error}).", str(path), "Correct the line named.") from error
+    return make_spec(content, str(path))
+
+
+def make_spec(content: Mapping[str, object], where: str) -> StudySpec:
+    """Return a study's spec.
+
+    Raises
+    ------
+    InputError
+        Wrong keys and values; all problems at once.
+    """
+    try:
+        return StudySpec.model_validate(content)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {_plain(e['msg'])}" for e in error.errors())
-        raise InputError(problems + ".", str(path), "Correct these entries of the study file.") from error
+        found = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {_plain(e['msg'])}"[:300] for e in error.errors()]
+        more = [f"{len(found) - MOST_PROBLEMS} more"] if len(found) > MOST_PROBLEMS else []
+        problems = "; ".join([*found[:MOST_PROBLEMS], *more])
+        raise InputError(problems + ".", where, "Correct these entries of the study file.") from error
 
 
 def read_study(path: Path | str) -> Study:
@@ -232,6 +292,8 @@ def read_study(path: Path | str) -> Study:
         raise InputError(
             f"a synthetic cohort cannot be called {sorted(reserved)[0]!r}.", str(path), "Choose another name."
         )
+    if spec.settings.template != "embedded":
+        refuse_outside(path.parent / spec.settings.template)
     real = find_cohort("real", "real", spec.real, path.parent)
     if not real.cases:
         raise InputError("the real cohort has no image. " + " ".join(real.notes), str(path), "Correct real.images.")
@@ -278,9 +340,17 @@ def find_cohort(name: str, role: Role, spec: CohortSpec, base: Path) -> Cohort:
     Raises
     ------
     InputError
-        When a table named in the spec is missing or broken.
+        When a table named in the spec is missing or broken, or a path leads nowhere or outside the data roots. Images
+        that do so, as symlinks, are among the rejected.
     """
-    paths, rejected = _find_images(base / spec.images, raw=spec.raw)
+    pattern = base / spec.images
+    if spec.images.count("**") > MOST_DEPTHS:
+        raise InputError(f"more than {MOST_DEPTHS} times '**'.", spec.images, "Write a simpler pattern.")
+    try:
+        refuse_outside(_fixed_part(pattern))
+        paths, rejected = _find_images(pattern, raw=spec.raw)
+    except (OSError, ValueError, re.error) as error:  # a name that is too long, for example
+        raise InputError(f"no such pattern of files ({error}).", spec.images[:200], "Correct images.") from error
     cases = tuple(Case(case_id, path, *_bids_entities(path)) for case_id, path in unique_names(paths))
     notes: list[str] = [] if cases else [f"No image found at {spec.images!r}."]
     table = _participants_file(base, spec)
@@ -317,11 +387,35 @@ def _find_images(pattern: Path, *, raw: bool) -> tuple[list[Path], list[Rejected
     paths, rejected = [], []
     for path in found:
         if path.name.lower().endswith(suffixes) or (raw and path.is_dir()):
-            paths.append(path)
+            if reason := _reason_against(path):
+                shown = str(path).encode("utf-8", "backslashreplace").decode()
+                rejected.append(Rejected(Path(shown).name, shown, reason))
+            else:
+                paths.append(path)
         elif path.is_file() and not path.name.lower().endswith(SIDECARS):
             reason = f"not an image: expected {', '.join(suffixes)}. Convert or remove it."
             rejected.append(Rejected(path.name, str(path), reason))
     return paths, rejected
+
+
+def _reason_against(path: Path) -> str:
+    """Say why a file is not even looked at; "" when it may be."""
+    if _NO_TEXT.search(str(path)):
+        return "the path holds line breaks or what is no text. Rename it."
+    try:
+        check_name(path.name)
+        refuse_scan_outside(path)
+    except InputError as error:
+        return f"{error.what} {error.remedy}"
+    return ""
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """Return the folders of a glob before its first wildcard; all of it where there is such a file or folder."""
+    if pattern.exists():
+        return pattern
+    fixed = itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts)
+    return Path(*fixed)
 
 
 def _walk(folder: Path) -> list[Path]:
@@ -349,10 +443,12 @@ def _bids_entities(path: Path) -> tuple[str, str]:
 
 
 def _participants_file(base: Path, spec: CohortSpec) -> Path | None:
-    if spec.participants:
-        return base / spec.participants
     bids = base / spec.images / "participants.tsv"
-    return bids if bids.is_file() else None
+    if not spec.participants and not bids.is_file():
+        return None
+    path = base / spec.participants if spec.participants else bids
+    refuse_outside(path)
+    return path
 
 
 def _plain(message: str) -> str:
@@ -363,6 +459,7 @@ def _table_file(base: Path, name: str) -> Path | None:
     if not name:
         return None
     path = base / name
+    refuse_outside(path)
     if not path.is_file():
         raise InputError("there is no such table.", str(path), "Correct the path in study.toml.")
     return path
@@ -413,7 +510,8 @@ def _origin(folders: set[Path]) -> str:
     labels = set()
     for folder in folders:
         try:
-            labels.add(str(json.loads((folder / PROVENANCE).read_text(encoding="utf-8")).get("label", "")))
-        except (OSError, ValueError, AttributeError):
+            label = str(json.loads((folder / PROVENANCE).read_text(encoding="utf-8")).get("label", ""))
+            labels.add(check_name(label))
+        except (OSError, ValueError, AttributeError, RecursionError, InputError):
             labels.add("")
     return ", ".join(sorted(labels - {""}))

@@ -1,16 +1,51 @@
-"""SynthSeg's CSV tables: one row a subject, one number a column; read, checked and written the same way."""
+"""CSV tables: text made harmless for spreadsheets, and SynthSeg's tables, one row a subject, one number a column."""
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from core.errors import InputError
 from core.volume import case_name
+
+FORMULA = "=+-@\t\r\n＝＋－＠"  # what makes a spreadsheet run a cell, when it stands first
+_NUMBERS = re.compile(r"[+-]\d[\d.,%[\]() eE+–−★☆-]*")  # these call nothing
+
+
+def csv_text(table: pd.DataFrame, *, tabs: bool = False, **options: Any) -> str:
+    """Return a table as CSV, or separated by tabs, in which no text is a formula; `pandas` knows the options."""
+    safe = table.set_axis([neutral(name) for name in table.columns], axis=1)
+    for place, kind in enumerate(safe.dtypes):
+        if not pd.api.types.is_numeric_dtype(kind):
+            safe.isetitem(place, [neutral(cell) for cell in safe.iloc[:, place]])
+    return str(safe.to_csv(index=False, sep="\t" if tabs else ",", lineterminator="\n", **options))
+
+
+def neutral(cell: Any) -> Any:
+    """Put an apostrophe before text that a spreadsheet would run, and before one that `restored` would take away.
+
+    Numbers stay as they are, also those written as text. Every line ends with a line feed: a carriage return alone
+    would end the row for some readers.
+    """
+    if not isinstance(cell, str) or not cell or _NUMBERS.fullmatch(cell):
+        return cell
+    cell = "\n".join(cell.replace("\r\n", "\n").split("\r"))
+    return f"'{cell}" if cell[0] in FORMULA or _is_marked(cell) else cell
+
+
+def restored(cell: Any) -> Any:
+    """Take the apostrophe of `neutral` away again."""
+    return cell[1:] if isinstance(cell, str) and _is_marked(cell) else cell
+
+
+def _is_marked(cell: str) -> bool:
+    return cell[:1] == "'" and cell[1:2] != "" and cell[1] in f"{FORMULA}'"
 
 
 def read_cells(path: Path | str) -> pd.DataFrame:
@@ -19,7 +54,8 @@ def read_cells(path: Path | str) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Index ``subject``; spaces around cells and an empty first header cell are accepted.
+        Index ``subject``; spaces around cells and an empty first header cell are accepted, and the apostrophes of
+        `neutral` are taken away.
 
     Raises
     ------
@@ -44,7 +80,7 @@ def read_cells(path: Path | str) -> pd.DataFrame:
     if ragged := [row[0] for row in body if len(row) != len(header) or not row[0]]:
         what = f"rows without a subject or with other than {len(header)} cells: {some(ragged)}."
         raise InputError(what, str(path), "The file is truncated or edited: export it again.")
-    index = pd.Index([row[0] for row in body], name="subject")
+    index = pd.Index([restored(row[0]) for row in body], name="subject")
     return pd.DataFrame([row[1:] for row in body], index=index, columns=header[1:])
 
 
@@ -124,7 +160,7 @@ def write_rows(table: pd.DataFrame, path: Path | str, render: Callable[[float], 
         writer = csv.writer(stream)
         writer.writerow(["subject", *table.columns])
         writer.writerows(
-            [name, *map(render, row)] for name, row in zip(table.index, table.to_numpy().tolist(), strict=True)
+            [neutral(name), *map(render, row)] for name, row in zip(table.index, table.to_numpy().tolist(), strict=True)
         )
 
 

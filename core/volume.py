@@ -18,6 +18,9 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
+from nibabel.freesurfer.mghformat import MGHHeader
+from nibabel.openers import ImageOpener
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -26,6 +29,11 @@ from core.errors import InputError
 
 SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh")
 MAX_VOXELS = 640**3  # larger headers are absurd for a head at 0.4 mm and would exhaust memory
+MAX_RATIO = 1032  # bytes that one byte of gzip can stand for: what a header promises beyond it is not there
+# Images shrink far less than the file of one repeated byte that is made to exhaust memory.
+SMALL, BOMB_RATIO = 2**27, 250
+MAX_OFFSET = 2**24  # bytes before the voxels
+MAX_COORDINATE, SPACINGS = 1e5, (1e-3, 1e3)  # mm
 TEMPLATE_SCALE = 0.9  # ICBM152 (145x181x155 mm) scaled to average adult size, so that it fits the grid
 PUBLISHED_SHAPE = (138, 176, 138)  # SRI24 space of the paper, before padding
 PUBLISHED_OFFSET = (3, 8, 3)
@@ -133,10 +141,9 @@ def load(path: Path | str, *, orientation: str = "") -> Volume:
     """
     path = Path(path)
     image = _open(path)
-    shape = _shape_3d(image, path)
-    data = _read(image, path).reshape(shape)
+    data, affine = _read(image, path), image.affine
     _check_values(data, path)
-    affine = np.asarray(image.affine, dtype=np.float64)
+    shape = data.shape
     if orientation:
         spacing = float(abs(np.linalg.det(affine[:3, :3])) ** (1 / 3))
         if np.array_equal(affine, np.eye(4)) and sorted(shape) == sorted(HALF.shape):
@@ -175,7 +182,7 @@ def load_on_grid(path: Path | str, grid: Grid, *, rule: str, orientation: str = 
     """
     path = Path(path)
     header = _open(path)
-    if not orientation and np.array_equal(header.affine, np.eye(4)) and tuple(header.shape[:3]) in _KNOWN_SHAPES:
+    if not orientation and np.array_equal(header.affine, np.eye(4)) and header.shape[:3] in _KNOWN_SHAPES:
         raise InputError(
             "the affine is the identity, so left and right are unknown.",
             str(path),
@@ -194,7 +201,7 @@ def grid_of(paths: Sequence[Path]) -> Grid:
     """Return the grid of the first readable volume, the full grid when none fits."""
     for path in paths:
         try:
-            shape = tuple(_open(Path(path)).shape[:3])
+            shape = _open(Path(path)).shape[:3]
         except InputError:
             continue
         if shape == HALF.shape:
@@ -205,7 +212,10 @@ def grid_of(paths: Sequence[Path]) -> Grid:
 
 
 def save(volume: Volume, path: Path | str) -> None:
-    """Write a volume as NIfTI; integer arrays keep their type, others become float32."""
+    """Write a volume as NIfTI; integer arrays keep their type, others become float32.
+
+    The header is new: texts and extensions of the file it was read from, where names may stand, are not kept.
+    """
     data = volume.data
     dtype = np.int32 if np.issubdtype(data.dtype, np.integer) else np.float32
     image = nib.Nifti1Image(np.asarray(data, dtype=dtype), volume.affine)
@@ -234,8 +244,10 @@ def load_labels(path: Path | str) -> Volume:
     """Read a label map as int32 in RAS+ axis order."""
     path = Path(path)
     image = _open(path)
-    data = _read(image, path).reshape(_shape_3d(image, path))
-    volume = _to_ras(data, np.asarray(image.affine, dtype=np.float64), case_name(path))
+    data = _read(image, path)
+    if not (np.abs(data) < 2**24).all():  # False for NaN too
+        raise InputError("the label map holds values that are no labels.", str(path), "Segment again.")
+    volume = _to_ras(data, image.affine, case_name(path))
     return replace(volume, data=np.rint(volume.data).astype(np.int32))
 
 
@@ -318,41 +330,106 @@ _RULES = {"percentile": normalise_percentile, "maximum": normalise_maximum}
 _KNOWN_SHAPES = (FULL.shape, HALF.shape, PUBLISHED_SHAPE)
 
 
-def _open(path: Path) -> nib.spatialimages.SpatialImage:
+@dataclass(frozen=True)
+class _Stored:
+    """An image file as its header describes it; no voxel was read yet."""
+
+    shape: tuple[int, ...]
+    affine: NDArray[np.float64]
+    voxels: ArrayProxy
+
+
+def _open(path: Path) -> _Stored:
     if not path.is_file():
         raise InputError("there is no such file.", str(path), "Check the path.")
     if path.stat().st_size == 0:
         raise InputError("the file is empty.", str(path), "Copy or export it again.")
     try:
-        image = nib.load(str(path))
+        header = _header(path)
+        shape = tuple(int(n) for n in header.get_data_shape())
+        image = _Stored(shape, np.asarray(header.get_best_affine(), np.float64), ArrayProxy(str(path), header))
     except Exception as error:  # nibabel raises many types on malformed headers
         raise InputError(
             f"not a readable NIfTI or MGH image ({_short(error)}).", str(path), "Convert it to .nii.gz, or remove it."
         ) from error
-    if not isinstance(image, nib.spatialimages.SpatialImage) or image.affine is None:
-        raise InputError("not a volume image.", str(path), "Convert it to .nii.gz.")
-    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
-        raise InputError("the affine is singular or not finite.", str(path), "Repair the header.")
+    if not is_place(image.affine):
+        raise InputError("the affine is singular, not finite or absurd.", str(path), "Repair the header.")
     return image
 
 
-def _shape_3d(image: nib.spatialimages.SpatialImage, path: Path) -> tuple[int, int, int]:
-    full = tuple(int(n) for n in image.shape)
-    shape = full[:3]
+def _header(path: Path) -> nib.Nifti1Header | MGHHeader:
+    """Read the header and nothing after it: extensions hold names, and their sizes may be lies."""
+    with ImageOpener(str(path)) as file:
+        block = file.read(nib.Nifti2Header.sizeof_hdr)
+    if path.suffix.lower() in (".mgz", ".mgh"):
+        return MGHHeader(block[: MGHHeader._hdrdtype.itemsize])  # what lies behind are the voxels, not the footer
+    second = nib.Nifti2Header.sizeof_hdr in (int.from_bytes(block[:4], order) for order in ("little", "big"))
+    kind = nib.Nifti2Header if second else nib.Nifti1Header
+    return kind(block[: kind.sizeof_hdr])
+
+
+def is_place(affine: NDArray[np.float64]) -> bool:
+    """Tell whether an affine puts voxels of a possible size somewhere near the scanner."""
+    if not np.isfinite(affine).all() or np.abs(affine).max() > MAX_COORDINATE:
+        return False
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    possible = spacing.min() >= SPACINGS[0] and spacing.max() <= SPACINGS[1]
+    return bool(possible and abs(np.linalg.det(affine[:3, :3] / spacing)) > 1e-4)
+
+
+def _shape_3d(image: _Stored, path: Path) -> tuple[int, int, int]:
+    full, shape = image.shape, image.shape[:3]
     if len(full) < 3 or any(n > 1 for n in full[3:]):
         raise InputError(f"expected a 3D volume, found shape {full}.", str(path), "Save one volume per file.")
-    if min(shape) < 1 or np.prod([float(n) for n in shape]) > MAX_VOXELS:
-        raise InputError(f"the header gives the absurd shape {shape}.", str(path), "Repair or remove the file.")
+    check_extent(shape, path)
     return shape[0], shape[1], shape[2]
 
 
-def _read(image: nib.spatialimages.SpatialImage, path: Path) -> NDArray[np.float32]:
+def check_extent(shape: Sequence[int], path: Path) -> None:
+    """Refuse a shape that no head has, before memory is taken for it.
+
+    Raises
+    ------
+    InputError
+    """
+    if min(shape) < 1 or np.prod([float(n) for n in shape]) > MAX_VOXELS:
+        raise InputError(f"the header gives the absurd shape {tuple(shape)}.", str(path), "Repair or remove the file.")
+
+
+def _read(image: _Stored, path: Path) -> NDArray[np.float32]:
+    shape = _shape_3d(image, path)
+    _check_size(image, path)
     try:
-        return np.asarray(image.dataobj, dtype=np.float32)
-    except (OSError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, TypeError) as error:
+        return np.asarray(image.voxels, dtype=np.float32).reshape(shape)
+    except (OSError, EOFError, zlib.error, ValueError, TypeError) as error:
         raise InputError(
             f"the data cannot be read to the end ({_short(error)}).", str(path), "The file is truncated: copy it again."
         ) from error
+
+
+def _check_size(image: _Stored, path: Path) -> None:
+    dtype, offset = image.voxels.dtype, image.voxels.offset
+    if dtype.kind not in "iuf":
+        raise InputError(f"the voxels are {dtype}, not single numbers.", str(path), "Save one number for each voxel.")
+    if not 0 <= offset <= MAX_OFFSET:
+        raise InputError(f"the header puts the voxels at byte {offset}.", str(path), "Repair the header.")
+    wanted = offset + int(np.prod(image.shape, dtype=np.int64)) * dtype.itemsize
+    check_bytes(wanted, path.stat().st_size, path, packed=path.suffix.lower() in (".gz", ".mgz"))
+
+
+def check_bytes(wanted: int, held: int, path: Path, *, packed: bool) -> None:
+    """Refuse what a file cannot hold, or what inflates like no image, before memory is taken for it.
+
+    Raises
+    ------
+    InputError
+    """
+    if wanted > held * (MAX_RATIO if packed else 1):
+        what = f"the data cannot be read to the end: the header promises {wanted:,} bytes, the file has {held:,}."
+        raise InputError(what, str(path), "The file is truncated, or its header damaged: copy it again.")
+    if packed and wanted > max(SMALL, BOMB_RATIO * held):
+        what = f"{held:,} compressed bytes would become {wanted:,}: no image shrinks so far."
+        raise InputError(what, str(path), "Remove the file; if it is an image, store it uncompressed.")
 
 
 def _check_values(data: NDArray[np.float32], path: Path) -> None:

@@ -8,6 +8,7 @@ import streamlit as st
 from core import plots
 from core.anatomy import LARGE_EFFECT
 from core.study import Cohort, Study
+from core.tables import csv_text
 from core.workflows import Results
 from core.workflows.regional import answer, at_gate, judged, most_extreme, noise_note
 from core.workflows.results import cohort_verdicts, regional_tables
@@ -188,7 +189,7 @@ def show_tabs(study: Study, results: Results, rows: pd.DataFrame, gated: bool) -
             with st.expander("All numbers: intervals, tests, verdicts"):
                 full = chosen.assign(cohort=chosen["cohort"].map(shared.labels_of(study.cohorts)))
                 shared.show_table(full, shared.effect_columns())
-                st.download_button("Download", full.to_csv(index=False), "regional.csv", "text/csv")
+                st.download_button("Download", csv_text(full), "regional.csv", "text/csv")
     with tabs[1]:
         parts.show_atlas(study, rows)
     with tabs[2]:

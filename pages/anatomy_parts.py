@@ -8,6 +8,7 @@ import streamlit as st
 from core import plots
 from core.anatomy import LARGE_EFFECT, atlas_labels, exclusions, structures
 from core.study import Cohort, Study
+from core.tables import csv_text
 from core.volume import FULL, template
 from core.workflows import Results
 from core.workflows.regional import asymmetry_bars, asymmetry_tables, at_gate, difference_matrix, label_values
@@ -164,5 +165,5 @@ def show_exclusions(study: Study, effects: pd.DataFrame, bound: float) -> None:
         st.markdown(f"**{names[name]}**: {len(table)} of {effects['cohort'].eq(name).sum()} regions")
         if len(table):
             shared.show_table(table, columns)
-        data = listed[listed["cohort"] == name].to_csv(index=False)
+        data = csv_text(listed[listed["cohort"] == name])
         st.download_button(f"Download the list of {name}", data, f"exclusions_{name}.csv", "text/csv", key=f"ex_{name}")

@@ -40,7 +40,7 @@ def show_answer(study: Study, results: Results) -> None:
             square = f"<span style='color:{colours[cohort.label]}'>■</span>"
             # The name and its explanation come from the study file: only the square is HTML.
             st.markdown(
-                f"{square} **{escape(cohort.label)}: {escape(verdict.answer)}**: {verdict.because}.",
+                f"{square} **{escape(cohort.label)}: {escape(verdict.answer)}**: {escape(verdict.because)}.",
                 unsafe_allow_html=True,
             )
             for column, reason in zip(st.columns(len(verdict.reasons)), verdict.reasons, strict=True):

@@ -9,6 +9,7 @@ from core import plots
 from core.image_checks import CHECKS
 from core.quality import failing_cases
 from core.study import Study
+from core.tables import csv_text
 from core.workflows import Results
 from core.workflows.regional import what_if_gate
 from core.workflows.results import qc_caveats, qc_of
@@ -94,7 +95,7 @@ def show_failing(study: Study, results: Results, threshold: float) -> None:
     table = table.sort_values("lowest", kind="stable", ignore_index=True)
     pairs = list(zip(table["name"], table["subject"], strict=True))
     selection.show_cases(table[list(FAILING_COLUMNS)], FAILING_COLUMNS, pairs, "failing")
-    st.download_button("Download the list", table.to_csv(index=False), "failing_cases.csv", "text/csv")
+    st.download_button("Download the list", csv_text(table), "failing_cases.csv", "text/csv")
 
 
 def show_image_checks(study: Study, results: Results) -> None:

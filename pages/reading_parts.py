@@ -13,6 +13,7 @@ from core import plots, readings
 from core.errors import SynthScopeError
 from core.readings import MODES, SCALES, Rating, Session
 from core.study import Study
+from core.tables import csv_text
 from core.workflows import Results, reader_study
 from pages import shared
 
@@ -228,7 +229,7 @@ def show_results(study: Study, results: Results, known: list[Session]) -> None:
         show_agreement(ratings, mode)
     with right:
         show_correlation(study, results, ratings)
-    st.download_button("Download all ratings (CSV)", ratings.to_csv(index=False), "readings.csv", "text/csv")
+    st.download_button("Download all ratings (CSV)", csv_text(ratings), "readings.csv", "text/csv")
 
 
 def show_by_cohort(study: Study, ratings: pd.DataFrame, mode: str) -> None:

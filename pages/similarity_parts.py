@@ -13,6 +13,7 @@ from core import plots
 from core.encoders import ENCODERS
 from core.metrics import METRICS
 from core.study import Study
+from core.tables import csv_text
 from core.workflows import Results
 from core.workflows import comparisons as compare
 from core.workflows.results import rank_scores
@@ -386,7 +387,7 @@ def show_all(study: Study, results: Results, ranked: pd.DataFrame) -> None:
     if len(unranked):
         lines = [f"- {row['cohort']}, {row['metric']}: {row['note']}" for _, row in unranked.iterrows()]
         st.warning("Some scores have no place:\n" + "\n".join(lines))
-    st.download_button("Download all scores", shown.to_csv(index=False), "metrics.csv", "text/csv", on_click="ignore")
+    st.download_button("Download all scores", csv_text(shown), "metrics.csv", "text/csv", on_click="ignore")
 
 
 def readable(shown: pd.DataFrame, results: Results, cohort_of: dict[str, str]) -> pd.DataFrame:

@@ -14,7 +14,9 @@ from core.encoders import ENCODERS
 from core.errors import SynthScopeError
 from core.participants import read_participants, split_participants
 from core.segmentation import SEGMENTERS
-from core.study import CohortSpec, Study, StudySettings, StudySpec
+from core.settings import refuse_outside
+from core.study import Study, StudySettings, make_spec
+from core.tables import csv_text
 from core.workflows import Results, create_study, remember_study
 from pages import shared
 
@@ -58,7 +60,7 @@ def real_fields() -> dict[str, Any]:
     return values
 
 
-def synthetic_fields() -> dict[str, CohortSpec]:
+def synthetic_fields() -> dict[str, dict[str, Any]]:
     """Ask for the synthetic cohorts, one row each."""
     st.markdown("**Synthetic cohorts**: one row for each generator")
     empty = pd.DataFrame([dict.fromkeys(COHORT_COLUMNS, "") | {"raw": False}])
@@ -67,7 +69,7 @@ def synthetic_fields() -> dict[str, CohortSpec]:
     )
     rows = [{key: value for key, value in row.items() if pd.notna(value)} for row in table.to_dict("records")]
     return {
-        str(row["name"]).strip(): CohortSpec(**{k: v for k, v in row.items() if k != "name"})
+        str(row["name"]).strip(): {k: v for k, v in row.items() if k != "name"}
         for row in rows
         if str(row.get("name", "")).strip() and str(row.get("images", "")).strip()
     }
@@ -117,8 +119,9 @@ def show_create() -> None:
     if missing:
         st.error(f"Still missing: {', '.join(missing)}.")
         return
-    spec = StudySpec(name=name, grid=grid, real=CohortSpec(**real), synthetic=synthetic, settings=options)
+    content = {"name": name, "grid": grid, "real": real, "synthetic": synthetic, "settings": options}
     try:
+        spec = make_spec(content, "new study")
         st.session_state[shared.STUDY] = create_study(shared.settings(), folder, spec)
     except SynthScopeError as error:
         shared.show_error(error)
@@ -170,7 +173,7 @@ def show_cases(study: Study, results: Results) -> None:
     shown = table[rejected] if only and rejected.any() else table
     filled = [name for name in shown if not shown[name].isin(["", None]).all() and not shown[name].isna().all()]
     shared.show_table(shown[filled], CASE_COLUMNS, row_height=shared.TALL_ROW if "reason" in filled else None)
-    st.download_button("Download all cases as CSV", table.to_csv(index=False), "cases.csv", "text/csv")
+    st.download_button("Download all cases as CSV", csv_text(table), "cases.csv", "text/csv")
 
 
 def show_split() -> None:
@@ -188,6 +191,8 @@ def show_split() -> None:
         st.info("Give a table with the columns participant_id, age, sex and, if known, session and site.")
         return
     try:
+        if not upload:
+            refuse_outside(path)
         pooled = read_uploaded(upload.getvalue()) if upload else read_participants(path)
         test, training = split_participants(pooled, int(n), int(seed))
     except SynthScopeError as error:
@@ -196,7 +201,7 @@ def show_split() -> None:
     st.markdown(f"Test: **{len(test)}** scans. Training: **{len(training)}** scans.")
     columns = st.columns(2)
     for column, (name, table) in zip(columns, {"test": test, "training": training}.items(), strict=True):
-        content = table.to_csv(sep="\t", index=False, na_rep="n/a")
+        content = csv_text(table, tabs=True, na_rep="n/a")
         column.download_button(f"Download {name}.tsv", content, f"{name}.tsv", "text/tab-separated-values")
     shared.show_figure(plots.age_sex_histogram({"test": test, "training": training}), key="split_sets")
     sites = {f"site {site}": rows for site, rows in pooled.groupby("site") if site}

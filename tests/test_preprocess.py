@@ -71,7 +71,7 @@ def scans(head: tuple[Volume, NDArray[np.bool_]], tmp_path_factory: pytest.TempP
     return paths
 
 
-def write_dicom(stack: sitk.Image, folder: Path, uid: str) -> None:
+def write_dicom(stack: sitk.Image, folder: Path, uid: str, patient: str = "") -> None:
     folder.mkdir(exist_ok=True)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
@@ -88,6 +88,7 @@ def write_dicom(stack: sitk.Image, folder: Path, uid: str) -> None:
             "0020|0032": "\\".join(f"{v:.6f}" for v in place),
             "0020|0037": "\\".join(f"{direction[k]:.6f}" for k in (0, 3, 6, 1, 4, 7)),
             "0018|0050": str(stack.GetSpacing()[2]),
+            **({"0010|0010": patient} if patient else {}),
         }
         for key, value in tags.items():
             cut.SetMetaData(key, value)

@@ -283,7 +283,7 @@ def read_facts(file: Path) -> dict[str, str]:
     try:
         with safe_open(file, "pt") as stored:
             facts = json.loads((stored.metadata() or {}).get("facts", "{}"))
-    except (SafetensorError, OSError, json.JSONDecodeError):
+    except (SafetensorError, OSError, ValueError, RecursionError):
         return {}  # reading the tensors tells what is wrong with the file
     return {str(k): str(v) for k, v in facts.items()} if isinstance(facts, dict) else {}
 

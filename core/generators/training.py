@@ -314,12 +314,16 @@ class Run:
         if differing:
             remedy = "Resume with the same settings, or choose another folder."
             raise InputError(f"this run has {'; '.join(differing)}.", str(path), remedy)
-        self.generator.load_state_dict(state["model"])
-        for name, optimiser in self.optimisers.items():
-            optimiser.load_state_dict(state["optimisers"][name])
-        for name, average in self.averages.items():
-            average.load_state_dict(state["averages"][name])
-        self.step, self.seconds, self.sums = int(state["step"]), float(state["seconds"]), dict(state["sums"])
+        try:
+            self.generator.load_state_dict(state["model"])
+            for name, optimiser in self.optimisers.items():
+                optimiser.load_state_dict(state["optimisers"][name])
+            for name, average in self.averages.items():
+                average.load_state_dict(state["averages"][name])
+            self.step, self.seconds, self.sums = int(state["step"]), float(state["seconds"]), dict(state["sums"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            what = f"it lacks what it should hold ({error})."
+            raise InputError(what, str(path), "Delete it to start again.") from error
 
 
 class _Batches(Dataset[Tensor]):

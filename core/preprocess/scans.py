@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import SimpleITK as sitk
@@ -14,6 +16,9 @@ from core.errors import InputError
 from core.volume import (
     SUFFIXES,
     Volume,
+    check_bytes,
+    check_extent,
+    is_place,
     load,
 )
 
@@ -21,6 +26,8 @@ NRRD_SUFFIXES = (".nrrd", ".nhdr")
 SCAN_SUFFIXES = SUFFIXES + NRRD_SUFFIXES
 COMPANIONS = (".json", ".tsv", ".csv", ".txt", ".md", ".html", ".bval", ".bvec")  # BIDS sidecars and notes
 MIN_VOXELS, MAX_SPACING = 64, 5.0
+NRRD_HEADER = 2**16  # bytes in which a header must end
+_T = TypeVar("_T")
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -76,7 +83,7 @@ def read_scan(path: Path | str) -> Volume:
     if path.is_dir():
         volume = _from_sitk(_read_dicom(path), path)
     elif _suffix(_known(path)) in NRRD_SUFFIXES:
-        volume = _from_sitk(_read_sitk(lambda: sitk.ReadImage(str(path)), path), path)
+        volume = _from_sitk(_read_nrrd(path), path)
     else:
         volume = replace(load(path), case_id=case_id_of(path))
     spacing = spacing_of(volume.affine)
@@ -139,6 +146,45 @@ def _scans_in(folder: Path) -> list[Path]:
     return scans
 
 
+def _read_nrrd(path: Path) -> sitk.Image:
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("NrrdImageIO")
+    reader.SetFileName(str(path))
+    held = path.stat().st_size + _data_file_bytes(path)
+    _read_sitk(reader.ReadImageInformation, path)
+    _check_promise(reader, 1, held, path)
+    return _one_volume(_read_sitk(reader.Execute, path), path)
+
+
+def _data_file_bytes(path: Path) -> int:
+    """Return the size of the file that holds the voxels, 0 when the header's own does.
+
+    Raises
+    ------
+    InputError
+        A header that does not end, or voxels anywhere else than in one file of the same folder.
+    """
+    with path.open("rb") as file:
+        text = file.read(NRRD_HEADER).decode("latin-1").replace("\r\n", "\n").replace("\r", "\n")
+    if len(text) > NRRD_HEADER // 2 and "\n\n" not in text:
+        raise InputError("the header does not end.", str(path), "Export it again, or convert it.")
+    names = re.findall(r"^ *data ?file *: *(.*)$", text, re.IGNORECASE | re.MULTILINE)
+    data = [path.parent / name.strip() for name in names]
+    if any(not file.is_file() or file.resolve().parent != path.parent.resolve() for file in data):
+        what = "the voxels are said to lie elsewhere than in one file beside the header."
+        raise InputError(what, str(path), "Save header and voxels in one .nrrd file.")
+    return sum(file.stat().st_size for file in data)
+
+
+def _check_promise(reader: sitk.ImageFileReader, files: int, held: int, path: Path) -> None:
+    """Refuse an absurd or impossible size before memory is taken for it."""
+    size = (*reader.GetSize()[:-1], reader.GetSize()[-1] * files)
+    check_extent(size, path)
+    voxels = int(np.prod(size, dtype=np.int64)) * reader.GetNumberOfComponents()
+    pixel = _read_sitk(lambda: sitk.Image([1] * 2, reader.GetPixelID()), path)  # of no known type, at times
+    check_bytes(voxels * pixel.GetSizeOfPixelComponent(), held, path, packed=True)
+
+
 def _read_dicom(folder: Path) -> sitk.Image:
     if not any(_is_dicom(p) for p in folder.iterdir()):
         raise InputError(
@@ -150,10 +196,15 @@ def _read_dicom(folder: Path) -> sitk.Image:
         listed = "; ".join(f"{uid} ({len(names)} files, first {Path(names[0]).name})" for uid, names in files.items())
         what = f"the folder holds {len(series)} DICOM series: {listed}." if series else "no readable DICOM series."
         raise InputError(what, str(folder), "Put the files of the T1w series alone in a folder and give that folder.")
+    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+    first = sitk.ImageFileReader()
+    first.SetFileName(names[0])
+    _read_sitk(first.ReadImageInformation, folder)
+    _check_promise(first, len(names), sum(Path(name).stat().st_size for name in names), folder)
     reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    reader.SetFileNames(names)
     reader.MetaDataDictionaryArrayUpdateOn()
-    image = _read_sitk(reader.Execute, folder)
+    image = _one_volume(_read_sitk(reader.Execute, folder), folder)
     key, count = "0020|0032", len(reader.GetFileNames())
     if count > 2 and all(reader.HasMetaDataKey(i, key) for i in range(count)):
         places = np.array([[float(v) for v in reader.GetMetaData(i, key).split("\\")] for i in range(count)])
@@ -167,12 +218,16 @@ def _read_dicom(folder: Path) -> sitk.Image:
     return image
 
 
-def _read_sitk(read: Callable[[], sitk.Image], path: Path) -> sitk.Image:
+def _read_sitk(read: Callable[[], _T], path: Path) -> _T:
     try:
-        image = read()
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[-160:]
+        return read()
+    except (RuntimeError, MemoryError) as error:
+        # What is quoted comes from the header, where names may stand.
+        reason = re.sub(r"([\"'|]).*?\1", "…", " ".join(str(error).split()))[-160:]
         raise InputError(f"it cannot be read ({reason}).", str(path), "Export it again, or convert it.") from error
+
+
+def _one_volume(image: sitk.Image, path: Path) -> sitk.Image:
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(
             f"expected one 3D volume, found size {image.GetSize()} with {image.GetNumberOfComponentsPerPixel()} values "
@@ -184,13 +239,15 @@ def _read_sitk(read: Callable[[], sitk.Image], path: Path) -> sitk.Image:
 
 
 def _from_sitk(image: sitk.Image, path: Path) -> Volume:
-    ras = sitk.DICOMOrient(image, "RAS")
+    ras = _read_sitk(lambda: sitk.DICOMOrient(image, "RAS"), path)
     data = np.ascontiguousarray(sitk.GetArrayFromImage(ras).T, dtype=np.float32)  # (x, y, z)
     if not np.isfinite(data).all() or data.min() == data.max():
         raise InputError("the voxels are NaN, Inf or all equal.", str(path), "Export the scan again.")
     affine = np.eye(4)
     affine[:3, :3] = np.array(ras.GetDirection()).reshape(3, 3) * np.array(ras.GetSpacing())
     affine[:3, 3] = ras.GetOrigin()
+    if not is_place(affine):
+        raise InputError("the axes are singular, not finite or absurd.", str(path), "Export the scan again.")
     codes = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
     notes = () if codes == "RAS" else (f"axes reordered from {codes} to RAS",)
     return Volume(data, _LPS @ affine, case_id_of(path), notes)

@@ -24,8 +24,9 @@ from core.report.slides import write_slides
 from core.report.tables import Table, all_tables, latex
 from core.report.words import contents, limits, methods, references
 from core.settings import Settings
-from core.store import Store, write_atomically, write_json
+from core.store import Store, write_atomically, write_json, write_text
 from core.study import Study, read_study
+from core.tables import csv_text
 from core.workflows import Results, read_results, results_folder
 from core.workflows.results import results_stamp
 from core.workflows.verdicts import Verdict, verdicts
@@ -103,9 +104,9 @@ def make_report(
     made = _collect(context, study, drop_individuals)
     context.progress(0.6, "writing")
     html = render(made)
-    _write_text(html, Path(out))
+    write_text(html, Path(out))
     for name, text in table_files(context.settings, made).items() if tables else ():
-        _write_text(text, Path(tables) / name)
+        write_text(text, Path(tables) / name)
     if bundle:
         write_json(make_bundle(context.settings, made.study, made.results, drop_individuals), Path(bundle))
     if slides:
@@ -126,18 +127,11 @@ def _collect(context: Context, study: str, drop_individuals: bool) -> Report:
     return Report(plan, results, verdicts(plan, results), made, brains, figures, drop_individuals)
 
 
-def _write_text(text: str, path: Path) -> None:
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    write_atomically(path, write)
-
-
 def table_files(settings: Settings, made: Report) -> dict[str, str]:
     """Return name and text of the tables: as shown in CSV and LaTeX, and the numbers behind them."""
     files = {}
     for table in made.tables:
-        files[f"{table.name}.csv"] = pd.DataFrame(table.rows, columns=list(table.columns)).to_csv(index=False)
+        files[f"{table.name}.csv"] = csv_text(pd.DataFrame(table.rows, columns=list(table.columns)))
         files[f"{table.name}.tex"] = latex(table)
     folder = results_folder(settings, made.study.path)
     return files | {name: (folder / name).read_text("utf-8") for name in NUMBERS if (folder / name).is_file()}
@@ -213,7 +207,7 @@ def publish(context: Context, study: str, drop_individuals: bool = False) -> dic
     (folder / RECORD).unlink(missing_ok=True)  # a half-written report is none
     context.progress(0.6, "writing")
     html = render(made)
-    _write_text(html, folder / "report.html")
+    write_text(html, folder / "report.html")
     write_json(make_bundle(context.settings, made.study, made.results, drop_individuals), folder / "bundle.json")
     _write_zip(table_files(context.settings, made), folder / "tables.zip")
     context.progress(0.7, "slides")

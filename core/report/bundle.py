@@ -75,7 +75,7 @@ def rerun(context: Context, bundle: str, data: str, out: str) -> dict[str, Any]:
         context.log(f"warning: the bundle was made by version {record['version']}, this is {__version__}")
     evaluate(context, str(path), out)
     found = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))["inputs"]
-    wanted = record["provenance"].get("inputs", {})
+    wanted = dict(record["provenance"].get("inputs") or {})
     failures = [
         {"case": name, "error": "another file than in the bundle" if name in found else "not found"}
         for name, sha in wanted.items()
@@ -91,13 +91,16 @@ def rerun(context: Context, bundle: str, data: str, out: str) -> dict[str, Any]:
 def _read(bundle: str) -> dict[str, Any]:
     try:
         record = json.loads(Path(bundle).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"not a readable bundle ({error}).", bundle, "Give the JSON file of a report.") from error
     if not isinstance(record, dict) or not {"study.toml", "tables", "provenance", "version"} <= record.keys():
         raise InputError("not a bundle.", bundle, "Give the JSON file that `python -m core report --bundle` wrote.")
     if record.get("format") != FORMAT:
-        what = f"expected format {FORMAT}, found {record.get('format')!r}."
+        what = f"expected format {FORMAT}, found {str(record.get('format'))[:40]!r}."
         raise InputError(what, bundle, "Make the bundle again, or use the version that made it.")
+    kinds = {"study.toml": str, "tables": dict, "provenance": dict}
+    if wrong := [name for name, kind in kinds.items() if not isinstance(record[name], kind)]:
+        raise InputError(f"{', '.join(wrong)} is of the wrong kind.", bundle, "Make the bundle again.")
     return record
 
 

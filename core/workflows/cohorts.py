@@ -16,7 +16,7 @@ from core import encoders, segmentation
 from core.errors import InputError
 from core.pools import Context, Outcome
 from core.store import Store, content_key
-from core.study import Case, Cohort, CohortSpec, Role, Study, StudySettings, find_cohort
+from core.study import Case, Cohort, CohortSpec, Role, Study, StudySettings, check_name, find_cohort
 from core.volume import Grid, grid_of
 from core.workflows import tasks
 from core.workflows.batches import segment_in_batches
@@ -192,6 +192,7 @@ def folder_cohort(name: str, folder: str, role: Role) -> Cohort:
     InputError
         No image in the folder.
     """
+    check_name(folder)
     if not any(mark in folder for mark in "*?[") and not Path(folder).exists():
         raise InputError("there is no such folder.", folder, "Correct the path.")
     cohort = find_cohort(name, role, CohortSpec(images=str(Path(folder).resolve())), Path())

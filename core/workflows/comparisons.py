@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from core import anatomy
+from core.tables import csv_text
 from core.workflows.results import badness, rank_table
 
 REAL = "real"  # the row of floors in the layout of Table 1
@@ -243,7 +244,7 @@ def table_one_csv(cells: pd.DataFrame) -> str:
     for title in dict.fromkeys(titles):
         part = cells[titles == title].set_index("cohort")[["value", "ci_low", "ci_high", "floor"]]
         parts.append(part.add_prefix(f"{title} ").rename(columns={f"{title} value": title}))
-    return str(pd.concat(parts, axis=1).reset_index().to_csv(index=False)) if parts else ""
+    return csv_text(pd.concat(parts, axis=1).reset_index()) if parts else ""
 
 
 def curve_points(details: Sequence[Mapping[str, Any]], metric: str, variant: str, encoder: str) -> pd.DataFrame:

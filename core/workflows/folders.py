@@ -11,6 +11,7 @@ from typing import Any
 from core import encoders, metrics
 from core.errors import InputError
 from core.pools import Context
+from core.settings import refuse_outside
 from core.store import FeatureFile, content_key, read_features, write_csv, write_json
 from core.study import Cohort, Role, Study, StudySettings
 from core.volume import HALF, grid_of
@@ -49,6 +50,8 @@ def evaluate_folders(
         what = f"a synthetic cohort cannot be called {sorted(reserved)[0]!r}."
         raise InputError(what, "--synthetic", "Choose another name.")
     _check_names(encoder_names, names)
+    for path in paths.values():
+        refuse_outside(path.partition("*")[0])
     files = [name for name, path in paths.items() if Path(path).is_file()]
     if files and len(files) < len(paths):
         what = f"folders and features files are mixed: {', '.join(files)} came as a file."

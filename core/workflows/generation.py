@@ -18,9 +18,9 @@ from PIL import Image
 from core import __version__, generators
 from core.errors import InputError, JobFailed
 from core.pools import Cancelled, Context
-from core.settings import Settings
+from core.settings import Settings, refuse_outside, refuse_scan_outside
 from core.store import Store, content_key, write_volume
-from core.study import PROVENANCE, CohortSpec, read_spec, read_study, write_spec
+from core.study import PROVENANCE, CohortSpec, check_name, read_spec, read_study, write_spec
 from core.volume import SUFFIXES, Volume, grid_named, load
 from core.workflows.cohorts import Prepared, prepare, prepare_folder
 from core.workflows.evaluation import evaluate
@@ -93,6 +93,7 @@ def train_generator(
 
     from core.generators import training
 
+    refuse_outside(out)
     torch.set_num_threads(max(context.settings.threads, context.settings.workers or 1))
     torch.manual_seed(seed)
     generator = generators.build(model, grid)
@@ -152,6 +153,8 @@ def generate(
         checkpoint = str(demo_checkpoint(model) or "")
     if not checkpoint:
         raise InputError("no checkpoint is named.", "--checkpoint", f"Train one: python -m core train {model} ...")
+    refuse_outside(out)
+    refuse_scan_outside(checkpoint)
     generator, sha = _loaded(model, grid, checkpoint, "cpu")
     generator.check_request(n, steps or None)
     used = steps or generator.steps or 0
@@ -178,6 +181,7 @@ def generate_for_study(
     InputError
         As `generate`; a cohort of that name with other samples.
     """
+    check_name(name)
     spec = read_spec(study)
     out = samples_folder(context.settings, study, name)
     images = str(Path(out) / "*.nii.gz")
@@ -275,6 +279,8 @@ def previews_of(out: str, most: int = 6) -> list[tuple[str, NDArray[np.uint8]]]:
     """Return names and middle planes of the newest samples of a folder, or of the newest previews of a training run."""
     from core.generators.training import PREVIEWS, middle_planes
 
+    if _is_outside(out):
+        return []
     pictures = sorted((Path(out) / PREVIEWS).glob("*.png"))[-most:]
     if pictures:
         return [(f"step {int(path.stem)}", np.asarray(Image.open(path))) for path in pictures]
@@ -286,7 +292,7 @@ def curve_of(out: str) -> list[dict[str, str]]:
     """Return the rows of a training run's curve; [] before the first."""
     from core.generators.training import read_curve
 
-    return read_curve(Path(out))
+    return [] if _is_outside(out) else read_curve(Path(out))
 
 
 def samples_folder(settings: Settings, study: str, name: str) -> str:
@@ -304,6 +310,14 @@ def demo_checkpoint(model: str) -> Path | None:
     """Return the checkpoint of a generator that comes with the installation (half grid), if there is one."""
     path = Path(__file__).resolve().parents[2] / "assets" / f"{model}.safetensors"
     return path if path.is_file() else None
+
+
+def _is_outside(path: str) -> bool:
+    try:
+        refuse_outside(path)
+    except InputError:
+        return True
+    return False
 
 
 def _training_cohort(context: Context, data: str, grid: str) -> Prepared:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from core.errors import InputError
-from core.settings import Settings
+from core.settings import Settings, refuse_outside
 from core.store import Store, write_json
 from core.study import StudySpec, read_spec, read_study, write_spec
 from core.workflows.demo import demo_folder
@@ -41,9 +41,11 @@ def create_study(settings: Settings, folder: str, spec: StudySpec) -> str:
     Raises
     ------
     InputError
-        Missing parent folder, a study.toml that is already there, or a study that cannot be read; then nothing is left.
+        A folder without parent, outside the data roots, or with a study.toml, or a study that cannot be read; then
+        nothing is left.
     """
     path = Path(folder).expanduser() / "study.toml"
+    refuse_outside(path)
     if not path.parent.parent.is_dir():
         raise InputError("there is no such folder.", str(path.parent.parent), "Correct the path.")
     path.parent.mkdir(exist_ok=True)

@@ -19,6 +19,7 @@ from core.segmentation import SEGMENTERS, SYNTHSEG_QC_CAVEAT
 from core.settings import Settings
 from core.store import Store
 from core.study import PROVENANCE, Case, Study
+from core.tables import restored
 from core.volume import Volume, grid_named, load_labels
 from core.workflows import regional, tasks
 from core.workflows.cohorts import INTENSITY_RULES, template_of
@@ -126,7 +127,7 @@ def _read_json(path: Path) -> Any:
     """Read a JSON file; None while it is not there."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -136,6 +137,8 @@ def _read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         table = pd.read_csv(path, dtype="str", keep_default_na=False)
     except (OSError, pd.errors.EmptyDataError):
         return pd.DataFrame(columns=list(columns))
+    for name in table.columns.intersection(list(TEXT_COLUMNS)):
+        table[name] = table[name].map(restored)
     for name in table.columns.difference(list(TEXT_COLUMNS)):
         table[name] = table[name] == "True" if name in FLAG_COLUMNS else pd.to_numeric(table[name], errors="coerce")
     return table

@@ -19,7 +19,7 @@ import numpy as np
 from core import encoders, image_checks, metrics, preprocess, segmentation, simulate
 from core.errors import InputError
 from core.pools import Outcome, attempt
-from core.settings import Settings
+from core.settings import Settings, refuse_scan_outside
 from core.store import Store, content_key, write_json, write_volume
 from core.volume import HALF, Volume, grid_named, load_on_grid
 
@@ -284,6 +284,7 @@ def simulate_case(
 
 
 def _file_hash(store: Store, path: str) -> str:
+    refuse_scan_outside(path)  # here too: a symlink may have been laid since the study was read
     try:
         return store.file_hash(path)
     except FileNotFoundError as error:

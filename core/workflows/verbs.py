@@ -14,8 +14,10 @@ from core import __version__, anatomy, encoders, preprocess, quality, simulate
 from core.errors import InputError
 from core.participants import read_participants, split_participants
 from core.pools import Context
-from core.store import FeatureFile, Store, write_atomically, write_csv, write_features, write_json
+from core.settings import refuse_outside
+from core.store import FeatureFile, Store, write_atomically, write_csv, write_features, write_json, write_text
 from core.study import PROVENANCE, unique_names
+from core.tables import csv_text
 from core.volume import grid_named
 from core.workflows import tasks
 from core.workflows.cohorts import encoder_weights, extract_features, gather_features, prepare_folder, segment_sources
@@ -49,7 +51,7 @@ def simulate_cohort(
         table = pd.DataFrame([c["volumes"] for c in cases], index=pd.Index([c["case_id"] for c in cases]))
         write_atomically(folder / "true_volumes.csv", lambda p: anatomy.write_volumes(table, p))
         people = pd.DataFrame([{"participant_id": c["case_id"], **c["participant"]} for c in cases])
-        write_atomically(folder / "participants.tsv", lambda p: people.to_csv(p, sep="\t", index=False))
+        write_text(csv_text(people, tabs=True), folder / "participants.tsv")
     return {"cases": n, "failed": n - len(cases), "out": str(folder)}
 
 
@@ -57,8 +59,7 @@ def split_cohort(participants: str, n: int, seed: int, out: str) -> dict[str, An
     """Draw test and training subjects from a pooled table; writes test.tsv and training.tsv."""
     test, training = split_participants(read_participants(participants), n, seed)
     for name, table in (("test.tsv", test), ("training.tsv", training)):
-        target = Path(out) / name
-        write_atomically(target, lambda p, t=table: t.to_csv(p, sep="\t", index=False, na_rep="n/a"))  # type: ignore[misc]
+        write_text(csv_text(table, tabs=True, na_rep="n/a"), Path(out) / name)
     return {"test": len(test), "training": len(training), "out": out}
 
 
@@ -66,6 +67,8 @@ def preprocess_scans(
     context: Context, paths: Sequence[str], out: str, template: str = "embedded", grid: str = "full"
 ) -> dict[str, Any]:
     """Bring raw T1w scans to the atlas: one ``<case>.nii.gz`` and ``<case>.json`` (steps, affine) each."""
+    for path in paths:
+        refuse_outside(path)
     scans = preprocess.find_scans([Path(path) for path in paths])
     grid = grid_named(grid).name
     items = [(context.settings, str(path), grid, template) for path in scans]
@@ -157,7 +160,10 @@ def claim_folder(folder: Path, record: dict[str, Any], settings: dict[str, Any])
     """Refuse to mix two cohorts in one folder."""
     path = folder / PROVENANCE
     if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            found = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise InputError("it is no record of a cohort.", str(path), "Choose another folder.") from error
         differing = [key for key in settings if found.get(key) != settings[key]]
         if differing:
             known = ", ".join(f"{key} = {found[key]!r}" for key in differing if key in found)
