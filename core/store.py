@@ -214,9 +214,9 @@ def write_atomically(path: Path, write: Callable[[Path], None], *, suffix: str =
     JobFailed
         Disk full or folder not writable.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".tmp-{socket.gethostname()}-{uuid.uuid4().hex}{suffix or path.suffix}"
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())

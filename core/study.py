@@ -8,14 +8,15 @@ import json
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
-import tomli_w
+import tomlkit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from core.errors import InputError
@@ -309,14 +310,29 @@ def read_study(path: Path | str) -> Study:
 
 
 def write_spec(spec: StudySpec, path: Path | str) -> None:
-    """Write study.toml; defaults are left out so that the file stays readable."""
-    content = spec.model_dump(exclude_defaults=True, exclude_none=True)
-    content = {"name": spec.name, "grid": spec.grid, **content}
-    text = tomli_w.dumps(content)
-    path = Path(path)
+    """Write study.toml: defaults are left out of a new file, and an old one keeps all that did not change."""
+    path, whole = Path(path), spec.model_dump(exclude_none=True)
+    content = {"name": spec.name, "grid": spec.grid, **spec.model_dump(exclude_defaults=True, exclude_none=True)}
+    document = tomlkit.document()
+    with suppress(OSError, ValueError):  # no file yet, or one that cannot be read
+        document = tomlkit.parse(path.read_text(encoding="utf-8"))
+    _update_table(document, content, whole)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(tomlkit.dumps(document), encoding="utf-8")
     temporary.replace(path)
+
+
+def _update_table(table: MutableMapping[str, Any], content: Mapping[str, Any], whole: Mapping[str, Any]) -> None:
+    """Change what differs in a TOML table; ``content`` is what must stand in it, ``whole`` holds the defaults too."""
+    for key in set(table) - set(whole):
+        del table[key]
+    for key, value in whole.items():
+        if key in table and isinstance(value, Mapping):
+            _update_table(table[key], content.get(key, {}), value)
+        elif key in table and table[key] != value:
+            table[key] = value
+        elif key not in table and key in content:
+            table[key] = content[key]
 
 
 def find_cohort(name: str, role: Role, spec: CohortSpec, base: Path) -> Cohort:

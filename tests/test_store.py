@@ -139,3 +139,9 @@ def test_hash_is_sha256(store: Store, tmp_path: Path):
     (tmp_path / "x").write_bytes(b"abc")
     # FIPS 180-2 test vector.
     assert store.file_hash(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_folder_that_cannot_be_made_is_explained(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(JobFailed, match="cannot write"):
+        write_json({}, tmp_path / "file" / "sub" / "a.json")

@@ -120,3 +120,23 @@ def test_volumes_made_by_the_product_carry_their_label(tmp_path: Path):
     (tmp_path / "c" / "provenance.json").write_text(json.dumps({"label": "control: blur 2 mm"}))
     cohort = find_cohort("Blurred", "synthetic", CohortSpec(images="c/*.nii.gz"), tmp_path)
     assert cohort.label == "Blurred (control: blur 2 mm)"
+
+
+def test_writing_a_study_again_keeps_what_its_author_wrote(tmp_path):
+    path = tmp_path / "study.toml"
+    text = (
+        '# our study\nname = "ours"  # short\ngrid = "half"\n\n[settings]\nsegmenter = "embedded"  # on purpose\n\n'
+        '[real]\nimages = "real/*.nii.gz"\n\n[synthetic."HA-GAN"]\nimages = "hagan/*.nii.gz"\n'
+    )
+    path.write_text(text, encoding="utf-8")
+    spec = read_spec(path)
+    write_spec(spec, path)
+    assert path.read_text(encoding="utf-8") == text
+    more = {**spec.synthetic, "Ours, α": CohortSpec(images="ours")}
+    write_spec(spec.model_copy(update={"synthetic": more}), path)
+    added = path.read_text(encoding="utf-8")
+    assert added.startswith(text) and read_spec(path).synthetic == more
+    less = {"Ours, α": more["Ours, α"]}
+    write_spec(spec.model_copy(update={"synthetic": less, "name": "theirs"}), path)
+    assert read_spec(path).synthetic == less and "# on purpose" in path.read_text(encoding="utf-8")
+    assert 'name = "theirs"' in path.read_text(encoding="utf-8")
