@@ -379,7 +379,7 @@ def is_place(affine: NDArray[np.float64]) -> bool:
 
 def _shape_3d(image: _Stored, path: Path) -> tuple[int, int, int]:
     full, shape = image.shape, image.shape[:3]
-    if len(full) < 3 or any(n > 1 for n in full[3:]):
+    if len(full) < 3 or any(n != 1 for n in full[3:]):
         raise InputError(f"expected a 3D volume, found shape {full}.", str(path), "Save one volume per file.")
     check_extent(shape, path)
     return shape[0], shape[1], shape[2]

@@ -37,6 +37,7 @@ from tests import hostile
 
 FUZZ = int(os.environ.get("FUZZ", "1"))
 MUTANTS, EXAMPLES = 320 * FUZZ, 60 * FUZZ
+KNOWN = (4010,)  # was a finding of a longer run: minus so many frames
 MOST_SECONDS, MOST_MEMORY = 5.0, 64e6
 FUZZING = settings(
     max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
@@ -70,7 +71,7 @@ def outcome(read, path: Path) -> str:
 
 def test_every_mutant_is_a_volume_or_an_input_error(tmp_path: Path):
     found = {kind: [0, 0] for kind in hostile.KINDS}
-    for number in range(MUTANTS):
+    for number in (*range(MUTANTS), *KNOWN):
         kind, content = hostile.mutant(number)
         path = tmp_path / f"mutant-{number}{kind}"
         path.write_bytes(content)
