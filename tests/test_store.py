@@ -144,4 +144,4 @@ def test_hash_is_sha256(store: Store, tmp_path: Path):
 def test_a_folder_that_cannot_be_made_is_explained(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(JobFailed, match="cannot write"):
-        store.write_json({}, tmp_path / "file" / "sub" / "a.json")
+        store_module.write_json({}, tmp_path / "file" / "sub" / "a.json")
