@@ -1,0 +1,169 @@
+"""How the product behaves with many cases: pages of a study of 10,000, and a look into a store of a million.
+
+    python -m benchmarks.scale pages [--cases 10000] [--rounds 3]
+    python -m benchmarks.scale lookup [--artefacts 1000000]
+
+`pages` makes a study whose cases are links to one volume and whose tables hold made-up numbers, and opens every page in
+a browser: times are what a reader waits for, no result means anything. `lookup` fills a store with small artefacts in
+its own layout and reads some of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from playwright.sync_api import sync_playwright
+
+from benchmarks.pages import QUIET, change_page, report
+from benchmarks.toggle import serve
+from core import anatomy
+from core.quality import QC_SCORES
+from core.settings import Settings
+from core.store import Store, content_key, write_csv, write_json
+from core.study import PROVENANCE, CohortSpec, StudySpec, write_spec
+from core.volume import HALF, save, template
+from core.workflows import demo_folder, remember_study, results_folder
+from core.workflows.results import CASE_COLUMNS
+
+PAGES = ("Overview", "Viewer", "Similarity", "Quality", "Anatomy", "Reading room", "Report", "Studies", "Jobs")
+
+
+def write_study(settings: Settings, folder: Path, cases: int) -> str:
+    """Write a study of two cohorts with ``cases`` cases together, as if it had been evaluated; return its path."""
+    folder.mkdir(parents=True)
+    save(template(HALF), folder / "brain.nii.gz")
+    rows = [(cohort, f"{cohort}-{i:06d}") for cohort in ("real", "Alpha") for i in range(cases // 2)]
+    for cohort, case in rows:
+        (folder / cohort).mkdir(exist_ok=True)
+        os.link(folder / "brain.nii.gz", folder / cohort / f"{case}.nii.gz")
+    cohort = {"Alpha": CohortSpec(images="Alpha/*.nii.gz")}
+    spec = StudySpec(name="many", grid="half", real=CohortSpec(images="real/*.nii.gz"), synthetic=cohort)
+    write_spec(spec, folder / "study.toml")
+    path = remember_study(settings, str(folder / "study.toml"))
+    write_tables(results_folder(settings, Path(path)), rows)
+    return path
+
+
+def write_tables(folder: Path, rows: list[tuple[str, str]]) -> None:
+    """Write made-up results of all cases."""
+    rng, n = np.random.default_rng(0), len(rows)
+    named = pd.DataFrame(rows, columns=["cohort", "subject"])
+    qc = pd.DataFrame(rng.uniform(0.7, 0.95, (n, len(QC_SCORES))), columns=list(QC_SCORES))
+    columns = anatomy.volume_columns(True)
+    volumes = pd.DataFrame(rng.uniform(900, 1100, (n, len(columns))), columns=columns)
+    for name, table in (("qc.csv", qc), ("volumes.csv", volumes)):
+        write_csv(pd.concat([named, table], axis=1), folder / name)
+    gate = {"n": n // 2, "failed_scores": 9, "failed_volumes": 9, "pass_rate": 0.95, "ci_low": 0.94, "ci_high": 0.96}
+    gate |= {"threshold": 0.705, "reliable": True}
+    write_csv(pd.DataFrame([{"cohort": name} | gate for name in ("real", "Alpha")]), folder / "quality.csv")
+    halves = [
+        volumes[named["cohort"] == name].set_axis(named["subject"][named["cohort"] == name])
+        for name in ("real", "Alpha")
+    ]
+    write_csv(anatomy.effect_sizes(*halves, n_boot=100).assign(cohort="Alpha"), folder / "effect_sizes.csv")
+    regions = anatomy.regions()
+    many = pd.concat([regions] * n, ignore_index=True)
+    many = many.assign(
+        cohort=np.repeat(named["cohort"], len(regions)).to_numpy(),
+        subject=np.repeat(named["subject"], len(regions)).to_numpy(),
+        volume=1000.0,
+        z=rng.standard_normal(len(many)),
+        percentile=50.0,
+    )
+    write_csv(many, folder / "percentiles.csv")
+    point = {"encoder": "random-r50", "method": "pca", "share_x": 0.3, "share_y": 0.2}
+    points = named.rename(columns={"subject": "case"}).assign(x=rng.normal(size=n), y=rng.normal(size=n), **point)
+    write_csv(points, folder / "map.csv")
+    score = {"cohort": "Alpha", "metric": "fid", "encoder": "random-r50", "variant": "corrected", "direction": "lower"}
+    score |= {"value": 0.2, "ci_low": 0.1, "ci_high": 0.3, "floor": 0.02, "n_real": n // 2, "n_synthetic": n // 2}
+    write_csv(pd.DataFrame([score | {"fingerprint": "abc"}]), folder / "metrics.csv")
+    listed = named.rename(columns={"subject": "case"}).assign(status="ok").reindex(columns=list(CASE_COLUMNS))
+    write_csv(listed, folder / "cases.csv")
+    write_json({"complete": True, "gaps": [], "fingerprints": {"abc": {"seed": 0}}}, folder / PROVENANCE)
+
+
+def measure_pages(cases: int, rounds: int) -> None:
+    """Open every page of a study of many cases, in turn, and print what it takes."""
+    with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright:
+        settings = Settings(workspace=Path(place) / "workspace")
+        write_study(settings, Path(place) / "study", cases)
+        demo = demo_folder(settings) / "study.toml"  # counts as made, so that no job computes beside the browser
+        write_json({"complete": True}, results_folder(settings, demo) / PROVENANCE)
+        server, url = serve(settings.workspace)
+        chromium = shutil.which("chromium") or shutil.which("google-chrome")
+        flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
+        try:
+            page = browser.new_page(viewport={"width": 1280, "height": 900})
+            study = results_folder(settings, Path(place) / "study" / "study.toml").name
+            for _ in range(60):
+                try:
+                    page.goto(f"{url}/?study={study}")
+                    break
+                except Exception:
+                    time.sleep(1)
+            page.get_by_role("heading", name="Overview").wait_for(timeout=120_000)
+            page.wait_for_function(QUIET, timeout=120_000)
+            times = [{name: change_page(page, name) for name in PAGES} for _ in range(rounds + 1)]
+            for name in PAGES:
+                first, *later = (one[name] for one in times)
+                print(f"{cases} cases, {name}: first time {first:.2f} s", flush=True)
+                report(f"{cases} cases, {name}: again", later)
+        finally:
+            browser.close()
+            server.terminate()
+            server.wait()
+
+
+def measure_lookup(artefacts: int) -> None:
+    """Fill a store and print how long it takes to find, and to read, one of its artefacts."""
+    with tempfile.TemporaryDirectory() as place:
+        store, made = Store(Path(place)), set()
+        for number in range(artefacts):
+            path = store.path("json", content_key("filler", 1, [str(number)], {}))
+            if path.parent not in made:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                made.add(path.parent)
+            path.write_bytes(b'{"value": 1}')
+        rng = np.random.default_rng(0)
+        there = [content_key("filler", 1, [str(number)], {}) for number in rng.integers(0, artefacts, 2000)]
+        absent = [content_key("filler", 2, [str(number)], {}) for number in range(2000)]
+        for what, keys, look in (
+            ("read", there, lambda key: store.get("json", key)),
+            ("absent", absent, lambda key: store.has("json", key)),
+        ):
+            times = []
+            for key in keys:
+                start = time.perf_counter()
+                look(key)
+                times.append(time.perf_counter() - start)
+            worst = sorted(times)[int(0.99 * len(times))]
+            print(
+                f"{artefacts} artefacts, {what}: {1000 * statistics.median(times):.3f} ms (p99 {1000 * worst:.3f} ms)"
+            )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("pages", "lookup"))
+    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--artefacts", type=int, default=1_000_000)
+    options = parser.parse_args(arguments)
+    if options.what == "pages":
+        measure_pages(options.cases, options.rounds)
+    else:
+        measure_lookup(options.artefacts)
+
+
+if __name__ == "__main__":
+    main()
