@@ -27,8 +27,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from core.cluster import open_pool
 from core.errors import InputError, JobFailed, SynthScopeError
-from core.pools import Cancelled, Context, Pool, open_pool
+from core.pools import Cancelled, Context, Pool
 from core.settings import Settings, child_environment
 
 IDLE_SECONDS = 120.0  # an idle runner ends, so that it holds no memory and newer code takes over
