@@ -1,12 +1,15 @@
 # make run: the app on the demo study. make test: everything tests need, then all tests.
 # make bench: the metrics beside their peers, on the same arrays.
+# make drill: every fault at MOMENTS random moments; the outcomes go to REPORT.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8501
+MOMENTS ?= 5
+REPORT ?= drill.md
 BENCHMARKS ?= metrics cohorts memory image_mmd extraction
 
-.PHONY: run test lint bench clean
+.PHONY: run test lint bench drill clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.run
@@ -26,6 +29,9 @@ lint: $(VENV)/.test
 
 bench: $(VENV)/.bench
 	for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+drill: $(VENV)/.test
+	$(BIN)/python -m tests.faults.drill --moments $(MOMENTS) --report $(REPORT)
 
 clean:
 	rm -rf $(VENV)

@@ -145,10 +145,14 @@ class DaskPool:
 
 def _mark(workspace: Path) -> str:
     """Return what the workspace's mark says; made when missing."""
-    workspace.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError), (workspace / MARK).open("x", encoding="utf-8") as file:
-        file.write(uuid.uuid4().hex)
-    return (workspace / MARK).read_text(encoding="utf-8")
+    try:
+        workspace.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError), (workspace / MARK).open("x", encoding="utf-8") as file:
+            file.write(uuid.uuid4().hex)
+        return (workspace / MARK).read_text(encoding="utf-8")
+    except OSError as error:
+        what = f"cannot write ({error.strerror})."
+        raise JobFailed(what, str(workspace), "Choose another workspace (SYNTHSCOPE_WORKSPACE).") from error
 
 
 @lru_cache(maxsize=1)

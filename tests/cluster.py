@@ -105,7 +105,7 @@ def run(workspace: Path, *arguments: object, code: int | None = None, **changes:
     """Run ``python -m core`` to its end; return what it wrote on stderr."""
     process = command(workspace, *arguments, **changes)
     try:
-        _, errors = process.communicate(timeout=240)
+        _, errors = process.communicate(timeout=600)
     finally:
         process.kill()
     assert code is None or process.returncode == code, errors

@@ -1,0 +1,16 @@
+"""Processes that end or fall silent in the middle of a run, at a random moment."""
+
+import random
+
+import pytest
+
+from tests.faults.scene import FAULTS, Scene
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_run_survives(fault, whole, tmp_path):
+    data, expected, count = whole
+    scene = Scene(data, tmp_path, expected)
+    fault(scene, random.randint(4, count - 5), tmp_path / "elsewhere")
+    scene.check()
