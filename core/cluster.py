@@ -271,6 +271,8 @@ def _open(settings: Settings) -> Iterator[Pool]:
     from distributed import Client, LocalCluster
 
     if settings.scheduler:
+        for name in ("distributed", "distributed.client"):  # what it writes about lost connections is said here
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
         def connect(seconds: float) -> Client:
             try:

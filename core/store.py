@@ -29,7 +29,7 @@ from core import __version__
 from core.errors import CacheCorrupt, JobFailed
 from core.volume import Volume, load, load_labels, save
 
-LOCK_SECONDS = 120.0  # a holder that stalled, or whose host is gone, is waited for no longer
+LOCK_SECONDS = 30.0  # a holder that stalled, or whose host is gone, is waited for no longer
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,8 @@ def one(scene: Scene, fault, moment: int, folder: Path) -> tuple[str, bool]:
         scene.check()
     except Exception as error:
         outcome = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    finally:
+        scene.close()
     found = artefacts(scene.workspace)
     again = sum(found.get(name) != facts for name, facts in scene.kept.items())
     seconds = time.monotonic() - start

@@ -20,7 +20,8 @@ from tests.cluster import Cluster, artefacts, children_of, command, end, run, st
 CASES = 4
 JOB = "core.workflows:evaluate_folders"
 METRICS = ("fid", "ms-ssim-real")
-QUICK = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "3s"}  # silent workers are given up after this, and 5 s at least
+# Silent workers are given up after this; less, and a busy machine's workers are silent while they import.
+PATIENCE = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "10s"}
 READERS = {".npz": "npz", ".json": "json", ".parquet": "table", ".gz": "volume"}
 
 
@@ -53,6 +54,7 @@ class Scene:
         self.data, self.folder, self.expected = data, folder, expected
         self.workspace, self.out = workspace or folder / "workspace", folder / "out"
         self.kept: dict[str, tuple[int, int]] = {}
+        self.processes: list[subprocess.Popen[str]] = []
 
     @property
     def arguments(self) -> list[object]:
@@ -60,6 +62,16 @@ class Scene:
         metrics = [word for name in METRICS for word in ("--metric", name)]
         cohorts = ("--real", self.data / "real", "--synthetic", f"Gen={self.data / 'gen'}")
         return ["metrics", *cohorts, "--encoder", "deepbet", *metrics, "--out", self.out / "metrics.csv"]
+
+    def start(self, *more: object, **changes: str) -> subprocess.Popen[str]:
+        """Start the command line."""
+        self.processes.append(command(self.workspace, *self.arguments, *more, **changes))
+        return self.processes[-1]
+
+    def close(self) -> None:
+        """End what is left of a run that failed."""
+        for process in self.processes:
+            end(process)
 
     def finished(self) -> int:
         """Number of finished artefacts."""
@@ -122,11 +134,11 @@ class Scene:
 
 
 @contextmanager
-def cluster_of(folder: Path, workers: int = 2, **changes: str) -> Iterator[tuple[Cluster, list, list]]:
-    """Offer a cluster, its schedulers and its workers; end them all."""
-    cluster = Cluster(folder, **QUICK)
+def cluster_of(folder: Path, **settings: str) -> Iterator[tuple[Cluster, list, list]]:
+    """Offer a cluster, its schedulers and its two workers; end them all."""
+    cluster = Cluster(folder, **settings)
     try:
-        yield cluster, [cluster.scheduler(**changes)], [cluster.worker() for _ in range(workers)]
+        yield cluster, [cluster.scheduler()], [cluster.worker(), cluster.worker()]
     finally:
         cluster.close()
 
@@ -143,7 +155,7 @@ def worker_of(nanny: subprocess.Popen[bytes]) -> psutil.Process:
 def kill_worker(scene: Scene, moment: int, folder: Path) -> None:
     """Kill -9 of a worker; its nanny starts another."""
     with cluster_of(folder) as (cluster, _, workers):
-        process = command(scene.workspace, *scene.arguments, "--scheduler", cluster.address)
+        process = scene.start("--scheduler", cluster.address)
         scene.reach(moment, lambda: process.poll() is None)
         worker_of(workers[0]).kill()
         _finish(process)
@@ -152,7 +164,7 @@ def kill_worker(scene: Scene, moment: int, folder: Path) -> None:
 def kill_host(scene: Scene, moment: int, folder: Path) -> None:
     """Kill -9 of all workers and their nannies, as hosts that lose power; another one joins."""
     with cluster_of(folder) as (cluster, _, workers):
-        process = command(scene.workspace, *scene.arguments, "--scheduler", cluster.address)
+        process = scene.start("--scheduler", cluster.address)
         scene.reach(moment, lambda: process.poll() is None)
         for worker in workers:
             end(worker)
@@ -163,7 +175,7 @@ def kill_host(scene: Scene, moment: int, folder: Path) -> None:
 def kill_scheduler(scene: Scene, moment: int, folder: Path) -> None:
     """Kill -9 of the scheduler; it and a worker are started again, the command is not."""
     with cluster_of(folder) as (cluster, schedulers, _):
-        process = command(scene.workspace, *scene.arguments, "--scheduler", cluster.address)
+        process = scene.start("--scheduler", cluster.address)
         scene.reach(moment, lambda: process.poll() is None)
         end(schedulers[0])
         time.sleep(1)
@@ -173,18 +185,16 @@ def kill_scheduler(scene: Scene, moment: int, folder: Path) -> None:
 
 
 def stall_worker(scene: Scene, moment: int, folder: Path) -> None:
-    """A worker and its nanny stay connected and silent, as with a network that is gone, beyond the timeout."""
-    with cluster_of(folder) as (cluster, _, workers):
-        process = command(scene.workspace, *scene.arguments, "--scheduler", cluster.address)
+    """A worker stays connected and silent beyond the timeout, as with a network that is gone, its locks held."""
+    with cluster_of(folder, **PATIENCE) as (cluster, _, _):
+        stalled = psutil.Process(cluster.worker("--no-nanny").pid)
+        process = scene.start("--scheduler", cluster.address)
         scene.reach(moment, lambda: process.poll() is None)
-        stalled = [worker_of(workers[0]), psutil.Process(workers[0].pid)]
-        for member in stalled:
-            stall(member)
+        stall(stalled)
         try:
             _finish(process)
         finally:
-            for member in stalled:
-                member.resume()
+            stalled.resume()
 
 
 def kill_runner(scene: Scene, moment: int, folder: Path) -> None:
@@ -211,17 +221,14 @@ def _end_runner(scene: Scene, moment: int, how: Callable[[psutil.Process], None]
 
 def kill_command(scene: Scene, moment: int, folder: Path) -> None:
     """Kill -9 of the command line and of its workers; the same command is given again."""
-    process = command(scene.workspace, *scene.arguments, SYNTHSCOPE_WORKERS="2")
+    process = scene.start(SYNTHSCOPE_WORKERS="2")
     scene.reach(moment, lambda: process.poll() is None)
     end(process)
-    _finish(command(scene.workspace, *scene.arguments, SYNTHSCOPE_WORKERS="2"))
+    _finish(scene.start(SYNTHSCOPE_WORKERS="2"))
 
 
 def _finish(process: subprocess.Popen[str]) -> None:
-    try:
-        _, errors = process.communicate(timeout=600)
-    finally:
-        process.kill()
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     assert "Traceback" not in errors, errors
 

@@ -12,5 +12,8 @@ from tests.faults.scene import FAULTS, Scene
 def test_a_run_survives(fault, whole, tmp_path):
     data, expected, count = whole
     scene = Scene(data, tmp_path, expected)
-    fault(scene, random.randint(4, count - 5), tmp_path / "elsewhere")
-    scene.check()
+    try:
+        fault(scene, random.randint(4, count - 5), tmp_path / "elsewhere")
+        scene.check()
+    finally:
+        scene.close()

@@ -3,14 +3,17 @@
 import sqlite3
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from core import jobs
+from core.cluster import open_pool
+from core.pools import Context
 from core.settings import Settings
-from tests.cluster import Cluster, command, wait_for
-from tests.faults.scene import QUICK, Scene
+from tests import job_functions
+from tests.cluster import Cluster, wait_for
 
 
 @pytest.fixture
@@ -91,22 +94,29 @@ main(sys.argv[1:])
 
 
 @pytest.mark.slow
-def test_a_scheduler_whose_clock_jumps_gives_up_its_workers_and_not_the_run(whole, tmp_path: Path):
-    data, expected, _ = whole
-    scene = Scene(data, tmp_path, expected)
-    cluster = Cluster(tmp_path / "elsewhere", **QUICK, JUMP=str(tmp_path / "jump"))
+def test_a_scheduler_whose_clock_jumps_gives_up_its_workers_and_not_the_run(settings: Settings, tmp_path: Path):
+    patience = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "3s"}
+    cluster = Cluster(tmp_path / "elsewhere", **patience, JUMP=str(tmp_path / "jump"))
     (cluster.folder / "jumping.py").write_text(JUMPING)
+    done = tmp_path / "done"
+    done.mkdir()
+
+    def report(fraction: float | None, message: str) -> None:
+        if len(list(done.glob("*.done"))) == 3:
+            (tmp_path / "jump").touch()
+
     try:
         cluster.start("jumping", "--host", "127.0.0.1", "--port", str(cluster.port), "--no-dashboard")
         wait_for(cluster.answers)
         for _ in range(2):
             cluster.worker()
-        process = command(scene.workspace, *scene.arguments, "--scheduler", cluster.address)
-        scene.reach(10)
-        (tmp_path / "jump").touch()
-        _, errors = process.communicate(timeout=600)
-        assert process.returncode == 0, errors
-        scene.check()
+        with open_pool(replace(settings, scheduler=cluster.address)) as pool:
+            names = [f"c{i}" for i in range(24)]
+            items = [(str(done), name, 0.8) for name in names]
+            outcomes = Context(settings, pool, report).map("x", job_functions.record_run, items)
+        assert [outcome.value for outcome in outcomes] == names
+        runs = [line.split()[0] for line in (done / "runs.txt").read_text().splitlines()]
+        assert sorted(runs) == sorted(names)
         assert "attempting restart" in (cluster.folder / "log.txt").read_text()
     finally:
         cluster.close()

@@ -13,7 +13,7 @@ import pytest
 
 from core import store as stores
 from core.store import Store
-from tests.cluster import ROOT, artefacts, command, run, tables
+from tests.cluster import ROOT, artefacts, run, tables
 from tests.faults.scene import Scene
 
 
@@ -109,7 +109,7 @@ def test_hosts_that_write_one_artefact_never_show_half_of_it(tmp_path: Path):
 def test_two_commands_at_once_on_one_workspace_give_the_same_tables(whole, tmp_path: Path):
     data, expected, _ = whole
     scenes = [Scene(data, tmp_path / name, expected, workspace=tmp_path / "workspace") for name in "ab"]
-    processes = [command(scene.workspace, *scene.arguments) for scene in scenes]
+    processes = [scene.start() for scene in scenes]
     for scene, process in zip(scenes, processes, strict=True):
         _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
