@@ -48,7 +48,6 @@ _log = logging.getLogger("synthscope")
 class Terms:
     """What a worker of another host must agree with before it is trusted with a task."""
 
-    code: str
     workspace: str
     mark: str
     paths: tuple[str, ...]
@@ -71,14 +70,16 @@ class DaskPool:
         self.lock = threading.Lock()
         self.mark = _mark(workspace) if workspace else ""
         self.workers: dict[str, Any] = {}
+        self.checked: set[str] = set()
+        self.lonely = False  # whether it was said that there are none
+        self.fled = 0  # workers that left when they were asked
         self.looked = -LOOK_SECONDS
 
     def map(
         self, function: Callable[..., Any], items: Sequence[tuple[Any, ...]], needs: Needs = NOTHING
     ) -> Iterator[tuple[int, Outcome]]:
         """Yield ``(index, outcome)`` as tasks finish; a bounded number is in flight."""
-        code = code_digest() if self.workspace else ""
-        terms = Terms(code, str(self.workspace), self.mark, needs.paths) if self.workspace else None
+        terms = Terms(str(self.workspace), self.mark, needs.paths) if self.workspace else None
         client, waiting, finished = self.client, deque(range(len(items))), SimpleQueue[Any]()
         running: dict[str, tuple[int, Any, dict[str, Any]]] = {}  # by key: index, future, where it may run
         try:
@@ -121,12 +122,34 @@ class DaskPool:
             self.looked = time.monotonic()
             with suppress(Exception):  # a connection that is lost shows in the client's status
                 self.workers = self.client.scheduler_info(n_workers=-1)["workers"]
+            self._check_code()
         with_card = {name for name, facts in self.workers.items() if facts["resources"].get(GPU)}
         chosen = with_card if gpu and with_card else self.workers.keys() - with_card or self.workers.keys()
         width = WINDOW * max(1, sum(self.workers[name]["nthreads"] for name in chosen))
+        if self.workspace and self.checked.isdisjoint(self.workers):
+            width = 0  # nobody is there yet
+            if not self.lonely:
+                self.lonely = True
+                _log.warning("no worker is connected to the Dask scheduler; waiting")
         if not with_card or (chosen == self.workers.keys() and not gpu):
             return width, {}
         return width, {"resources": {GPU: 1}} if gpu else {"workers": sorted(chosen)}
+
+    def _check_code(self) -> None:
+        """Refuse workers with other code. One without the package could not even read the task that asks it."""
+        new = [name for name in self.workers if name not in self.checked] if self.workspace else []
+        found: dict[str, Any] = {}
+        with suppress(OSError):
+            found = self.client.run(code_digest, workers=new, on_error="return") if new else {}
+        for name, answer in found.items():
+            if isinstance(answer, str) and answer == code_digest():
+                self.checked.add(name)
+                continue
+            self.fled += isinstance(answer, OSError)
+            if not isinstance(answer, OSError) or self.fled > TASK_RETRIES:
+                what = "it runs another version of SynthScope, or none."
+                advice = "Start scheduler and workers with this version in PYTHONPATH."
+                raise JobFailed(what, f"Dask worker {name}", advice)
 
     def _is_stranded(self, place: dict[str, Any]) -> bool:
         """Tell whether every worker a task was meant for is gone; one that was restarted has another address."""
@@ -174,8 +197,6 @@ def _attempt_on_worker(terms: Terms | None, function: Callable[..., Any], *argum
 @lru_cache(maxsize=64)  # what was refused is not remembered: storage may be mounted late
 def _check_worker(terms: Terms) -> None:
     place = f"Dask worker on {socket.gethostname()}"
-    if terms.code != code_digest():
-        raise JobFailed("it runs another version of SynthScope.", place, "Install one version on all hosts.")
     try:
         same = Path(terms.workspace, MARK).read_text(encoding="utf-8") == terms.mark
     except OSError:
@@ -208,7 +229,7 @@ def _outcome_of(future: Any) -> Outcome | None:
         if future.cancelled():
             return None
         if isinstance(error, ImportError | AttributeError) or "deserialization" in str(error):
-            what = f"the Dask scheduler or a worker cannot load the task ({type(error).__name__}: {error})."
+            what = f"the Dask scheduler or a worker cannot load the task ({str(error).splitlines()[0]})."
             advice = "Start them with the same version of SynthScope in PYTHONPATH and the same packages."
             raise JobFailed(what, "", advice) from error
         # the worker died with the task, again and again

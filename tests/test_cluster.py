@@ -1,20 +1,20 @@
 """Evaluation on a Dask scheduler whose workers are other processes, started in other folders."""
 
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from core import cluster as clusters
 from core import workflows
-from core.cluster import MARK, Terms, code_digest, open_pool
+from core.cluster import MARK, open_pool
 from core.errors import JobFailed
 from core.pools import Context, InProcessPool, Needs
 from core.settings import Settings
 from core.study import CohortSpec, StudySettings, StudySpec, write_spec
 from tests import job_functions
-from tests.cluster import Cluster, run, tables, wait_for
+from tests.cluster import ROOT, Cluster, end, run, tables, wait_for
 
 
 @pytest.fixture
@@ -132,16 +132,25 @@ def test_a_worker_without_the_storage_is_named_before_any_case_fails(cluster: Cl
         assert context.map("x", job_functions.square, [(None, 2)])[0].value == 4  # mounted late
 
 
-def test_other_code_is_refused(settings: Settings):
-    mark = clusters._mark(settings.workspace)
-    clusters._check_worker(Terms(code_digest(), str(settings.workspace), mark, ()))
-    with pytest.raises(JobFailed, match="another version"):
-        clusters._check_worker(Terms("other", str(settings.workspace), mark, ()))
-
-
-def test_processes_that_lack_the_package_are_explained(cluster: Cluster, settings: Settings):
+def test_workers_with_other_code_or_none_are_named(cluster: Cluster, settings: Settings, tmp_path: Path):
+    shutil.copytree(ROOT / "core", tmp_path / "older" / "core", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "older" / "core" / "__init__.py").write_text('__version__ = "0.0.1"')
     on = replace(settings, scheduler=cluster.address)
     cluster.scheduler()
-    cluster.worker(PYTHONPATH="")
+    for path in (tmp_path / "older", ""):
+        worker = cluster.worker(PYTHONPATH=str(path))
+        with (
+            open_pool(on) as pool,
+            pytest.raises(JobFailed, match=r"Dask worker tcp.*another version of SynthScope, or"),
+        ):
+            context = Context(on, pool)
+            context.map("x", job_functions.square, [(None, 2)])
+        end(worker)
+
+
+def test_a_scheduler_without_the_package_is_explained(cluster: Cluster, settings: Settings):
+    on = replace(settings, scheduler=cluster.address)
+    cluster.scheduler(PYTHONPATH="")
+    cluster.worker()
     with open_pool(on) as pool, pytest.raises(JobFailed, match=r"cannot load the task .*PYTHONPATH"):
         Context(on, pool).map("x", job_functions.square, [(None, 2)])

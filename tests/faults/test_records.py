@@ -94,7 +94,7 @@ main(sys.argv[1:])
 
 
 @pytest.mark.slow
-def test_a_scheduler_whose_clock_jumps_gives_up_its_workers_and_not_the_run(settings: Settings, tmp_path: Path):
+def test_a_scheduler_whose_clock_jumps_loses_no_case_and_computes_none_twice(settings: Settings, tmp_path: Path):
     patience = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "3s"}
     cluster = Cluster(tmp_path / "elsewhere", **patience, JUMP=str(tmp_path / "jump"))
     (cluster.folder / "jumping.py").write_text(JUMPING)
@@ -117,6 +117,6 @@ def test_a_scheduler_whose_clock_jumps_gives_up_its_workers_and_not_the_run(sett
         assert [outcome.value for outcome in outcomes] == names
         runs = [line.split()[0] for line in (done / "runs.txt").read_text().splitlines()]
         assert sorted(runs) == sorted(names)
-        assert "attempting restart" in (cluster.folder / "log.txt").read_text()
+        assert (tmp_path / "jump").exists()
     finally:
         cluster.close()
