@@ -139,11 +139,12 @@ class DaskPool:
         """Refuse workers with other code. One without the package could not even read the task that asks it."""
         new = [name for name in self.workers if name not in self.checked] if self.workspace else []
         found: dict[str, Any] = {}
-        with suppress(OSError):
+        with suppress(Exception):
             found = self.client.run(code_digest, workers=new, on_error="return") if new else {}
         for name, answer in found.items():
             if isinstance(answer, str) and answer == code_digest():
                 self.checked.add(name)
+                self.fled = 0
                 continue
             self.fled += isinstance(answer, OSError)
             if not isinstance(answer, OSError) or self.fled > TASK_RETRIES:

@@ -233,7 +233,8 @@ def _finish(process: subprocess.Popen[str]) -> None:
     assert "Traceback" not in errors, errors
 
 
-FAULTS = (kill_worker, kill_host, kill_scheduler, stall_worker, kill_runner, terminate_runner, kill_command)
+SHORT = (kill_worker, kill_scheduler, stall_worker, kill_runner, terminate_runner)
+FAULTS = (*SHORT, kill_host, kill_command)
 
 
 def undisturbed(data: Path, folder: Path) -> tuple[dict[str, bytes], int]:

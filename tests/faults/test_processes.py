@@ -4,11 +4,11 @@ import random
 
 import pytest
 
-from tests.faults.scene import FAULTS, Scene
+from tests.faults.scene import SHORT, Scene
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize("fault", SHORT, ids=lambda fault: fault.__name__)
 def test_a_run_survives(fault, whole, tmp_path):
     data, expected, count = whole
     scene = Scene(data, tmp_path, expected)
