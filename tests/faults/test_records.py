@@ -102,7 +102,7 @@ def test_a_scheduler_whose_clock_jumps_loses_no_case_and_computes_none_twice(set
     done.mkdir()
 
     def report(fraction: float | None, message: str) -> None:
-        if len(list(done.glob("*.done"))) == 3:
+        if len(list(done.glob("*.done"))) >= 3:
             (tmp_path / "jump").touch()
 
     try:
