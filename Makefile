@@ -1,14 +1,17 @@
 # make run: the app on the demo study. make test: everything tests need, then all tests.
 # make bench: the metrics beside their peers, on the same arrays.
 # make fuzz: broken and malicious files, FUZZ times as many as make test tries.
+# make drill: every fault at MOMENTS random moments; the outcomes go to REPORT.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8501
 FUZZ ?= 50
+MOMENTS ?= 5
+REPORT ?= drill.md
 BENCHMARKS ?= metrics cohorts memory image_mmd extraction
 
-.PHONY: run test lint bench fuzz clean
+.PHONY: run test lint bench fuzz drill clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.run
@@ -31,6 +34,9 @@ bench: $(VENV)/.bench
 
 fuzz: $(VENV)/.test
 	FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/test_hostile_files.py
+
+drill: $(VENV)/.test
+	$(BIN)/python -m tests.faults.drill --moments $(MOMENTS) --report $(REPORT)
 
 clean:
 	rm -rf $(VENV)

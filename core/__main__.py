@@ -17,8 +17,9 @@ from typing import Annotated, Any
 
 import typer
 
+from core.cluster import open_pool
 from core.errors import InputError, SynthScopeError
-from core.pools import Context, open_pool
+from core.pools import Context
 from core.settings import from_environment
 
 
@@ -34,6 +35,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pret
 
 Json = Annotated[bool, typer.Option("--json", help="Print a machine-readable summary on stdout.")]
 Out = Annotated[Path, typer.Option("--out", help="Where the results go.")]
+Scheduler = Annotated[str, typer.Option("--scheduler", help="Address of a Dask scheduler; local workers without it.")]
 Named = Annotated[list[str], typer.Option("--synthetic", help="NAME=PATH; repeat for each generator.")]
 
 
@@ -51,10 +53,15 @@ def simulate(
     seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same volumes.")],
     grid: GridName = GridName.full,
     defect: Annotated[str, typer.Option(help="NAME[:STRENGTH], for example blur:2.")] = "",
+    scheduler: Scheduler = "",
     as_json: Json = False,
 ) -> None:
     """Make a simulated cohort, or a control cohort with one known defect."""
-    _run(lambda context: workflows.simulate_cohort(context, str(out), n, seed, grid.value, defect), as_json)
+    _run(
+        lambda context: workflows.simulate_cohort(context, str(out), n, seed, grid.value, defect),
+        as_json,
+        scheduler=scheduler,
+    )
 
 
 @app.command()
@@ -76,12 +83,17 @@ def preprocess(
     template: Annotated[Path | None, typer.Option(help="Template file; the embedded atlas without it.")] = None,
     grid: GridName = GridName.full,
     more: Annotated[list[Path] | None, typer.Argument(help="More files or folders.")] = None,
+    scheduler: Scheduler = "",
     as_json: Json = False,
 ) -> None:
     """Bring raw T1w scans to the atlas."""
     scans = [str(path) for path in (*paths, *(more or []))]
     name = str(template) if template else "embedded"
-    _run(lambda context: workflows.preprocess_scans(context, scans, str(out), name, grid.value), as_json)
+    _run(
+        lambda context: workflows.preprocess_scans(context, scans, str(out), name, grid.value),
+        as_json,
+        scheduler=scheduler,
+    )
 
 
 @app.command()
@@ -89,10 +101,11 @@ def segment(
     folder: Annotated[Path, typer.Option("--in", help="Folder of atlas-space volumes.")],
     out: Out,
     engine: Annotated[str, typer.Option(help="Segmentation engine.")] = "embedded",
+    scheduler: Scheduler = "",
     as_json: Json = False,
 ) -> None:
     """Segment a folder: *_dseg.nii.gz, volumes.csv, qc.csv."""
-    _run(lambda context: workflows.segment_folder(context, str(folder), str(out), engine), as_json)
+    _run(lambda context: workflows.segment_folder(context, str(folder), str(out), engine), as_json, scheduler=scheduler)
 
 
 @app.command()
@@ -101,11 +114,16 @@ def features(
     encoder: Annotated[str, typer.Option(help="Name of the encoder.")],
     out: Out,
     weights: Annotated[Path | None, typer.Option(help="Weight file.")] = None,
+    scheduler: Scheduler = "",
     as_json: Json = False,
 ) -> None:
     """Extract features of a folder into an npz: features (n, d), cases (n,)."""
     file = str(weights) if weights else ""
-    _run(lambda context: workflows.features_folder(context, str(folder), encoder, str(out), file), as_json)
+    _run(
+        lambda context: workflows.features_folder(context, str(folder), encoder, str(out), file),
+        as_json,
+        scheduler=scheduler,
+    )
 
 
 @app.command()
@@ -116,12 +134,17 @@ def metrics(
     encoder: Annotated[list[str] | None, typer.Option(help="Encoder; repeat.")] = None,
     metric: Annotated[list[str] | None, typer.Option(help="Metric; repeat. All without it.")] = None,
     training: Annotated[Path | None, typer.Option(help="What the generators saw, for the copy check.")] = None,
+    scheduler: Scheduler = "",
     as_json: Json = False,
 ) -> None:
     """Score synthetic cohorts against real ones: metrics.csv, and metrics.json with details, gaps and warnings."""
     named, seen = _named(synthetic), str(training) if training else ""
     names = (encoder or (), metric or ())
-    _run(lambda context: workflows.evaluate_folders(context, str(real), named, str(out), *names, seen), as_json)
+    _run(
+        lambda context: workflows.evaluate_folders(context, str(real), named, str(out), *names, seen),
+        as_json,
+        scheduler=scheduler,
+    )
 
 
 @app.command()
@@ -159,7 +182,7 @@ def anatomy(
 def evaluate(
     study: Annotated[Path, typer.Argument(help="study.toml, or the folder that holds it.")],
     out: Out,
-    scheduler: Annotated[str, typer.Option(help="Address of a Dask scheduler.")] = "",
+    scheduler: Scheduler = "",
     as_json: Json = False,
 ) -> None:
     """Evaluate a study: metrics.csv, quality.csv, effect_sizes.csv, provenance.json."""
@@ -198,6 +221,7 @@ def generate(
     grid: GridName = GridName.full,
     steps: Annotated[int, typer.Option(help="Sampling steps of a diffusion model; its own without it.")] = 0,
     command: Annotated[str, typer.Option(help="Any program instead: {out}, {n} and {seed} are replaced.")] = "",
+    scheduler: Scheduler = "",
     as_json: Json = False,
 ) -> None:
     """Fill a folder with samples of a generator, or let another program fill it."""
@@ -211,6 +235,7 @@ def generate(
     _run(
         lambda context: workflows.generate(context, model, file, n, seed, str(out), grid.value, steps),
         as_json,
+        scheduler=scheduler,
     )
 
 

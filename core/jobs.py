@@ -20,19 +20,22 @@ import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from core.cluster import open_pool
 from core.errors import InputError, JobFailed, SynthScopeError
-from core.pools import Cancelled, Context, Pool, open_pool
+from core.pools import Cancelled, Context, Pool
 from core.settings import Settings, child_environment
 
 IDLE_SECONDS = 120.0  # an idle runner ends, so that it holds no memory and newer code takes over
 HEARTBEAT_SECONDS = 1.0
+BUSY_SECONDS = 30.0  # how long the records may be locked, or their disk full, before that is an error
+FINISH_SECONDS = 600.0  # the end of a job is worth more patience than its progress
 PARALLEL_JOBS = 2
 ACTIVE = ("queued", "running")
 
@@ -78,7 +81,7 @@ class Job:
 @contextmanager
 def _database(settings: Settings) -> Iterator[sqlite3.Connection]:
     settings.workspace.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(settings.workspace / "jobs.sqlite", timeout=30, isolation_level=None)
+    connection = sqlite3.connect(settings.workspace / "jobs.sqlite", timeout=BUSY_SECONDS, isolation_level=None)
     connection.row_factory = sqlite3.Row
     try:
         connection.execute("PRAGMA journal_mode=WAL")
@@ -220,7 +223,7 @@ def run_pending(settings: Settings, *, idle_seconds: float = IDLE_SECONDS) -> No
     settings.workspace.mkdir(parents=True, exist_ok=True)
     lock = FileLock(settings.workspace / "runner.lock")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=0.5)  # a page that asks whether a runner lives holds it for a moment
     except Timeout:
         return
     try:
@@ -248,22 +251,26 @@ def _serve(settings: Settings, pool: Pool, threads: ThreadPoolExecutor, idle_sec
             continue
         if running:
             last_work = time.monotonic()
-            with _database(settings) as db:
+            with suppress(sqlite3.OperationalError), _database(settings) as db:
                 db.executemany("UPDATE jobs SET heartbeat = ? WHERE id = ?", [(time.time(), j) for j in running])
         time.sleep(HEARTBEAT_SECONDS / 2)
 
 
 def _take(settings: Settings) -> Job | None:
-    with _database(settings) as db:
-        db.execute("BEGIN IMMEDIATE")
-        row = db.execute("SELECT * FROM jobs WHERE state = 'queued' ORDER BY created LIMIT 1").fetchone()
-        if row is not None:
-            now = time.time()
-            db.execute(
-                "UPDATE jobs SET state = 'running', attempts = attempts + 1, started = ?, heartbeat = ? WHERE id = ?",
-                (now, now, row["id"]),
-            )
-        db.execute("COMMIT")
+    try:
+        with _database(settings) as db:
+            db.execute("BEGIN IMMEDIATE")
+            row = db.execute("SELECT * FROM jobs WHERE state = 'queued' ORDER BY created LIMIT 1").fetchone()
+            if row is not None:
+                now = time.time()
+                db.execute(
+                    "UPDATE jobs SET state = 'running', attempts = attempts + 1, started = ?, heartbeat = ? "
+                    "WHERE id = ?",
+                    (now, now, row["id"]),
+                )
+            db.execute("COMMIT")
+    except sqlite3.OperationalError:
+        return None  # the records are locked, or their disk is full: asked again soon
     return _job(row) if row is not None else None
 
 
@@ -287,15 +294,16 @@ class _Recorder:
 
     def __init__(self, settings: Settings, job_id: str) -> None:
         self.settings, self.job_id = settings, job_id
-        self.last = 0.0
+        self.last = -1.0  # of a clock that nobody sets back
         self.stop = False
         self.lock = threading.Lock()
 
     def report(self, fraction: float | None, message: str) -> None:
-        now = time.time()
-        with self.lock, _database(self.settings) as db:
+        now = time.monotonic()
+        # Records that are locked, or on a full disk, cost a line of progress, never the job.
+        with self.lock, suppress(sqlite3.OperationalError), _database(self.settings) as db:
             if fraction is None:
-                db.execute("INSERT INTO log VALUES (?, ?, ?)", (self.job_id, now, message))
+                db.execute("INSERT INTO log VALUES (?, ?, ?)", (self.job_id, time.time(), message))
             elif now - self.last > 0.3 or fraction >= 1:
                 self.last = now
                 db.execute("UPDATE jobs SET progress = ?, message = ? WHERE id = ?", (fraction, message, self.job_id))
@@ -306,11 +314,21 @@ class _Recorder:
         return self.stop
 
     def finish(self, state: str, *, result: dict[str, Any] | None = None, error: str = "") -> None:
+        give_up = time.monotonic() + FINISH_SECONDS
+        while True:
+            try:
+                return self._write_end(state, result or {}, error)
+            except sqlite3.OperationalError:
+                if time.monotonic() > give_up:
+                    raise  # the next runner finds the job "running", and its parts in the store
+                time.sleep(HEARTBEAT_SECONDS)
+
+    def _write_end(self, state: str, result: dict[str, Any], error: str) -> None:
         with _database(self.settings) as db:
             db.execute(
                 "UPDATE jobs SET state = ?, error = ?, result = ?, finished = ?, message = '', "
                 "progress = CASE WHEN ? = 'done' THEN 1 ELSE progress END WHERE id = ?",
-                (state, error, json.dumps(result or {}), time.time(), state, self.job_id),
+                (state, error, json.dumps(result), time.time(), state, self.job_id),
             )
 
 

@@ -1,29 +1,16 @@
-"""Where tasks run: this process, a local Dask cluster, or any Dask scheduler. Knows no science."""
+"""Tasks, what becomes of them, and what a job is given to run them. Knows no science."""
 
 from __future__ import annotations
 
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from core.errors import JobFailed, SynthScopeError
+from core.errors import SynthScopeError
 from core.settings import Settings
-
-# Dask lets workers return every freed array to the system; the page faults of getting it back double the time of
-# networks. One thread a worker, as Dask sets it too.
-KEEP_MEMORY = {
-    "MALLOC_TRIM_THRESHOLD_": "1000000000",
-    "MALLOC_MMAP_MAX_": "0",
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-}
-TASK_RETRIES = 3  # a worker that dies takes its task along; the fourth death blames the task
-WINDOW = 4  # tasks in flight per worker: enough to keep it busy, few enough to cancel fast
 
 
 class Cancelled(Exception):
@@ -38,10 +25,23 @@ class Outcome:
     error: str = ""
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What tasks need of a worker: a graphics card, and files or folders that it sees."""
+
+    gpu: bool = False
+    paths: tuple[str, ...] = ()
+
+
+NOTHING = Needs()
+
+
 class Pool(Protocol):
     """Runs a function over many arguments, in any order, one failure at a time."""
 
-    def map(self, function: Callable[..., Any], items: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Outcome]]:
+    def map(
+        self, function: Callable[..., Any], items: Sequence[tuple[Any, ...]], needs: Needs = NOTHING
+    ) -> Iterator[tuple[int, Outcome]]:
         """Yield ``(index, outcome)`` as tasks finish."""
         ...
 
@@ -49,49 +49,13 @@ class Pool(Protocol):
 class InProcessPool:
     """Runs tasks here, one after the other: for tests and for `workers = 0`."""
 
-    def map(self, function: Callable[..., Any], items: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Outcome]]:
+    def map(
+        self, function: Callable[..., Any], items: Sequence[tuple[Any, ...]], needs: Needs = NOTHING
+    ) -> Iterator[tuple[int, Outcome]]:
         """Yield ``(index, outcome)`` in order."""
+        del needs
         for index, arguments in enumerate(items):
             yield index, attempt(function, *arguments)
-
-
-class DaskPool:
-    """Runs tasks on a Dask cluster.
-
-    Parameters
-    ----------
-    client : distributed.Client
-        Connected client.
-    """
-
-    def __init__(self, client: Any) -> None:
-        self.client = client
-
-    def map(self, function: Callable[..., Any], items: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Outcome]]:
-        """Yield ``(index, outcome)`` as tasks finish; a bounded number is in flight."""
-        from distributed import as_completed
-
-        waiting = iter(enumerate(items))
-        places: dict[str, int] = {}
-        completed = as_completed(with_results=False)
-        width = max(1, len(self.client.scheduler_info(n_workers=-1)["workers"])) * WINDOW
-
-        def submit_next() -> None:
-            for index, arguments in waiting:
-                future = self.client.submit(attempt, function, *arguments, retries=TASK_RETRIES, pure=False)
-                places[future.key] = index
-                completed.add(future)
-                return
-
-        for _ in range(width):
-            submit_next()
-        try:
-            for future in completed:
-                yield places.pop(future.key), _outcome_of(future)
-                submit_next()
-        finally:
-            with suppress(Exception):
-                self.client.cancel([f for f in completed.futures if f.key in places])
 
 
 class Context:
@@ -121,6 +85,11 @@ class Context:
         self._report = report
         self._cancelled = cancelled
         self._span = (0.0, 1.0)
+        self._paths: set[str] = set()
+
+    def share(self, *paths: Path | str) -> None:
+        """Name files and folders that the tasks will read or write: a worker that does not see them is refused."""
+        self._paths |= {str(path) for path in paths}
 
     def log(self, message: str) -> None:
         """Write one line to the job's log."""
@@ -152,6 +121,8 @@ class Context:
         function: Callable[..., Any],
         items: Sequence[tuple[Any, ...]],
         sizes: Sequence[int] | None = None,
+        *,
+        network: bool = False,
     ) -> list[Outcome]:
         """Run ``function`` over ``items`` on the pool.
 
@@ -165,6 +136,8 @@ class Context:
             Its arguments, item by item.
         sizes : sequence of int, optional
             What each item counts for in the progress; 1 when not given.
+        network : bool
+            Whether the task computes on the device of the settings.
 
         Returns
         -------
@@ -181,7 +154,8 @@ class Context:
         sizes = sizes or [1] * len(items)
         done, total = 0, sum(sizes)
         self._report(low, f"{title}: 0 of {total}")
-        for index, outcome in self.pool.map(function, items):
+        needs = Needs(network and self.settings.device.startswith("cuda"), tuple(sorted(self._paths)))
+        for index, outcome in self.pool.map(function, items, needs):
             outcomes[index] = outcome
             done += sizes[index]
             if outcome.error:
@@ -211,98 +185,3 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> Outcome:
 def _task_name(function: Callable[..., Any], arguments: tuple[Any, ...]) -> str:
     name = getattr(function, "__name__", "task")
     return f"{name}({', '.join(str(a)[:80] for a in arguments[1:2])})"
-
-
-def _outcome_of(future: Any) -> Outcome:
-    try:
-        outcome: Outcome = future.result()
-        return outcome
-    except Exception as error:  # the worker died with the task, again and again
-        return Outcome(error=f"the worker died on this task ({type(error).__name__}); it may need more memory.")
-
-
-class LazyPool:
-    """Opens the cluster when the first tasks come: bad input is refused before workers start.
-
-    Parameters
-    ----------
-    settings : Settings
-        Scheduler or number of workers.
-    stack : ExitStack
-        Closes what was opened.
-    """
-
-    def __init__(self, settings: Settings, stack: ExitStack) -> None:
-        self.settings, self.stack = settings, stack
-        self.pool: Pool | None = None
-        self.lock = threading.Lock()
-
-    def map(self, function: Callable[..., Any], items: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Outcome]]:
-        """Yield ``(index, outcome)`` as tasks finish."""
-        if not items:
-            return
-        with self.lock:
-            self.pool = self.pool or self.stack.enter_context(_open(self.settings))
-        yield from self.pool.map(function, items)
-
-
-@contextmanager
-def open_pool(settings: Settings) -> Iterator[Pool]:
-    """Offer the pool the settings ask for: a scheduler, a local cluster, or this process.
-
-    Raises
-    ------
-    JobFailed
-        When the scheduler does not answer, at the first tasks.
-    """
-    if not settings.scheduler and settings.workers == 0:
-        yield InProcessPool()
-        return
-    with ExitStack() as stack:
-        yield LazyPool(settings, stack)
-
-
-@contextmanager
-def _open(settings: Settings) -> Iterator[Pool]:
-    """Open the pool the settings ask for: a scheduler, a local cluster, or this process.
-
-    Raises
-    ------
-    JobFailed
-        When the scheduler does not answer.
-    """
-    import dask
-    from distributed import Client, LocalCluster
-
-    if settings.scheduler:
-        try:
-            client = Client(settings.scheduler, timeout="20s")
-        except (OSError, TimeoutError, ValueError) as error:
-            raise JobFailed(
-                f"the Dask scheduler does not answer ({error}).",
-                settings.scheduler,
-                "Start it, or correct the address.",
-            ) from error
-        try:
-            yield DaskPool(client)
-        finally:
-            client.close()
-        return
-    # A client that is a context manager must end in the context it began in, and the pool is opened by its first tasks.
-    with (
-        dask.config.set({"distributed.nanny.pre-spawn-environ": KEEP_MEMORY}),
-        LocalCluster(
-            n_workers=settings.workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",  # None would still try port 8787, and warn
-            silence_logs=50,
-            worker_class="distributed.Nanny",
-        ) as cluster,
-    ):
-        client = Client(cluster)
-        try:
-            yield DaskPool(client)
-        finally:
-            client.close()

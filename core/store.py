@@ -23,12 +23,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from core import __version__
 from core.errors import CacheCorrupt, JobFailed
 from core.tables import csv_text
 from core.volume import BOMB_RATIO, SMALL, Volume, load, load_labels, save
+
+LOCK_SECONDS = 30.0  # a holder that stalled, or whose host is gone, is waited for no longer
 
 
 @dataclass(frozen=True)
@@ -173,18 +175,23 @@ class Store:
     ) -> Any:
         """Return the artefact, computing it when it is missing or damaged.
 
-        Failures are not stored. A lock keeps processes of one host from computing the same thing twice;
-        correctness does not depend on it, because writing is atomic.
+        Failures are not stored. A lock keeps processes from computing the same thing twice; correctness does not
+        depend on it, because writing is atomic: where it cannot be had in time, or at all, work is done twice.
         """
         for _ in range(2):
             with suppress(KeyError, CacheCorrupt):
                 return self.get(kind, key)
         lock_path = self.folder("locks") / f"{key}.lock"
-        with FileLock(lock_path):
+        lock = FileLock(lock_path, timeout=LOCK_SECONDS)
+        with suppress(Timeout, OSError):
+            lock.acquire()
+        try:
             with suppress(KeyError, CacheCorrupt):
                 return self.get(kind, key)
             value = compute()
             self.put(kind, key, value, provenance)
+        finally:
+            lock.release()
         with suppress(OSError):
             lock_path.unlink()
         return value

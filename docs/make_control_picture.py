@@ -23,7 +23,8 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from core import metrics, settings, simulate, workflows
-from core.pools import Context, open_pool
+from core.cluster import open_pool
+from core.pools import Context
 from core.study import CohortSpec, StudySettings, StudySpec, write_spec
 
 DOCS = Path(__file__).parent

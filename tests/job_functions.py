@@ -35,3 +35,18 @@ def die_once(folder: str) -> int:
 def die_always(folder: str) -> None:
     del folder
     os.kill(os.getpid(), 9)
+
+
+def variable(name: str, seconds: float) -> str:
+    """Tell which worker this is."""
+    time.sleep(seconds)
+    return os.environ.get(name, "")
+
+
+def die_every_second(folder: str, value: int) -> int:
+    """Kill the worker process at the first try of every second value."""
+    marker = Path(folder) / f"died-{value}"
+    if value % 2 and not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), 9)
+    return value

@@ -18,7 +18,7 @@ SCIENCE = (
     "image_checks",
     "agreement",
 )
-FRAME = ("volume", "tables", "checkpoint", "participants", "study", "store", "pools", "jobs", "readings")
+FRAME = ("volume", "tables", "checkpoint", "participants", "study", "store", "pools", "cluster", "jobs", "readings")
 BASE = ("errors", "settings")
 
 # Each module may import only what is listed; science modules do not import each other.
@@ -32,7 +32,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "study": (*BASE, "participants", "volume"),
     "store": ("errors", "tables", "volume"),
     "pools": BASE,
-    "jobs": (*BASE, "pools"),
+    "cluster": (*BASE, "pools"),
+    "jobs": (*BASE, "pools", "cluster"),
     "readings": (*BASE, "study"),
     **{name: ("errors", "volume", "tables", "checkpoint", name) for name in SCIENCE},
     # The one bridge: an encoder is the bottleneck of the segmentation network.
@@ -46,8 +47,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 OWNERS = {
     "streamlit": ("app.py", "pages/"),
     "nibabel": ("core/volume.py",),
-    "dask": ("core/pools.py",),
-    "distributed": ("core/pools.py",),
+    "dask": ("core/cluster.py",),
+    "distributed": ("core/cluster.py",),
     "plotly": ("core/plots/", "core/report/"),
     "matplotlib": ("core/plots/static.py",),
     "pptx": ("core/report/slides.py",),

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from core import jobs
+from core.cluster import DaskPool, open_pool
 from core.errors import InputError, JobFailed
-from core.pools import Cancelled, Context, DaskPool, InProcessPool, open_pool
+from core.pools import Cancelled, Context, InProcessPool
 from core.settings import Settings
 from tests import job_functions
 

@@ -27,8 +27,8 @@ def segment_in_batches(context: Context, engine: str, sources: Sequence[Source],
         segmentation.build_batch(engine, program_of(settings))  # a missing program is said once, before any work
         size = segmentation.BATCH
         batches = [tuple(todo[start : start + size]) for start in range(0, len(todo), size)]
-        arguments = [(settings, batch, engine) for batch in batches]
-        outcomes = context.map(f"segmenting {title}", segment_batch, arguments, [len(b) for b in batches])
+        arguments, sizes = [(settings, batch, engine) for batch in batches], [len(batch) for batch in batches]
+        outcomes = context.map(f"segmenting {title}", segment_batch, arguments, sizes, network=True)
         for batch, outcome in zip(batches, outcomes, strict=True):
             lost = dict.fromkeys((s.case_id for s in batch), outcome.error) if outcome.error else outcome.value
             errors |= lost

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,8 +53,12 @@ def prepare(context: Context, study: Study, cohort: Cohort) -> Prepared:
     settings, grid = context.settings, study.grid.name
     paths = {case.case_id: str(case.path) for case in cohort.cases}
     errors = {case.case_id: "" for case in cohort.cases}
+    if paths:
+        context.share(os.path.commonpath([os.path.dirname(path) for path in paths.values()]))
     if cohort.raw:
-        scans = [(settings, path, grid, template_of(study)) for path in paths.values()]
+        template = template_of(study)
+        context.share(*([] if template == "embedded" else [template]))
+        scans = [(settings, path, grid, template) for path in paths.values()]
         outcomes = context.map(f"preprocessing {cohort.name}", tasks.preprocess_scan, scans)
         for case, outcome in zip(cohort.cases, outcomes, strict=True):
             errors[case.case_id] = outcome.error
@@ -131,7 +136,8 @@ def extract_features(
 
     def run(groups: list[list[Source]]) -> list[Outcome]:
         items = [(context.settings, group, encoder, weights) for group in groups]
-        return context.map(f"{encoder} features of {title}", tasks.extract_features, items, [len(g) for g in groups])
+        sizes = [len(group) for group in groups]
+        return context.map(f"{encoder} features of {title}", tasks.extract_features, items, sizes, network=True)
 
     groups = source_groups(sources, context.settings.workers)
     found = run(groups)

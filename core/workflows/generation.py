@@ -160,8 +160,10 @@ def generate(
     used = steps or generator.steps or 0
     settings = {"operation": "generate", "model": model, "grid": grid, "checkpoint": sha, "seed": seed, "steps": used}
     claim_folder(Path(out), {**settings, "label": _origin(checkpoint, used), "code": __version__}, settings)
-    items = [(context.settings, model, grid, checkpoint, sha, out, seed, index, used) for index in range(n)]
-    outcomes = context.map(f"sampling {generators.card_named(model).label}", sample_case, items)
+    folder, weights = str(Path(out).absolute()), str(Path(checkpoint).absolute())  # workers start in other folders
+    context.share(folder, weights)
+    items = [(context.settings, model, grid, weights, sha, folder, seed, index, used) for index in range(n)]
+    outcomes = context.map(f"sampling {generators.card_named(model).label}", sample_case, items, network=True)
     _release_empty(Path(out))
     failures = [
         {"case": case_name(model, seed, index), "error": outcome.error}
@@ -252,7 +254,7 @@ def estimate_generation(context: Context, model: str, grid: str = "full", steps:
     where |= {"threads": context.settings.threads, "cores": psutil.cpu_count() or 1}
     key = content_key("estimate", ESTIMATE_VERSION, [__version__], where)
     outcome = context.map(
-        "measuring one sample", _measure_sample, [(context.settings, store, key, model, grid, steps)]
+        "measuring one sample", _measure_sample, [(context.settings, store, key, model, grid, steps)], network=True
     )[0]
     if outcome.error:
         raise JobFailed(outcome.error, model)
@@ -348,7 +350,7 @@ def _release_empty(folder: Path) -> None:
 
 
 def _volumes_in(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("*") if path.name.endswith(SUFFIXES)]
+    return [path for path in folder.glob("[!.]*") if path.name.endswith(SUFFIXES)]  # half-written files are hidden
 
 
 def _measure_sample(settings: Settings, store: Store, key: str, model: str, grid: str, steps: int) -> dict[str, Any]:

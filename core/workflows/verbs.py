@@ -39,11 +39,12 @@ def simulate_cohort(
     if n < 1:
         raise InputError(f"expected at least one volume, found {n}.", "--n", "Give a positive number.")
     name, strength = simulate.parse_defect(defect) if defect else ("", 0.0)
-    folder = Path(out)
+    folder = Path(out).absolute()  # workers start in other folders
     settings = {"operation": "simulate", "seed": seed, "grid": grid_named(grid).name, "defect": name}
     settings |= {"strength": strength, "version": simulate.VERSION}
     record = {**settings, "label": simulate.describe(name, strength), "code": __version__}
     claim_folder(folder, record, settings)
+    context.share(folder)
     items = [(context.settings, str(folder), grid, seed, index, name, strength) for index in range(n)]
     outcomes = context.map(f"simulating {folder.name}", tasks.simulate_case, items)
     cases = [outcome.value for outcome in outcomes if not outcome.error]
@@ -52,7 +53,7 @@ def simulate_cohort(
         write_atomically(folder / "true_volumes.csv", lambda p: anatomy.write_volumes(table, p))
         people = pd.DataFrame([{"participant_id": c["case_id"], **c["participant"]} for c in cases])
         write_text(csv_text(people, tabs=True), folder / "participants.tsv")
-    return {"cases": n, "failed": n - len(cases), "out": str(folder)}
+    return {"cases": n, "failed": n - len(cases), "out": out}
 
 
 def split_cohort(participants: str, n: int, seed: int, out: str) -> dict[str, Any]:
@@ -69,7 +70,9 @@ def preprocess_scans(
     """Bring raw T1w scans to the atlas: one ``<case>.nii.gz`` and ``<case>.json`` (steps, affine) each."""
     for path in paths:
         refuse_outside(path)
-    scans = preprocess.find_scans([Path(path) for path in paths])
+    scans = preprocess.find_scans([Path(path).absolute() for path in paths])
+    template = template if template == "embedded" else str(Path(template).absolute())
+    context.share(*{path.parent for path in scans}, *([] if template == "embedded" else [template]))
     grid = grid_named(grid).name
     items = [(context.settings, str(path), grid, template) for path in scans]
     outcomes = context.map("preprocessing", tasks.preprocess_scan, items)
@@ -109,7 +112,7 @@ def features_folder(context: Context, folder: str, encoder: str, out: str, weigh
     store = Store(context.settings.workspace)
     if weights:
         encoders.build(encoder, weights)  # a wrong file is refused once, before the images are read
-    weights = weights or encoder_weights(store, encoder)
+    weights = str(Path(weights).absolute()) if weights else encoder_weights(store, encoder)
     prepared = prepare_folder(context, Path(folder).name, folder, "synthetic")
     outcomes = extract_features(context, prepared.sources, encoder, weights, prepared.cohort.name)
     good = [(s.case_id, o.value) for s, o in zip(prepared.sources, outcomes, strict=True) if not o.error]
