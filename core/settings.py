@@ -33,6 +33,8 @@ class Settings:
         ``PATH`` or ``FREESURFER_HOME`` has it; "" when there is none.
     demo_cases : int
         Brains of each cohort of the demo study (``SYNTHSCOPE_DEMO_CASES``).
+    roles : str
+        File of people's roles on a server with login (``SYNTHSCOPE_ROLES``); see core/roles.py.
     """
 
     workspace: Path
@@ -42,6 +44,7 @@ class Settings:
     threads: int = 1
     synthseg: str = ""
     demo_cases: int = 24
+    roles: str = ""
 
 
 def from_environment() -> Settings:
@@ -66,6 +69,7 @@ def from_environment() -> Settings:
         threads=max(1, _count("SYNTHSCOPE_THREADS", 1)),
         synthseg=os.environ.get("SYNTHSCOPE_SYNTHSEG", "") or _find_synthseg(),
         demo_cases=max(2, _count("SYNTHSCOPE_DEMO_CASES", 24)),
+        roles=os.environ.get("SYNTHSCOPE_ROLES", ""),
     )
 
 
@@ -80,6 +84,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
         "SYNTHSCOPE_THREADS": str(settings.threads),
         "SYNTHSCOPE_SYNTHSEG": settings.synthseg,
         "SYNTHSCOPE_DEMO_CASES": str(settings.demo_cases),
+        "SYNTHSCOPE_ROLES": settings.roles,
     }
 
 

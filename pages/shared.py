@@ -26,7 +26,7 @@ from core.workflows import Results, demo_folder, known_studies, load_case, load_
 from core.workflows.results import results_folder, source_of
 from core.workflows.results import results_stamp as stamp_of
 from core.workflows.viewing import case_files, thumbnail
-from pages import job_parts
+from pages import access, job_parts
 from pages.job_parts import DEMO_JOB
 
 # session keys
@@ -94,8 +94,8 @@ def start_demo_once(settings: Settings) -> None:
     st.session_state[DEMO_CHECKED] = True
     complete = read_results(settings, demo_folder(settings) / "study.toml").provenance.get("complete")
     tried = any(job.state != "done" for job in jobs.list_jobs(settings, function=DEMO_JOB))
-    if not complete and not tried:
-        jobs.submit(settings, DEMO_JOB, {}, "Demo study")
+    if not complete and not tried and access.may("editor"):
+        access.submit(settings, DEMO_JOB, {}, "Demo study")
 
 
 def pick_study(settings: Settings) -> None:
@@ -140,6 +140,7 @@ def current_study(title: str, caption: str) -> tuple[Study, Results]:
 def show_heading(title: str, caption: str) -> None:
     """Show the page's title, and in the sidebar how far the study's job is."""
     _leave_for_app()
+    access.require(settings())
     follow_address()
     st.title(title)
     st.caption(caption)
@@ -230,7 +231,7 @@ def _explain_demo(job: Job | None) -> None:
         st.error(f"The demo study could not be made. {job.error}")
     else:
         st.info("The demo study has not been made yet.")
-    if st.button("Make the demo study", type="primary"):
+    if st.button("Make the demo study", type="primary", **access.lock("editor")):
         evaluate(study_path(), "demo")
         st.rerun()
 
@@ -245,7 +246,7 @@ def still_computing(what: str) -> None:
         st.warning(f"{what} could not be computed. The reasons are listed below.", icon=":material/warning:")
     else:
         st.info(f"{what} will appear here once the study has been evaluated.", icon=":material/info:")
-        if st.button("Evaluate this study", type="primary", key=f"evaluate_{what}"):
+        if st.button("Evaluate this study", type="primary", key=f"evaluate_{what}", **access.lock("editor")):
             evaluate(path, Path(path).parent.name)
             st.rerun()
 

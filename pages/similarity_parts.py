@@ -16,7 +16,7 @@ from core.study import Study
 from core.workflows import Results
 from core.workflows import comparisons as compare
 from core.workflows.results import rank_scores
-from pages import selection, shared
+from pages import access, selection, shared
 
 Stamp = tuple[tuple[str, int], ...]  # result files and when they were written
 Source = tuple[str, Stamp]  # study.toml and its results
@@ -238,9 +238,7 @@ def show_study_table(cells: pd.DataFrame, study: Study, variant: str) -> None:
         "★ best; ☆ best, tied with others; [95 % interval]. Last row: real against real at the same N, what a "
         f"perfect generator would get. ↓ lower is better; → real: closest to the real value is best.{note}"
     )
-    st.download_button(
-        "Download as CSV", lambda: compare.table_one_csv(cells), f"table_1_{variant}.csv", "text/csv", on_click="ignore"
-    )
+    access.download("Download as CSV", lambda: compare.table_one_csv(cells), f"table_1_{variant}.csv", "text/csv")
 
 
 def show_paper_table() -> None:
@@ -386,7 +384,7 @@ def show_all(study: Study, results: Results, ranked: pd.DataFrame) -> None:
     if len(unranked):
         lines = [f"- {row['cohort']}, {row['metric']}: {row['note']}" for _, row in unranked.iterrows()]
         st.warning("Some scores have no place:\n" + "\n".join(lines))
-    st.download_button("Download all scores", shown.to_csv(index=False), "metrics.csv", "text/csv", on_click="ignore")
+    access.download("Download all scores", shown.to_csv(index=False), "metrics.csv", "text/csv")
 
 
 def readable(shown: pd.DataFrame, results: Results, cohort_of: dict[str, str]) -> pd.DataFrame:
