@@ -32,7 +32,7 @@ def read_roles(path: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for role, members in content.items():
         if role == "default":
-            if members not in ROLES:
+            if members not in list(ROLES):
                 raise InputError(f"the default role {members!r} is unknown.", str(path), f"Roles: {', '.join(ROLES)}.")
             found["default"] = members
             continue
@@ -51,8 +51,8 @@ def read_roles(path: Path) -> dict[str, str]:
 def role_of(email: str, roles: Mapping[str, str]) -> str | None:
     """Return somebody's role: by the address, else by its domain, else the default; None when there is none."""
     address = email.strip().casefold()
-    domain = f"*@{address.rpartition('@')[2]}"
-    return roles.get(address) or roles.get(domain) or roles.get("default")
+    _, at, domain = address.rpartition("@")
+    return roles.get(address) or (roles.get(f"*@{domain}") if at else None) or roles.get("default")
 
 
 def allows(role: str | None, needed: str) -> bool:

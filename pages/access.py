@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import streamlit as st
 
@@ -86,7 +86,7 @@ def show_user(settings: Settings) -> None:
             st.button("Log out", key="log_out", icon=":material/logout:", on_click=st.logout, width="stretch")
 
 
-def _stop(message: str, error: Exception | None = None) -> None:
+def _stop(message: str, error: Exception | None = None) -> NoReturn:
     if error:
         logging.getLogger(__name__).error("%s %s", message, error)  # details are for the server's log alone
     st.error(message, icon=":material/block:")
