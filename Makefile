@@ -1,12 +1,14 @@
 # make run: the app on the demo study. make test: everything tests need, then all tests.
 # make bench: the metrics beside their peers, on the same arrays.
+# make load: 50 people at once on the workspace (a finished study); make soak: for an hour, or MINUTES=n.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8501
+MINUTES ?= 60
 BENCHMARKS ?= metrics cohorts memory image_mmd extraction
 
-.PHONY: run test lint bench clean
+.PHONY: run test lint bench load soak clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.run
@@ -26,6 +28,12 @@ lint: $(VENV)/.test
 
 bench: $(VENV)/.bench
 	for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+load: $(VENV)/.test
+	$(BIN)/python -m benchmarks.load
+
+soak: $(VENV)/.test
+	$(BIN)/python -m benchmarks.load --minutes $(MINUTES)
 
 clean:
 	rm -rf $(VENV)
