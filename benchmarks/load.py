@@ -29,9 +29,10 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.asyncio.client import connect
 
 ROOT = Path(__file__).resolve().parent.parent
-LEFT_OUT = ("generators",)
+LEFT_OUT = "Generators"
 THINK = (2.0, 15.0)  # seconds between two actions of one session
 NEW_PAGE = 0.3  # share of actions that open a page; the others change a widget
+ARRIVAL = 60.0  # seconds within which all sessions come, one after another; times are noted afterwards
 PATIENCE = 60.0  # seconds until an answer counts as an error
 MIB = 2**20
 
@@ -119,16 +120,17 @@ class Session:
             self.states[name] = ("string_value", self.dice.choice(list(widget.options)))
         return True
 
-    async def act(self) -> None:
+    async def act(self, *, noted: bool) -> None:
         """Open a page or change a widget, and note how long the answer took."""
-        pages = [page for page, name in self.pages.items() if name not in LEFT_OUT]
+        pages = [page for page, name in self.pages.items() if name != LEFT_OUT]
         if self.dice.random() < NEW_PAGE or not self.change():
             self.page, self.query = self.dice.choice(pages), ""
             took = self.measured.opened
         else:
             took = self.measured.answered
         seconds = await self.run()
-        took.append((self.pages.get(self.page, "") or "overview", seconds))
+        if noted:
+            took.append((self.pages.get(self.page, "") or "overview", seconds))
 
     async def wait(self, seconds: float) -> None:
         """Think; fragments that run by themselves go on meanwhile, as in a browser."""
@@ -140,17 +142,19 @@ class Session:
                     await self.run(fragment)
 
 
-async def visit(url: str, seed: int, until: float, think: tuple[float, float], measured: Measured) -> None:
+async def visit(
+    url: str, seed: int, start: float, until: float, think: tuple[float, float], measured: Measured
+) -> None:
     """Behave like one person until the time is over."""
     dice = random.Random(seed)
-    await asyncio.sleep(dice.uniform(0, think[1]))
+    await asyncio.sleep(dice.uniform(0, max(0.0, start - time.monotonic())))
     try:
         async with connect(f"{url}/_stcore/stream", subprotocols=["streamlit"], max_size=None) as socket:
             session = Session(socket, dice, measured)
             await session.run()
             while time.monotonic() < until:
                 await session.wait(dice.uniform(*think))
-                await session.act()
+                await session.act(noted=time.monotonic() > start)
     except Exception as error:  # whatever it is, the load goes on and the error is told
         measured.errors.append(f"session {seed}: {type(error).__name__} {error}")
 
@@ -166,7 +170,8 @@ async def watch(process: psutil.Process, until: float, measured: Measured) -> No
 
 async def _all(url: str, pid: int, sessions: int, seconds: float, think: tuple[float, float]) -> Measured:
     measured, until = Measured(), time.monotonic() + seconds
-    people = (visit(url, seed, until, think, measured) for seed in range(sessions))
+    start = until - seconds + min(ARRIVAL, seconds / 3)
+    people = (visit(url, seed, start, until, think, measured) for seed in range(sessions))
     await asyncio.gather(watch(psutil.Process(pid), until, measured), *people)
     return measured
 

@@ -23,8 +23,9 @@ from core.settings import Settings, from_environment
 from core.study import Cohort, Study, read_study
 from core.volume import Volume
 from core.workflows import Results, demo_folder, known_studies, load_case, load_case_labels, read_results
-from core.workflows.results import results_folder, source_of
+from core.workflows.results import rank_scores, results_folder, source_of
 from core.workflows.results import results_stamp as stamp_of
+from core.workflows.verdicts import Verdict, verdicts
 from core.workflows.viewing import case_files, thumbnail
 from pages import access, job_parts
 from pages.job_parts import DEMO_JOB
@@ -42,6 +43,7 @@ WANTED = "wanted"  # page and query of an address that was opened before app.py 
 ADDRESS = "study_in_address"  # short name of the study that the address held when it was last looked at
 UNKNOWN = "unknown_study"  # the address named a study that the workspace does not know
 
+STUDY_SECONDS = 2.0  # until new files of a study are seen
 FEW_COHORTS = 4  # as many fit into half a page with their numbers
 LABEL_WIDTH = 36  # characters of a cohort's label on one line of an axis
 FLAT_ROW = 21  # pixels: about that of a heatmap row
@@ -167,7 +169,7 @@ def load_study() -> tuple[Study, Results]:
     """
     path = study_path()
     try:
-        study = read_study(path)
+        study = cached_study(path, study_version(path))
     except InputError as error:
         if is_demo(path):
             _explain_demo(job_of(path))
@@ -269,6 +271,31 @@ def results_stamp(path: str) -> tuple[tuple[str, int], ...]:
     return stamp_of(settings(), path)
 
 
+def study_version(path: str) -> int:
+    """Return a number that changes with the study file."""
+    file = Path(path)
+    return file.stat().st_mtime_ns if file.exists() else 0
+
+
+@st.cache_resource(max_entries=16, ttl=STUDY_SECONDS, show_spinner=False)
+def cached_study(path: str, version: int) -> Study:
+    """Read a study, which looks for the files of every cohort: once for all who look at it within some seconds."""
+    del version
+    return read_study(path)
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def cached_ranks(path: str, stamp: tuple[tuple[str, int], ...]) -> pd.DataFrame:
+    """Rank the cohorts by every score."""
+    return rank_scores(cached_results(path, stamp))
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def cached_verdicts(path: str, stamp: tuple[tuple[str, int], ...], version: int) -> list[Verdict]:
+    """Judge every synthetic cohort; ``version`` is that of the study file."""
+    return verdicts(cached_study(path, version), cached_results(path, stamp))
+
+
 @st.cache_data(max_entries=8, show_spinner=False)
 def cached_results(path: str, stamp: tuple[tuple[str, int], ...]) -> Results:
     """Read a study's results; ``stamp`` makes new files be read again."""
@@ -280,7 +307,7 @@ def cached_results(path: str, stamp: tuple[tuple[str, int], ...]) -> Results:
 def cached_case(path: str, cohort: str, case: str, version: int) -> tuple[Volume, Volume | None]:
     """Load a volume and its label map; ``version`` makes a changed file be read again."""
     del version
-    study = read_study(path)
+    study = cached_study(path, study_version(path))
     return load_case(settings(), study, cohort, case), load_case_labels(settings(), study, cohort, case)
 
 
@@ -288,7 +315,7 @@ def cached_case(path: str, cohort: str, case: str, version: int) -> tuple[Volume
 def cached_planes(path: str, cohort: str, case: str, version: int) -> dict[str, np.ndarray]:
     """Return the three middle planes of a case as grey values."""
     del version
-    return thumbnail(settings(), source_of(settings(), read_study(path), cohort, case))
+    return thumbnail(settings(), source_of(settings(), cached_study(path, study_version(path)), cohort, case))
 
 
 @st.cache_data(max_entries=64, show_spinner=False)

@@ -15,7 +15,6 @@ from core.metrics import METRICS
 from core.study import Study
 from core.workflows import Results
 from core.workflows import comparisons as compare
-from core.workflows.results import rank_scores
 from pages import access, selection, shared
 
 Stamp = tuple[tuple[str, int], ...]  # result files and when they were written
@@ -81,16 +80,10 @@ class Focus:
         return metric_label(self.key)
 
 
-@st.cache_data(max_entries=8, show_spinner=False)
-def cached_ranks(path: str, stamp: Stamp) -> pd.DataFrame:
-    """Return the ranked scores of a study; ``stamp`` makes new files be ranked again."""
-    return rank_scores(shared.cached_results(path, stamp))
-
-
 @st.cache_data(max_entries=64, show_spinner=False)
 def cached_agreement(path: str, stamp: Stamp, metric: str, variant: str) -> compare.Agreement:
     """Return how far the encoders agree on the order by one score."""
-    return compare.rank_agreement(cached_ranks(path, stamp), metric, variant)
+    return compare.rank_agreement(shared.cached_ranks(path, stamp), metric, variant)
 
 
 @st.cache_data(max_entries=16, show_spinner=False)
@@ -98,7 +91,7 @@ def cached_cells(
     path: str, stamp: Stamp, cohorts: tuple[str, ...], encoders: tuple[str, ...], variant: str
 ) -> pd.DataFrame:
     """Return the cells of Table 1 filled by a study."""
-    return compare.table_one(cached_ranks(path, stamp), cohorts, encoders, variant)
+    return compare.table_one(shared.cached_ranks(path, stamp), cohorts, encoders, variant)
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)
