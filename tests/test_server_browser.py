@@ -145,7 +145,7 @@ def visit_pages(server, browser):  # noqa: F811
         if "Reading room" in name:
             page.get_by_label("Reader", exact=True).fill("Ann")
             page.keyboard.press("Tab")
-            page.get_by_label("Cases").fill("4")
+            page.get_by_role("spinbutton", name="Cases").fill("4")
             page.keyboard.press("Tab")
             _settle(page)
             page.get_by_role("button", name="Begin").click()
