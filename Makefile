@@ -2,6 +2,7 @@
 # make bench: the metrics beside their peers, on the same arrays.
 # make fuzz: broken and malicious files, FUZZ times as many as make test tries.
 # make drill: every fault at MOMENTS random moments; the outcomes go to REPORT.
+# make load: 50 people at once on the workspace (a finished study); make soak: for an hour, or MINUTES=n.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,9 +10,10 @@ PORT ?= 8501
 FUZZ ?= 50
 MOMENTS ?= 5
 REPORT ?= drill.md
+MINUTES ?= 60
 BENCHMARKS ?= metrics cohorts memory image_mmd extraction
 
-.PHONY: run test lint bench fuzz drill clean
+.PHONY: run test lint bench fuzz drill load soak clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.run
@@ -37,6 +39,12 @@ fuzz: $(VENV)/.test
 
 drill: $(VENV)/.test
 	$(BIN)/python -m tests.faults.drill --moments $(MOMENTS) --report $(REPORT)
+
+load: $(VENV)/.test
+	$(BIN)/python -m benchmarks.load
+
+soak: $(VENV)/.test
+	$(BIN)/python -m benchmarks.load --minutes $(MINUTES)
 
 clean:
 	rm -rf $(VENV)

@@ -38,6 +38,8 @@ class Settings:
     data_roots : tuple of Path
         Folders that data may be read from and results written to, besides the workspace (``SYNTHSCOPE_DATA_ROOTS``);
         () allows every folder.
+    roles : str
+        File of people's roles on a server with login (``SYNTHSCOPE_ROLES``); see core/roles.py.
     """
 
     workspace: Path
@@ -48,6 +50,7 @@ class Settings:
     synthseg: str = ""
     demo_cases: int = 24
     data_roots: tuple[Path, ...] = ()
+    roles: str = ""
 
 
 def from_environment() -> Settings:
@@ -72,6 +75,7 @@ def from_environment() -> Settings:
         synthseg=os.environ.get("SYNTHSCOPE_SYNTHSEG", "") or _find_synthseg(),
         demo_cases=max(2, _count("SYNTHSCOPE_DEMO_CASES", 24)),
         data_roots=data_roots(),
+        roles=os.environ.get("SYNTHSCOPE_ROLES", ""),
     )
 
 
@@ -129,6 +133,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
         "SYNTHSCOPE_SYNTHSEG": settings.synthseg,
         "SYNTHSCOPE_DEMO_CASES": str(settings.demo_cases),
         "SYNTHSCOPE_DATA_ROOTS": os.pathsep.join(map(str, settings.data_roots)),
+        "SYNTHSCOPE_ROLES": settings.roles,
     }
 
 

@@ -12,8 +12,8 @@ from core.tables import csv_text
 from core.workflows import Results
 from core.workflows.regional import answer, at_gate, judged, most_extreme, noise_note
 from core.workflows.results import cohort_verdicts, regional_tables
+from pages import access, paper_parts, selection, shared
 from pages import anatomy_parts as parts
-from pages import paper_parts, selection, shared
 
 SIGN = (
     "Cohen's d compares the mean volume of a region after removing what total intracranial volume explains. "
@@ -189,7 +189,7 @@ def show_tabs(study: Study, results: Results, rows: pd.DataFrame, gated: bool) -
             with st.expander("All numbers: intervals, tests, verdicts"):
                 full = chosen.assign(cohort=chosen["cohort"].map(shared.labels_of(study.cohorts)))
                 shared.show_table(full, shared.effect_columns())
-                st.download_button("Download", csv_text(full), "regional.csv", "text/csv")
+                access.download("Download", csv_text(full), "regional.csv", "text/csv")
     with tabs[1]:
         parts.show_atlas(study, rows)
     with tabs[2]:

@@ -12,7 +12,7 @@ from core.tables import csv_text
 from core.volume import FULL, template
 from core.workflows import Results
 from core.workflows.regional import asymmetry_bars, asymmetry_tables, at_gate, difference_matrix, label_values
-from pages import selection, shared
+from pages import access, selection, shared
 
 RANGES = {"x": (-65, 65, -24), "y": (-100, 70, -18), "z": (-60, 70, -6)}  # mm: ends and start, at the hippocampus
 SIDES = {"x": "left to right", "y": "back to front", "z": "bottom to top"}
@@ -166,4 +166,4 @@ def show_exclusions(study: Study, effects: pd.DataFrame, bound: float) -> None:
         if len(table):
             shared.show_table(table, columns)
         data = csv_text(listed[listed["cohort"] == name])
-        st.download_button(f"Download the list of {name}", data, f"exclusions_{name}.csv", "text/csv", key=f"ex_{name}")
+        access.download(f"Download the list of {name}", data, f"exclusions_{name}.csv", "text/csv", key=f"ex_{name}")

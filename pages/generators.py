@@ -14,7 +14,7 @@ from core.generators import GENERATORS
 from core.jobs import Job
 from core.study import Study, read_study
 from core.workflows import case_name, curve_of, demo_checkpoint, previews_of, samples_folder
-from pages import job_parts, shared
+from pages import access, job_parts, shared
 
 ESTIMATE_JOB = "core.workflows:estimate_generation"
 SAMPLE_JOB = "core.workflows:generate_for_study"
@@ -52,8 +52,10 @@ def show_estimate(model: str, grid: str, steps: int, n: int) -> None:
     """Say what the samples will cost, from one sample measured on this machine."""
     arguments = {"model": model, "grid": grid, "steps": steps}
     job = newest(ESTIMATE_JOB, **arguments)
-    if job is None:
-        jobs.submit(shared.settings(), ESTIMATE_JOB, arguments, f"Measuring {GENERATORS[model].label}")
+    if job is None and not access.may("editor"):
+        st.caption("What it costs is measured when an editor comes by.")
+    elif job is None:
+        access.submit(shared.settings(), ESTIMATE_JOB, arguments, f"Measuring {GENERATORS[model].label}")
         st.caption("Measuring one sample on this machine …")
     elif job.active:
         st.caption("Measuring one sample on this machine …")
@@ -84,12 +86,11 @@ def show_sampling(study: Study) -> None:
     name = columns[-1].text_input("Name of the cohort", label, key=f"sample_name_{label}").strip()
     show_estimate(model, study.grid.name, steps, n)
     ready = bool(checkpoint and name)
-    if st.button(
-        "Sample and evaluate", type="primary", disabled=not ready, help=None if ready else "Name a checkpoint."
-    ):
+    lock = access.lock("editor", disabled=not ready, help=None if ready else "Name a checkpoint.")
+    if st.button("Sample and evaluate", type="primary", **lock):
         arguments = {"study": str(study.path), "name": name, "model": model, "checkpoint": checkpoint}
         arguments |= {"n": n, "seed": seed, "steps": steps}
-        jobs.submit(shared.settings(), SAMPLE_JOB, arguments, f"{name}: {n} samples")
+        access.submit(shared.settings(), SAMPLE_JOB, arguments, f"{name}: {n} samples")
         st.rerun()
 
 
@@ -109,10 +110,10 @@ def show_training(study: Study) -> None:
     steps = int(columns[1].number_input("Steps", 1, 10_000_000, 1000, key="train_steps"))
     seed = int(columns[2].number_input("Seed", 0, value=0, key="train_seed"))
     batch = int(columns[3].number_input("Batch", 0, value=0, key="train_batch", help="0 takes the model's own."))
-    if st.button("Train, or go on", type="primary", disabled=not (data and out)):
+    if st.button("Train, or go on", type="primary", **access.lock("editor", disabled=not (data and out))):
         arguments = {"model": model, "data": data, "out": out, "grid": grid, "steps": steps, "seed": seed}
         arguments |= {"batch": batch, "resume": True, "preview_every": max(1, steps // 20)}
-        jobs.submit(shared.settings(), TRAIN_JOB, arguments, f"Training {GENERATORS[model].label}")
+        access.submit(shared.settings(), TRAIN_JOB, arguments, f"Training {GENERATORS[model].label}")
         st.rerun()
 
 
@@ -130,14 +131,15 @@ def show_run(job: Job) -> None:
     with st.container(border=True):
         title, button = st.columns([5, 1], vertical_alignment="center")
         title.markdown(f"**{job.title}** · {job.state} · {shared.clock(job.created)}")
+        about = "Ends after the step it is at. Everything done so far is kept."
+        lock = access.lock("editor", disabled=job.active and job.cancelled, help=about)
         if job.active:
-            help_text, stopping = "Ends after the step it is at. Everything done so far is kept.", job.cancelled
-            word = "Stopping" if stopping else "Stop"
-            if button.button(word, key=f"stop_{job.id}", width="stretch", help=help_text, disabled=stopping):
-                jobs.cancel(shared.settings(), job.id)
+            word = "Stopping" if job.cancelled else "Stop"
+            if button.button(word, key=f"stop_{job.id}", width="stretch", **lock):
+                access.cancel(shared.settings(), job.id)
             st.progress(min(max(job.progress, 0.0), 1.0), text=job.message or "waiting to start")
-        elif job.state != "done" and button.button("Go on", key=f"again_{job.id}", width="stretch"):
-            jobs.retry(shared.settings(), job.id)
+        elif job.state != "done" and button.button("Go on", key=f"again_{job.id}", width="stretch", **lock):
+            access.retry(shared.settings(), job.id)
         if job.state == "done" and not training and button.button("View", key=f"view_{job.id}", width="stretch"):
             show_samples(job)
         if job.error:

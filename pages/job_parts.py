@@ -13,6 +13,7 @@ from core.jobs import Job
 from core.settings import Settings
 from core.workflows import demo_folder
 from core.workflows.results import results_stamp
+from pages import access
 
 SEEN = "seen"  # what the page shows, to notice when it is out of date
 SEEN_AT = "seen_at"  # when it was drawn, seconds of a steady clock
@@ -45,9 +46,9 @@ def job_of(settings: Settings, path: str) -> Job | None:
 def evaluate(settings: Settings, path: str, name: str) -> None:
     """Queue the evaluation of a study; the demo study is made first when needed."""
     if is_demo(settings, path):
-        jobs.submit(settings, DEMO_JOB, {}, "Demo study")
+        access.submit(settings, DEMO_JOB, {}, "Demo study")
     else:
-        jobs.submit(settings, EVALUATE_JOB, {"study": path}, f"Evaluate {name}")
+        access.submit(settings, EVALUATE_JOB, {"study": path}, f"Evaluate {name}")
 
 
 def job_line(job: Job) -> str:

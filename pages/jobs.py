@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
+import pandas as pd
 import streamlit as st
 
-from core import jobs
+from core import audit, jobs
 from core.jobs import Job
-from pages import job_parts, shared
+from pages import access, job_parts, shared
 
+SHOWN = 200  # records of what people did
 STATES = {
     "queued": ("waiting", "gray", ":material/schedule:"),
     "running": ("running", "blue", ":material/play_circle:"),
@@ -27,7 +30,7 @@ def duration(job: Job) -> str:
     return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
-def show_job(job: Job) -> None:
+def show_job(job: Job, lock: dict[str, Any]) -> None:
     """Show one job with its progress, error, log and buttons."""
     label, colour, icon = STATES[job.state]
     with st.container(border=True):
@@ -37,11 +40,11 @@ def show_job(job: Job) -> None:
         facts += [f"attempt {job.attempts}"] if job.attempts > 1 else []
         facts += [f"{key}: {value}" for key, value in job.result.items() if isinstance(value, int) and key != "memory"]
         title.caption(" · ".join(fact for fact in facts if fact))
-        if job.active and button.button("Cancel", key=f"cancel_{job.id}", width="stretch"):
-            jobs.cancel(shared.settings(), job.id)
+        if job.active and button.button("Cancel", key=f"cancel_{job.id}", width="stretch", **lock):
+            access.cancel(shared.settings(), job.id)
             st.rerun(scope="app")
-        if not job.active and button.button("Run again", key=f"retry_{job.id}", width="stretch"):
-            jobs.retry(shared.settings(), job.id)
+        if not job.active and button.button("Run again", key=f"retry_{job.id}", width="stretch", **lock):
+            access.retry(shared.settings(), job.id)
             st.rerun(scope="app")
         if job.active:
             st.progress(min(max(job.progress, 0.0), 1.0), text=job.message or "waiting to start")
@@ -59,11 +62,33 @@ def show_jobs() -> None:
     found = jobs.list_jobs(shared.settings())
     if not found:
         st.info("No job yet. Evaluate a study on the page *Studies*.")
+    lock = access.lock("editor")
     for job in found:
-        show_job(job)
+        show_job(job, lock)
+
+
+def show_audit() -> None:
+    """Show what people did, to editors."""
+    found = audit.latest(shared.settings(), SHOWN)
+    if not found:
+        st.caption("Nothing was recorded yet.")
+        return
+    rows = [{name: record.pop(name, "") for name in ("when", "who", "action")} | {"what": record} for record in found]
+    columns = {"when": shared.text("When (UTC)"), "who": shared.text("Who", "Empty without login.")}
+    columns |= {"what": shared.text("What", width="large")}
+    table = pd.DataFrame(rows)
+    table["what"] = [", ".join(f"{key}: {value}" for key, value in what.items()) for what in table["what"]]
+    shared.show_table(table, columns, key="audit")
+    st.caption(f"The last {len(table)} of them; the file has all.")
+    access.download(
+        "Download the record", audit.audit_file(shared.settings()).read_bytes, "audit.jsonl", "application/jsonl"
+    )
 
 
 shared.show_heading(
     "Jobs", "Jobs go on when this page, or the browser, is closed. What is finished is never computed a second time."
 )
 show_jobs()
+if access.may("editor"):
+    with st.expander("Who did what", icon=":material/history:"):
+        show_audit()

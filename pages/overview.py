@@ -10,8 +10,8 @@ import streamlit as st
 from core.errors import InputError
 from core.study import Cohort, Study
 from core.workflows import Results
-from core.workflows.results import cohort_verdicts, rank_scores
-from core.workflows.verdicts import column_help, verdicts
+from core.workflows.results import cohort_verdicts
+from core.workflows.verdicts import column_help
 from core.workflows.viewing import PLANES
 from pages import shared
 
@@ -35,7 +35,9 @@ def show_answer(study: Study, results: Results) -> None:
     if not study.synthetic:
         st.info("The study has no synthetic cohort yet. Add one on the page *Studies*.")
     colours = shared.colours_of(study)
-    for cohort, verdict in zip(study.synthetic, verdicts(study, results), strict=True):
+    path = str(study.path)
+    judged = shared.cached_verdicts(path, shared.results_stamp(path), shared.study_version(path))
+    for cohort, verdict in zip(study.synthetic, judged, strict=True):
         with st.container(border=True):
             square = f"<span style='color:{colours[cohort.label]}'>■</span>"
             # The name and its explanation come from the study file: only the square is HTML.
@@ -57,7 +59,8 @@ def show_answer(study: Study, results: Results) -> None:
 
 def show_order(study: Study, results: Results) -> None:
     """Show the place of each cohort by the main metrics, corrected."""
-    ranked = rank_scores(results)
+    path = str(study.path)
+    ranked = shared.cached_ranks(path, shared.results_stamp(path))
     ranked = ranked[(ranked["variant"] == "corrected") & ranked["metric"].isin(MAIN_METRICS)]
     if ranked.empty:
         shared.still_computing("The order of the cohorts")

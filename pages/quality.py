@@ -13,7 +13,7 @@ from core.tables import csv_text
 from core.workflows import Results
 from core.workflows.regional import what_if_gate
 from core.workflows.results import qc_caveats, qc_of
-from pages import paper_parts, selection, shared
+from pages import access, paper_parts, selection, shared
 
 FAILING_COLUMNS = {
     "cohort": shared.text("Cohort", width=shared.COHORT_WIDTH),
@@ -95,7 +95,7 @@ def show_failing(study: Study, results: Results, threshold: float) -> None:
     table = table.sort_values("lowest", kind="stable", ignore_index=True)
     pairs = list(zip(table["name"], table["subject"], strict=True))
     selection.show_cases(table[list(FAILING_COLUMNS)], FAILING_COLUMNS, pairs, "failing")
-    st.download_button("Download the list", csv_text(table), "failing_cases.csv", "text/csv")
+    access.download("Download the list", csv_text(table), "failing_cases.csv", "text/csv")
 
 
 def show_image_checks(study: Study, results: Results) -> None:

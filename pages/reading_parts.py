@@ -15,7 +15,7 @@ from core.readings import MODES, SCALES, Rating, Session
 from core.study import Study
 from core.tables import csv_text
 from core.workflows import Results, reader_study
-from pages import shared
+from pages import access, shared
 
 SESSION = "reading"  # in the address, so that a reload goes on
 UNBLINDED = "unblinded"  # fingerprints of the studies whose results were opened without reading
@@ -47,29 +47,37 @@ def show_entry(study: Study, known: list[Session]) -> None:
             icon=":material/visibility:",
         )
         return
-    first, second = st.columns(2)
-    name = first.text_input("Reader", key="reader_name", help="Name or initials.")
-    key = second.text_input("Key", key="reader_key", help="Only when two readers have one name: anything that differs.")
-    if not name.strip():
+    reader = access.user() or ask_reader()
+    if not reader:
         st.caption("Enter a name to begin, or the name of an earlier session to go on with it.")
         return
-    reader = readings.reader_name(name, key)
     mine = [session for session in known if session.reader == reader]
     if mine and not show_earlier(reader, mine):
         return
     show_form(study, list(fakes), reader)
 
 
+def ask_reader() -> str:
+    """Ask who reads; "" until there is a name."""
+    first, second = st.columns(2)
+    name = first.text_input("Reader", key="reader_name", help="Name or initials.")
+    key = second.text_input("Key", key="reader_key", help="Only when two readers have one name: anything that differs.")
+    return readings.reader_name(name, key) if name.strip() else ""
+
+
 def show_earlier(reader: str, mine: list[Session]) -> bool:
     """Ask whether this is the same reader; return whether a further session is wanted."""
-    st.warning(f"**{reader}** has read this study before. Go on, or are you another reader of the same name?")
+    question = " Go on, or are you another reader of the same name?" if not access.user() else ""
+    st.warning(f"**{reader}** has read this study before.{question}")
     for session in mine[:5]:
         state = "complete" if session.complete else f"{session.position} of {len(session.plan)} saved"
         label = f"{MODE_NAMES[session.mode]}, {shared.clock(session.created)}: {state}"
         if st.button(("See " if session.complete else "Go on: ") + label, key=f"go_{session.id}"):
             st.query_params[SESSION] = session.id
             st.rerun()
-    choice = st.radio("Otherwise", ["—", "I am another reader", "I read once more"], horizontal=True, key="who")
+    choices = ["—", "I am another reader", "I read once more"]
+    choices = [choice for choice in choices if choice != "I am another reader" or not access.user()]
+    choice = st.radio("Otherwise", choices, horizontal=True, key="who")
     if choice == "I am another reader":
         st.info("Enter a key above that tells you apart, for example your department.")
     return choice == "I read once more"
@@ -87,13 +95,13 @@ def show_form(study: Study, fakes: list[str], reader: str) -> None:
         "Readers with one seed see the same cases, each in an order of their own; only then can they be compared."
     )
     seed = int(columns[2].number_input("Seed", 0, value=study.settings.seed, key="reading_seed", help=help_text))
-    if st.button("Begin", type="primary"):
+    if st.button("Begin", type="primary", **access.lock("reader")):
         try:
             plan = readings.make_plan(study, chosen, mode, n, share / 100, seed, reader)
         except SynthScopeError as error:
             shared.show_error(error)
             return
-        st.query_params[SESSION] = readings.start_session(shared.settings(), study, reader, mode, plan, seed)
+        st.query_params[SESSION] = access.start_session(shared.settings(), study, reader, mode, plan, seed)
         st.rerun()
 
 
@@ -145,7 +153,7 @@ def save(session: Session, position: int, given: dict[str, Any]) -> None:
     marks = tuple(tuple(mark) for mark in given.get("marks", ()))
     rating = Rating(given["answer"], **scales, marks=marks, note=given.get("note", ""), seconds=given.get("seconds", 0))
     try:
-        readings.save_rating(shared.settings(), session, position, rating)
+        access.save_rating(shared.settings(), session, position, rating)
     except SynthScopeError as error:
         st.session_state["reading_problem"] = str(error)
         st.session_state["reading_attempt"] = st.session_state.get("reading_attempt", 0) + 1
@@ -196,7 +204,8 @@ def may_see_results(study: Study, known: list[Session], current: Session | None)
     """Tell whether results may be shown: to who has read, or will not read; until then, ask."""
     opened = st.session_state.setdefault(UNBLINDED, set())
     name, key = (" ".join(str(st.session_state.get(field, "")).split()) for field in ("reader_name", "reader_key"))
-    mine = [s for s in known if name and s.reader == readings.reader_name(name, key)]
+    reader = access.user() or (readings.reader_name(name, key) if name else "")
+    mine = [s for s in known if reader and s.reader == reader]
     done = bool(current and current.complete) or any(session.complete for session in mine)
     if done or readings.fingerprint(study) in opened or not any(session.complete for session in known):
         return True
@@ -229,7 +238,7 @@ def show_results(study: Study, results: Results, known: list[Session]) -> None:
         show_agreement(ratings, mode)
     with right:
         show_correlation(study, results, ratings)
-    st.download_button("Download all ratings (CSV)", csv_text(ratings), "readings.csv", "text/csv")
+    access.download("Download all ratings (CSV)", csv_text(ratings), "readings.csv", "text/csv")
 
 
 def show_by_cohort(study: Study, ratings: pd.DataFrame, mode: str) -> None:

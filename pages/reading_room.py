@@ -5,11 +5,12 @@ from __future__ import annotations
 import streamlit as st
 
 from core import readings
-from pages import reading_parts, shared
+from pages import access, reading_parts, shared
 
 study, results = shared.current_study("Reading room", "Can you tell the real brains from the synthetic ones?")
 known = readings.list_sessions(shared.settings(), study)
-current = next((s for s in known if s.id == st.query_params.get(reading_parts.SESSION)), None)
+wanted = st.query_params.get(reading_parts.SESSION)
+current = next((s for s in known if s.id == wanted and access.owns(s)), None)
 if current and not current.complete:
     reading_parts.show_panel(study, current)
     if st.button("Pause", help="Everything saved is kept. Enter the same name to go on."):

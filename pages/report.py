@@ -12,7 +12,7 @@ from core.jobs import Job
 from core.report import Published, contents, read_published
 from core.study import Study
 from core.workflows import Results
-from pages import job_parts, niivue, shared
+from pages import access, job_parts, niivue, shared
 
 REPORT_JOB = "core.report:publish"
 DROP_HELP = "Leaves out every picture, point, name and hash of a single real or training scan; aggregates stay."
@@ -53,7 +53,7 @@ def make(study: Study, drop: bool) -> None:
     """Queue the report."""
     arguments = {"study": str(study.path), "drop_individuals": drop}
     without = " without individuals" if drop else ""
-    jobs.submit(shared.settings(), REPORT_JOB, arguments, f"Report of {study.name}{without}")
+    access.submit(shared.settings(), REPORT_JOB, arguments, f"Report of {study.name}{without}")
 
 
 def show_state(study: Study, results: Results, drop: bool, made: Published | None) -> None:
@@ -72,7 +72,8 @@ def show_state(study: Study, results: Results, drop: bool, made: Published | Non
     elif made is None and not results.provenance.get("complete"):
         st.info("The evaluation goes on: a report made now says what is missing.", icon=":material/hourglass_top:")
     label = "Make it again" if made else "Make the report"
-    if st.button(label, type="secondary" if made else "primary", help="Takes some seconds, in the background."):
+    lock = access.lock("editor", help="Takes some seconds, in the background.")
+    if st.button(label, type="secondary" if made else "primary", **lock):
         make(study, drop)
         st.rerun()
 
@@ -99,8 +100,8 @@ def show_files(study: Study, drop: bool, made: Published) -> None:
         content = cached_file(str(path), made.made)
         file = f"{name}{'-bundle' if kind == 'bundle' else '-tables' if kind == 'tables' else ''}{path.suffix}"
         size = f"{len(content) / 1e6:.1f} MB" if len(content) > 1e5 else f"{len(content) / 1e3:.0f} kB"
-        column.download_button(label, content, file, mimetype, icon=":material/download:", width="stretch",
-                               key=f"download_{kind}")  # fmt: skip
+        access.download(label, content, file, mimetype, place=column, icon=":material/download:", width="stretch",
+                        key=f"download_{kind}")  # fmt: skip
         column.caption(f"{size}. {meaning}")
     st.caption(f"Made {shared.clock(made.made)} in {shared.span(made.seconds)}.")
 

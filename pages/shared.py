@@ -23,10 +23,11 @@ from core.settings import Settings, from_environment
 from core.study import Cohort, Study, read_study
 from core.volume import Volume
 from core.workflows import Results, demo_folder, known_studies, load_case, load_case_labels, read_results
-from core.workflows.results import results_folder, source_of
+from core.workflows.results import rank_scores, results_folder, source_of
 from core.workflows.results import results_stamp as stamp_of
+from core.workflows.verdicts import Verdict, verdicts
 from core.workflows.viewing import case_files, thumbnail
-from pages import job_parts
+from pages import access, job_parts
 from pages.job_parts import DEMO_JOB
 
 # session keys
@@ -42,6 +43,7 @@ WANTED = "wanted"  # page and query of an address that was opened before app.py 
 ADDRESS = "study_in_address"  # short name of the study that the address held when it was last looked at
 UNKNOWN = "unknown_study"  # the address named a study that the workspace does not know
 
+STUDY_SECONDS = 2.0  # until new files of a study are seen
 FEW_COHORTS = 4  # as many fit into half a page with their numbers
 LABEL_WIDTH = 36  # characters of a cohort's label on one line of an axis
 FLAT_ROW = 21  # pixels: about that of a heatmap row
@@ -94,8 +96,8 @@ def start_demo_once(settings: Settings) -> None:
     st.session_state[DEMO_CHECKED] = True
     complete = read_results(settings, demo_folder(settings) / "study.toml").provenance.get("complete")
     tried = any(job.state != "done" for job in jobs.list_jobs(settings, function=DEMO_JOB))
-    if not complete and not tried:
-        jobs.submit(settings, DEMO_JOB, {}, "Demo study")
+    if not complete and not tried and access.may("editor"):
+        access.submit(settings, DEMO_JOB, {}, "Demo study")
 
 
 def pick_study(settings: Settings) -> None:
@@ -141,6 +143,7 @@ def current_study(title: str, caption: str) -> tuple[Study, Results]:
 def show_heading(title: str, caption: str) -> None:
     """Show the page's title, and in the sidebar how far the study's job is."""
     _leave_for_app()
+    access.require(settings())
     follow_address()
     st.title(title)
     st.caption(caption)
@@ -167,7 +170,7 @@ def load_study() -> tuple[Study, Results]:
     """
     path = study_path()
     try:
-        study = read_study(path)
+        study = cached_study(path, study_version(path))
     except InputError as error:
         if is_demo(path):
             _explain_demo(job_of(path))
@@ -231,7 +234,7 @@ def _explain_demo(job: Job | None) -> None:
         st.error(f"The demo study could not be made. {job.error}")
     else:
         st.info("The demo study has not been made yet.")
-    if st.button("Make the demo study", type="primary"):
+    if st.button("Make the demo study", type="primary", **access.lock("editor")):
         evaluate(study_path(), "demo")
         st.rerun()
 
@@ -246,7 +249,7 @@ def still_computing(what: str) -> None:
         st.warning(f"{what} could not be computed. The reasons are listed below.", icon=":material/warning:")
     else:
         st.info(f"{what} will appear here once the study has been evaluated.", icon=":material/info:")
-        if st.button("Evaluate this study", type="primary", key=f"evaluate_{what}"):
+        if st.button("Evaluate this study", type="primary", key=f"evaluate_{what}", **access.lock("editor")):
             evaluate(path, Path(path).parent.name)
             st.rerun()
 
@@ -269,6 +272,31 @@ def results_stamp(path: str) -> tuple[tuple[str, int], ...]:
     return stamp_of(settings(), path)
 
 
+def study_version(path: str) -> int:
+    """Return a number that changes with the study file."""
+    file = Path(path)
+    return file.stat().st_mtime_ns if file.exists() else 0
+
+
+@st.cache_resource(max_entries=16, ttl=STUDY_SECONDS, show_spinner=False)
+def cached_study(path: str, version: int) -> Study:
+    """Read a study, which looks for the files of every cohort: once for all who look at it within some seconds."""
+    del version
+    return read_study(path)
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def cached_ranks(path: str, stamp: tuple[tuple[str, int], ...]) -> pd.DataFrame:
+    """Rank the cohorts by every score."""
+    return rank_scores(cached_results(path, stamp))
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def cached_verdicts(path: str, stamp: tuple[tuple[str, int], ...], version: int) -> list[Verdict]:
+    """Judge every synthetic cohort; ``version`` is that of the study file."""
+    return verdicts(cached_study(path, version), cached_results(path, stamp))
+
+
 @st.cache_data(max_entries=8, show_spinner=False)
 def cached_results(path: str, stamp: tuple[tuple[str, int], ...]) -> Results:
     """Read a study's results; ``stamp`` makes new files be read again."""
@@ -280,7 +308,7 @@ def cached_results(path: str, stamp: tuple[tuple[str, int], ...]) -> Results:
 def cached_case(path: str, cohort: str, case: str, version: int) -> tuple[Volume, Volume | None]:
     """Load a volume and its label map; ``version`` makes a changed file be read again."""
     del version
-    study = read_study(path)
+    study = cached_study(path, study_version(path))
     return load_case(settings(), study, cohort, case), load_case_labels(settings(), study, cohort, case)
 
 
@@ -288,7 +316,7 @@ def cached_case(path: str, cohort: str, case: str, version: int) -> tuple[Volume
 def cached_planes(path: str, cohort: str, case: str, version: int) -> dict[str, np.ndarray]:
     """Return the three middle planes of a case as grey values."""
     del version
-    return thumbnail(settings(), source_of(settings(), read_study(path), cohort, case))
+    return thumbnail(settings(), source_of(settings(), cached_study(path, study_version(path)), cohort, case))
 
 
 @st.cache_data(max_entries=64, show_spinner=False)

@@ -17,7 +17,7 @@ from core.quality import QC_SCORES
 from core.study import Study, read_study
 from core.workflows import Results
 from core.workflows.viewing import PLANES, SHEET_COLUMNS, Sheet, case_scores, contact_sheet, undrawn
-from pages import job_parts, niivue, selection, shared
+from pages import access, job_parts, niivue, selection, shared
 
 AT_ONCE = 60  # thumbnails drawn while the page waits; more are drawn by a job
 NAME = "case name"
@@ -98,8 +98,8 @@ def offer_drawing(study: Study, cohort: str, lacking: int) -> None:
     found = jobs.list_jobs(shared.settings(), function=job_parts.THUMBNAIL_JOB)
     if any(job.active and job.arguments.get("study") == str(study.path) for job in found):
         st.info(f"The thumbnails of {cohort} are being drawn; see the page *Jobs*.")
-    elif st.button(f"Draw the {lacking} missing thumbnails of {cohort}", key=f"draw_{cohort}"):
-        jobs.submit(
+    elif st.button(f"Draw the {lacking} missing thumbnails of {cohort}", key=f"draw_{cohort}", **access.lock("editor")):
+        access.submit(
             shared.settings(), job_parts.THUMBNAIL_JOB, {"study": str(study.path)}, f"Thumbnails of {study.name}"
         )
         st.rerun()

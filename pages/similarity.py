@@ -91,7 +91,7 @@ def show_meaning(results: Results) -> None:
 @st.fragment
 def show_page(study: Study, results: Results, path: str, stamp: parts.Stamp) -> None:
     """Show the answer and what it rests on; a toggle redraws only this part, from the cache."""
-    ranked = parts.cached_ranks(path, stamp)
+    ranked = shared.cached_ranks(path, stamp)
     top = st.container(border=True)
     focus = choose(ranked, (path, stamp))
     scores = compare.select(ranked, focus.metric, focus.variant, focus.encoder)

@@ -16,8 +16,7 @@ from core.study import Study
 from core.tables import csv_text
 from core.workflows import Results
 from core.workflows import comparisons as compare
-from core.workflows.results import rank_scores
-from pages import selection, shared
+from pages import access, selection, shared
 
 Stamp = tuple[tuple[str, int], ...]  # result files and when they were written
 Source = tuple[str, Stamp]  # study.toml and its results
@@ -82,16 +81,10 @@ class Focus:
         return metric_label(self.key)
 
 
-@st.cache_data(max_entries=8, show_spinner=False)
-def cached_ranks(path: str, stamp: Stamp) -> pd.DataFrame:
-    """Return the ranked scores of a study; ``stamp`` makes new files be ranked again."""
-    return rank_scores(shared.cached_results(path, stamp))
-
-
 @st.cache_data(max_entries=64, show_spinner=False)
 def cached_agreement(path: str, stamp: Stamp, metric: str, variant: str) -> compare.Agreement:
     """Return how far the encoders agree on the order by one score."""
-    return compare.rank_agreement(cached_ranks(path, stamp), metric, variant)
+    return compare.rank_agreement(shared.cached_ranks(path, stamp), metric, variant)
 
 
 @st.cache_data(max_entries=16, show_spinner=False)
@@ -99,7 +92,7 @@ def cached_cells(
     path: str, stamp: Stamp, cohorts: tuple[str, ...], encoders: tuple[str, ...], variant: str
 ) -> pd.DataFrame:
     """Return the cells of Table 1 filled by a study."""
-    return compare.table_one(cached_ranks(path, stamp), cohorts, encoders, variant)
+    return compare.table_one(shared.cached_ranks(path, stamp), cohorts, encoders, variant)
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)
@@ -239,9 +232,7 @@ def show_study_table(cells: pd.DataFrame, study: Study, variant: str) -> None:
         "★ best; ☆ best, tied with others; [95 % interval]. Last row: real against real at the same N, what a "
         f"perfect generator would get. ↓ lower is better; → real: closest to the real value is best.{note}"
     )
-    st.download_button(
-        "Download as CSV", lambda: compare.table_one_csv(cells), f"table_1_{variant}.csv", "text/csv", on_click="ignore"
-    )
+    access.download("Download as CSV", lambda: compare.table_one_csv(cells), f"table_1_{variant}.csv", "text/csv")
 
 
 def show_paper_table() -> None:
@@ -387,7 +378,7 @@ def show_all(study: Study, results: Results, ranked: pd.DataFrame) -> None:
     if len(unranked):
         lines = [f"- {row['cohort']}, {row['metric']}: {row['note']}" for _, row in unranked.iterrows()]
         st.warning("Some scores have no place:\n" + "\n".join(lines))
-    st.download_button("Download all scores", csv_text(shown), "metrics.csv", "text/csv", on_click="ignore")
+    access.download("Download all scores", csv_text(shown), "metrics.csv", "text/csv")
 
 
 def readable(shown: pd.DataFrame, results: Results, cohort_of: dict[str, str]) -> pd.DataFrame:

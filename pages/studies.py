@@ -17,8 +17,8 @@ from core.segmentation import SEGMENTERS
 from core.settings import refuse_outside
 from core.study import Study, StudySettings, make_spec
 from core.tables import csv_text
-from core.workflows import Results, create_study, remember_study
-from pages import shared
+from core.workflows import Results
+from pages import access, shared
 
 DEFAULTS = StudySettings()
 COHORT_COLUMNS = {
@@ -111,7 +111,7 @@ def show_create() -> None:
     real = real_fields()
     synthetic = synthetic_fields()
     options = setting_fields()
-    if not st.button("Create the study", type="primary"):
+    if not st.button("Create the study", type="primary", **access.lock("editor")):
         return
     missing = [
         label for label, value in (("a name", name), ("a folder", folder), ("real images", real["images"])) if not value
@@ -122,7 +122,7 @@ def show_create() -> None:
     content = {"name": name, "grid": grid, "real": real, "synthetic": synthetic, "settings": options}
     try:
         spec = make_spec(content, "new study")
-        st.session_state[shared.STUDY] = create_study(shared.settings(), folder, spec)
+        st.session_state[shared.STUDY] = access.create_study(shared.settings(), folder, spec)
     except SynthScopeError as error:
         shared.show_error(error)
     else:
@@ -132,9 +132,9 @@ def show_create() -> None:
 def show_open() -> None:
     """Open a study file."""
     path = st.text_input("Path of a study.toml, or of its folder", key="open_path")
-    if st.button("Open", disabled=not path):
+    if st.button("Open", **access.lock("editor", disabled=not path)):
         try:
-            st.session_state[shared.STUDY] = remember_study(shared.settings(), path)
+            st.session_state[shared.STUDY] = access.open_study(shared.settings(), path)
         except SynthScopeError as error:
             shared.show_error(error)
         else:
@@ -173,7 +173,7 @@ def show_cases(study: Study, results: Results) -> None:
     shown = table[rejected] if only and rejected.any() else table
     filled = [name for name in shown if not shown[name].isin(["", None]).all() and not shown[name].isna().all()]
     shared.show_table(shown[filled], CASE_COLUMNS, row_height=shared.TALL_ROW if "reason" in filled else None)
-    st.download_button("Download all cases as CSV", csv_text(table), "cases.csv", "text/csv")
+    access.download("Download all cases as CSV", csv_text(table), "cases.csv", "text/csv")
 
 
 def show_split() -> None:
@@ -182,6 +182,9 @@ def show_split() -> None:
         "Draws a test set that is uniform over the age range and half female, one scan for each subject. "
         "All scans of the other subjects are for training: no subject is on both sides."
     )
+    if not access.may("editor"):  # a path names a file of the server
+        st.info(access.NEED["editor"])
+        return
     upload = st.file_uploader("participants.tsv of the pooled cohort", type=["tsv"], key="split_upload")
     path = st.text_input("or its path", key="split_path")
     first, second = st.columns(2)
@@ -202,7 +205,7 @@ def show_split() -> None:
     columns = st.columns(2)
     for column, (name, table) in zip(columns, {"test": test, "training": training}.items(), strict=True):
         content = csv_text(table, tabs=True, na_rep="n/a")
-        column.download_button(f"Download {name}.tsv", content, f"{name}.tsv", "text/tab-separated-values")
+        access.download(f"Download {name}.tsv", content, f"{name}.tsv", "text/tab-separated-values", place=column)
     shared.show_figure(plots.age_sex_histogram({"test": test, "training": training}), key="split_sets")
     sites = {f"site {site}": rows for site, rows in pooled.groupby("site") if site}
     if sites:
@@ -226,7 +229,8 @@ def show_study() -> None:
     title.caption(f"`{study.path}` · grid {study.grid.name} · encoders {', '.join(study.settings.encoders)}")
     job = shared.job_of(str(study.path))
     working = bool(job and job.active)
-    if button.button("Evaluate", type="primary", disabled=working, width="stretch", help="What is finished is kept."):
+    lock = access.lock("editor", disabled=working, help="What is finished is kept.")
+    if button.button("Evaluate", type="primary", width="stretch", **lock):
         shared.evaluate(str(study.path), study.name)
         st.rerun()
     show_cases(study, results)

@@ -25,6 +25,8 @@ BASE = ("errors", "settings")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "errors": (),
     "settings": ("errors",),
+    "roles": ("errors",),
+    "audit": BASE,
     "volume": ("errors",),
     "tables": ("errors", "volume"),
     "participants": ("errors", "tables"),
@@ -46,6 +48,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 # Where a package of others may be imported.
 OWNERS = {
     "streamlit": ("app.py", "pages/"),
+    "starlette": ("app.py", "pages/headers.py"),
     "nibabel": ("core/volume.py",),
     "dask": ("core/cluster.py",),
     "distributed": ("core/cluster.py",),
@@ -118,6 +121,16 @@ def test_pages_do_not_compute():
             "SimpleITK",
         }
         assert not wrong, f"{path.name} imports {sorted(wrong)}"
+
+
+def test_pages_act_only_where_roles_are_checked():
+    """What needs a role goes through pages/access.py, which checks it and records it."""
+    actions = {"submit", "cancel", "retry", "create_study", "remember_study", "start_session", "save_rating"}
+    for path in [*ROOT.glob("pages/*.py"), ROOT / "app.py"]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = ast.unparse(node.func).split(".") if isinstance(node, ast.Call) else [""]
+            if path.name != "access.py" and name[-1] in {*actions, "download_button"}:
+                assert name[0] == "access", f"{path.name}:{node.lineno} calls {'.'.join(name)}"
 
 
 def test_the_table_names_what_exists():

@@ -31,8 +31,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 class Server:
     """A Streamlit server on a free port of this machine."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, *options: str) -> None:
+        self.settings, self.options = settings, options
         self.process: subprocess.Popen | None = None
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -41,6 +41,7 @@ class Server:
 
     def start(self) -> None:
         options = ["--server.port", str(self.port), "--server.headless", "true", "--server.address", "127.0.0.1"]
+        options += self.options
         self.process = subprocess.Popen(
             [sys.executable, "-m", "streamlit", "run", "app.py", *options],
             cwd=ROOT,

@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
     path.stem
     for path in (ROOT / "pages").glob("*.py")
-    if path.stem not in ("shared", "niivue", "selection", "__init__") and not path.stem.endswith(("_parts", "_choices"))
+    if path.stem not in ("shared", "niivue", "selection", "access", "headers", "__init__")
+    and not path.stem.endswith(("_parts", "_choices"))
 )
 NEEDS_STUDY = ("overview", "viewer", "similarity", "quality", "anatomy", "studies", "reading_room", "report")
 CASES = {"real": ["r0", "r1", "r2"], "Alpha": ["a0", "a1", "a2"]}
