@@ -11,6 +11,7 @@ from core import jobs
 from core.settings import from_environment
 from core.study import CohortSpec, StudySpec, write_spec
 from core.workflows import remember_study, results_folder
+from pages import shared
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -90,6 +91,7 @@ def test_a_volume_that_vanishes_or_breaks_is_explained(study):
     folder = Path(study).parent / "alpha"
     (folder / "a-02.nii.gz").unlink()
     (folder / "a-00.nii.gz").write_bytes(b"broken")
+    shared.cached_study.clear()  # files are looked for again after STUDY_SECONDS
     run(app)
     assert any("a-02 is no longer there" in warning.value for warning in app.warning)
     real, synthetic = sent(app)["panes"]
