@@ -53,7 +53,7 @@ async name => {
 
 def first_page(browser: Browser, url: str) -> float:
     """Return the seconds from an address typed in a fresh browser to the whole first page."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, bypass_csp=True)
     start = time.perf_counter()
     page.goto(url)
     page.get_by_role("heading", name="Overview").wait_for(timeout=120_000)
@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
         with sync_playwright() as playwright:
             chromium = shutil.which("chromium") or shutil.which("google-chrome")
             browser = playwright.chromium.launch(executable_path=chromium, args=flags)
-            page = browser.new_page(viewport={"width": 1280, "height": 900})
+            page = browser.new_page(viewport={"width": 1280, "height": 900}, bypass_csp=True)
             for _ in range(60):
                 try:
                     page.goto(url)

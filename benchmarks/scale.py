@@ -102,7 +102,7 @@ def measure_pages(cases: int, rounds: int) -> None:
         flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
         browser = playwright.chromium.launch(executable_path=chromium, args=flags)
         try:
-            page = browser.new_page(viewport={"width": 1280, "height": 900})
+            page = browser.new_page(viewport={"width": 1280, "height": 900}, bypass_csp=True)
             study = results_folder(settings, Path(place) / "study" / "study.toml").name
             for _ in range(60):
                 try:

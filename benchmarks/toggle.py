@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
         with sync_playwright() as playwright:
             chromium = shutil.which("chromium") or shutil.which("google-chrome")
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": 1280, "height": 900})
+            page = browser.new_page(viewport={"width": 1280, "height": 900}, bypass_csp=True)
             open_page(page, url)
             for group, names in {
                 "deepbet": ("deepbet", "random-r50"),

@@ -1,3 +1,4 @@
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,14 @@ import pytest
 from core.pools import Context, InProcessPool
 from core.settings import Settings
 from core.volume import HALF, Volume, save, template
+
+
+@pytest.fixture(autouse=True)
+def same_main():
+    """Put the main module back: AppTest leaves its page there, which processes started by spawn would then run."""
+    main = sys.modules["__main__"]
+    yield
+    sys.modules["__main__"] = main
 
 
 @pytest.fixture
