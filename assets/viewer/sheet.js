@@ -17,7 +17,7 @@ function cell(item, sprite, data) {
   picture.className = "picture";
   const letters = [...data.letters].map((letter, index) => Object.assign(document.createElement("i"), { textContent: letter, className: index ? "right" : "left" }));
   const words = Object.assign(document.createElement("span"), { className: "words" });
-  const name = item.case.length > 15 ? `${item.case.slice(0, 6)}…${item.case.slice(-8)}` : item.case; // ends differ
+  const name = item.case.length > 13 ? `${item.case.slice(0, 5)}…${item.case.slice(-7)}` : item.case; // ends differ
   words.append(Object.assign(document.createElement("b"), { textContent: name }), item.caption);
   button.append(picture, ...letters, words);
   button.dataset.cohort = item.cohort;
