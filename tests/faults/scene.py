@@ -233,8 +233,8 @@ def _finish(process: subprocess.Popen[str]) -> None:
     assert "Traceback" not in errors, errors
 
 
-SHORT = (kill_scheduler, kill_runner)  # at every test run; the others cost a minute and more, and have `make drill`
-FAULTS = (*SHORT, kill_worker, stall_worker, terminate_runner, kill_host, kill_command)
+SHORT = (kill_runner,)  # at every test run; the others cost a minute each, and have `make drill`
+FAULTS = (*SHORT, kill_scheduler, kill_worker, stall_worker, terminate_runner, kill_host, kill_command)
 
 
 def undisturbed(data: Path, folder: Path) -> tuple[dict[str, bytes], int]:
