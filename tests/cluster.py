@@ -99,7 +99,7 @@ def command(workspace: Path, *arguments: object, **changes: str) -> subprocess.P
     words = [sys.executable, "-m", "core", *[str(argument) for argument in arguments]]
     env = environment(workspace, **changes)
     pipe = subprocess.PIPE
-    return subprocess.Popen(words, cwd=workspace.parent, env=env, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(words, cwd=workspace.parent, env=env, stdout=pipe, stderr=pipe, text=True, encoding="utf-8")
 
 
 def run(workspace: Path, *arguments: object, code: int | None = None, **changes: str) -> str:
