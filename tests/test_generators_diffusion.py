@@ -223,7 +223,7 @@ def test_any_number_of_steps_starts_in_noise_and_never_rises(steps):
 
 def test_too_many_steps_are_refused():
     for times in (diffusion.spread_times, diffusion.strided_times, diffusion.continuous_times):
-        with pytest.raises(InputError, match="1 to 1000 steps"):
+        with pytest.raises(InputError, match="at most 1000 steps"):
             times(2000)
 
 
