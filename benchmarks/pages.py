@@ -16,7 +16,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from benchmarks.toggle import serve
+from benchmarks.toggle import reach, serve
 
 # Page, and the words of two choices of one widget on it, clicked in turn.
 WIDGETS = (
@@ -91,12 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
             chromium = shutil.which("chromium") or shutil.which("google-chrome")
             browser = playwright.chromium.launch(executable_path=chromium, args=flags)
             page = browser.new_page(viewport={"width": 1280, "height": 900}, bypass_csp=True)
-            for _ in range(60):
-                try:
-                    page.goto(url)
-                    break
-                except Exception:
-                    time.sleep(1)
+            reach(page, url)
             page.get_by_role("heading", name="Overview").wait_for(timeout=120_000)
             page.wait_for_function(QUIET, timeout=120_000)
             report("first page", [first_page(browser, url) for _ in range(options.rounds)])

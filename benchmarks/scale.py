@@ -23,7 +23,7 @@ import pandas as pd
 from playwright.sync_api import sync_playwright
 
 from benchmarks.pages import QUIET, change_page, report
-from benchmarks.toggle import serve
+from benchmarks.toggle import reach, serve
 from core import anatomy
 from core.quality import QC_SCORES
 from core.settings import Settings
@@ -104,12 +104,7 @@ def measure_pages(cases: int, rounds: int) -> None:
         try:
             page = browser.new_page(viewport={"width": 1280, "height": 900}, bypass_csp=True)
             study = results_folder(settings, Path(place) / "study" / "study.toml").name
-            for _ in range(60):
-                try:
-                    page.goto(f"{url}/?study={study}")
-                    break
-                except Exception:
-                    time.sleep(1)
+            reach(page, f"{url}/?study={study}")
             page.get_by_role("heading", name="Overview").wait_for(timeout=120_000)
             page.wait_for_function(QUIET, timeout=120_000)
             times = [{name: change_page(page, name) for name in PAGES} for _ in range(rounds + 1)]

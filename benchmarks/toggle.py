@@ -64,14 +64,19 @@ def serve(workspace: Path) -> tuple[subprocess.Popen[bytes], str]:
     return process, f"http://127.0.0.1:{port}"
 
 
-def open_page(page: Page, url: str) -> None:
-    """Open Similarity and wait until it is drawn."""
+def reach(page: Page, url: str) -> None:
+    """Open an address of a server that may still be starting."""
     for _ in range(60):
         try:
-            page.goto(f"{url}/similarity")
-            break
+            page.goto(url)
+            return
         except Exception:
             time.sleep(1)
+
+
+def open_page(page: Page, url: str) -> None:
+    """Open Similarity and wait until it is drawn."""
+    reach(page, f"{url}/similarity")
     page.get_by_text("Map of all volumes").wait_for(timeout=120_000)
     page.wait_for_timeout(4000)
     running = "document.querySelector('[data-testid=stStatusWidget], [data-stale=true]')"

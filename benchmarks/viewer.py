@@ -13,13 +13,12 @@ import argparse
 import shutil
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from urllib.parse import urlencode
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from benchmarks.toggle import serve
+from benchmarks.toggle import reach, serve
 from core.pools import Context, InProcessPool
 from core.settings import Settings
 from core.store import write_json
@@ -69,12 +68,7 @@ def prepare(settings: Settings, folder: Path, cases: dict[str, int], grid: str) 
 def open_viewer(browser: Browser, url: str, query: dict[str, str]) -> Page:
     """Open the viewer on its first case and wait until it is drawn."""
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
-    for _ in range(60):
-        try:
-            page.goto(url)
-            break
-        except Exception:
-            time.sleep(1)
+    reach(page, url)
     page.wait_for_timeout(5000)
     page.goto(f"{url}/viewer?{urlencode(query)}")
     page.locator(".pane[data-case='Alpha-000']").wait_for(timeout=180_000)

@@ -74,7 +74,7 @@ def show_chart(study: Study, figure: Any, key: str, **options: Any) -> None:
     cohorts = {name: c.name for c in study.cohorts for name in (c.label, shared.short_label(c), c.name)}
     points = {(cohorts.get(label, label), case): (case, label) for case, label in plots.cases_of(figure)}
     marked = [pair for pair in selected() if pair in points]
-    figure = plots.mark_cases(figure, [points[pair] for pair in marked])
+    figure = plots.mark_cases(figure, {points[pair] for pair in marked})
     shared.show_figure(figure, key, on_select=_take_points(key, cohorts), **options)
     if marked:
         open_button(marked, f"open_{key}")
@@ -98,7 +98,8 @@ def show_cases(
 
     Rows of cases selected elsewhere are ticked. Returns the rows ticked, below which they can be opened.
     """
-    rows = [row for row, pair in enumerate(pairs) if pair in selected()]
+    chosen = set(selected())
+    rows = [row for row, pair in enumerate(pairs) if pair in chosen]
     ticked = st.session_state.get(key)
     if sorted(ticked["selection"]["rows"] if ticked else []) != rows:
         st.session_state[key] = {"selection": {"rows": rows}}
