@@ -1,13 +1,19 @@
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from core.pools import Context, InProcessPool
 from core.settings import Settings
 from core.volume import HALF, Volume, save, template
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many test processes as cores: one thread each, in their children too
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -76,6 +76,10 @@ def open_studies(page):
     return page.get_by_role("button", name="Evaluate")
 
 
+def started(server):
+    return [record for record in audit.latest(server.settings, 99) if record["action"] == "start a job"]
+
+
 def test_a_viewer_cannot_start_a_job_and_an_editor_can(guarded, browser):  # noqa: F811
     server, provider = guarded
     stranger = log_in(browser, server, "eve@else.org")
@@ -95,8 +99,8 @@ def test_a_viewer_cannot_start_a_job_and_an_editor_can(guarded, browser):  # noq
     open_studies(editor).click()
     _wait(lambda: len(jobs.list_jobs(server.settings)) == 2, 30, "the editor's job is queued")
     job = jobs.list_jobs(server.settings)[0]
-    (found,) = [record for record in audit.latest(server.settings, 99) if record["action"] == "start a job"]
-    assert (found["who"], found["job"]) == ("ed@lab.org", job.id)
+    _wait(lambda: started(server), 30, "the start is on record")  # which follows the queueing
+    assert [(found["who"], found["job"]) for found in started(server)] == [("ed@lab.org", job.id)]
     jobs.cancel(server.settings, job.id)
     editor.get_by_role("button", name="Log out").click()
     editor.get_by_role("button", name="Log in").wait_for()
