@@ -1,6 +1,6 @@
 """Train one demo generator for a given time, its volumes in the memory of the device.
 
-    python -m benchmarks.train_demo MODEL --data FOLDER --out DIR --minutes M [--batch B] [--accelerator cuda]
+    python -m benchmarks.train_demo MODEL --data FOLDER --out DIR --minutes M [--batch B] [--start FILE] [--accelerator cuda]
 
 What differs from ``python -m core train``: stages and learning rates go by the clock, so that any machine spends the
 same shares of its time on them; gradients of the diffusion models are clipped; HA-GAN's two encoder phases, which
@@ -119,6 +119,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--batch", type=int)
+    parser.add_argument("--start", type=Path, help="weights to start from, of a diffusion model")
     parser.add_argument("--accelerator", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--precision", default="32-true", choices=("32-true", "bf16-mixed"))
     options = parser.parse_args()
@@ -127,6 +128,8 @@ def main() -> None:
     torch.manual_seed(0)
     device = torch.device("cuda:0" if options.accelerator == "cuda" else "cpu")
     brains, generator = Brains(options.data, device), build(options.model, "half")
+    if options.start:
+        generator.load_checkpoint(options.start)
     clock = Clock(60 * options.minutes)
     follow(generator, clock)
     done = train(
@@ -137,7 +140,11 @@ def main() -> None:
         Machine(accelerator=options.accelerator, precision=options.precision, save_every=60),
         report=lambda fraction, text: print(f"{clock.progress():6.1%}", text.replace(f" of {STEPS}", ""), flush=True),
         stop=lambda: clock.over,
-        facts={"volumes": f"{len(brains)} volumes of {options.data.name}", "device": options.accelerator},
+        facts={
+            "volumes": f"{len(brains)} volumes of {options.data.name}",
+            "device": options.accelerator,
+            "start": f"{options.start.name} of {read_facts(options.start).get('step')} steps" if options.start else "",
+        },
     )
     print(f"{done.step} steps in {done.seconds:.0f} s")
     drawn = build(options.model, "half").to(device)
