@@ -35,7 +35,7 @@ bench: $(VENV)/.bench
 	for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 fuzz: $(VENV)/.test
-	FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/test_hostile_files.py
+	FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/test_hostile_files.py tests/test_hostile_dicom.py
 
 drill: $(VENV)/.test
 	$(BIN)/python -m tests.faults.drill --moments $(MOMENTS) --report $(REPORT)

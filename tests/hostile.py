@@ -133,3 +133,47 @@ def repeat(content: bytearray, rng: np.random.Generator) -> None:
 Damage = Callable[[bytearray, np.random.Generator], None]
 DAMAGE: tuple[Damage, ...] = (flip_bits, truncate, swap, set_field, set_field, set_field, break_extension, cut_out)
 GZ_DAMAGE: tuple[Damage, ...] = (flip_anywhere, truncate, append_rubbish, cut_out, repeat)
+
+
+# Elements of a DICOM slice that decide what is read: group, element.
+ELEMENTS = (
+    *((0x0028, e) for e in (0x0002, 0x0004, 0x0008, 0x0010, 0x0011, 0x0030, 0x0100, 0x0101, 0x0102, 0x0103)),
+    *((0x0020, e) for e in (0x000D, 0x000E, 0x0013, 0x0032, 0x0037)),
+    *((0x0028, 0x1052), (0x0028, 0x1053), (0x0018, 0x0050), (0x0002, 0x0010), (0x0002, 0x0000), (0x7FE0, 0x0010)),
+)
+
+
+def broken_series(number: int, slices: dict[str, bytes]) -> dict[str, bytes]:
+    """The slices of a DICOM series, by file name, of which some are broken; the same ones for the same number."""
+    rng = np.random.default_rng(number)
+    chosen = sorted(slices) if rng.random() < 0.3 else rng.choice(sorted(slices), int(rng.integers(1, 4))).tolist()
+    found, seed = dict(slices), int(rng.integers(2**32))
+    for name in chosen:  # the same damage in each
+        content, again = bytearray(slices[name]), np.random.default_rng(seed)
+        for _ in range(int(again.integers(1, 4))):
+            SLICE_DAMAGE[int(again.integers(len(SLICE_DAMAGE)))](content, again)
+        found[name] = bytes(content)
+    return found
+
+
+def set_element(content: bytearray, rng: np.random.Generator) -> None:
+    """Put nonsense where an element has its representation, length or value."""
+    place = content.find(struct.pack("<HH", *ELEMENTS[int(rng.integers(len(ELEMENTS)))]))
+    if place < 0 or place + 16 > len(content):
+        return
+    field = int(rng.integers(3))
+    if field == 0:
+        content[place + 4 : place + 6] = bytes(rng.choice([b"US", b"DS", b"OB", b"SQ", b"UN", b"\0\0"]))
+    elif field == 1:
+        content[place + 6 : place + 8] = struct.pack("<H", int(rng.choice([0, 1, 3, 255, 65534, 65535])))
+    else:
+        value = rng.choice([b"\0\0", b"\xff\xff", b"-1", b"nan", b"1e", b"9" * 8, b"\\\\", b"a\\b"])
+        content[place + 8 : place + 8 + len(value)] = bytes(value)
+
+
+def flip_anywhere_in_the_header(content: bytearray, rng: np.random.Generator) -> None:
+    for place in rng.integers(128, min(len(content), 1200), int(rng.integers(1, 9))):
+        content[place] ^= 1 << int(rng.integers(8))
+
+
+SLICE_DAMAGE = (set_element, set_element, set_element, flip_anywhere_in_the_header, truncate, cut_out)

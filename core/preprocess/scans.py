@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from core.errors import InputError
-from core.volume import (
-    SUFFIXES,
-    Volume,
-    check_bytes,
-    check_extent,
-    is_place,
-    load,
-)
+from core.preprocess.dicom import check_promise, is_dicom, read_series, read_with
+from core.volume import SUFFIXES, Volume, is_place, load
 
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
 SCAN_SUFFIXES = SUFFIXES + NRRD_SUFFIXES
 COMPANIONS = (".json", ".tsv", ".csv", ".txt", ".md", ".html", ".bval", ".bvec")  # BIDS sidecars and notes
 MIN_VOXELS, MAX_SPACING = 64, 5.0
 NRRD_HEADER = 2**16  # bytes in which a header must end
-_T = TypeVar("_T")
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -81,7 +73,7 @@ def read_scan(path: Path | str) -> Volume:
     if not path.exists():
         raise InputError("there is no such file or folder.", str(path), "Check the path.")
     if path.is_dir():
-        volume = _from_sitk(_read_dicom(path), path)
+        volume = _from_sitk(_one_volume(read_series(path), path), path)
     elif _suffix(_known(path)) in NRRD_SUFFIXES:
         volume = _from_sitk(_read_nrrd(path), path)
     else:
@@ -118,24 +110,17 @@ def _kinds() -> str:
 
 def _known(path: Path) -> Path:
     if not _suffix(path):
-        remedy = "Give the folder of the series." if _is_dicom(path) else f"Give {_kinds()}."
-        what = "one DICOM file is not a scan." if _is_dicom(path) else f"unknown kind of file {path.suffix!r}."
+        remedy = "Give the folder of the series." if is_dicom(path) else f"Give {_kinds()}."
+        what = "one DICOM file is not a scan." if is_dicom(path) else f"unknown kind of file {path.suffix!r}."
         raise InputError(what, str(path), remedy)
     return path
-
-
-def _is_dicom(path: Path) -> bool:
-    if path.name.upper() == "DICOMDIR" or not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM" or path.suffix.lower() in (".dcm", ".ima")
 
 
 def _scans_in(folder: Path) -> list[Path]:
     scans: list[Path] = []
     entries = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.name.upper() != "DICOMDIR")
     files = [p for p in entries if p.is_file() and not p.name.lower().endswith(COMPANIONS)]
-    dicom = [p for p in files if not _suffix(p) and _is_dicom(p)]
+    dicom = [p for p in files if not _suffix(p) and is_dicom(p)]
     others = [p for p in files if p not in set(dicom)]
     if dicom and any(_suffix(p) for p in others):
         raise InputError("images and DICOM files lie in one folder.", str(folder), "Put the DICOM series in its own.")
@@ -151,9 +136,9 @@ def _read_nrrd(path: Path) -> sitk.Image:
     reader.SetImageIO("NrrdImageIO")
     reader.SetFileName(str(path))
     held = path.stat().st_size + _data_file_bytes(path)
-    _read_sitk(reader.ReadImageInformation, path)
-    _check_promise(reader, 1, held, path)
-    return _one_volume(_read_sitk(reader.Execute, path), path)
+    read_with(reader.ReadImageInformation, path)
+    check_promise(reader, 1, held, path)
+    return _one_volume(read_with(reader.Execute, path), path)
 
 
 def _data_file_bytes(path: Path) -> int:
@@ -176,57 +161,6 @@ def _data_file_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in data)
 
 
-def _check_promise(reader: sitk.ImageFileReader, files: int, held: int, path: Path) -> None:
-    """Refuse an absurd or impossible size before memory is taken for it."""
-    size = (*reader.GetSize()[:-1], reader.GetSize()[-1] * files)
-    check_extent(size, path)
-    voxels = int(np.prod(size, dtype=np.int64)) * reader.GetNumberOfComponents()
-    pixel = _read_sitk(lambda: sitk.Image([1] * 2, reader.GetPixelID()), path)  # of no known type, at times
-    check_bytes(voxels * pixel.GetSizeOfPixelComponent(), held, path, packed=True)
-
-
-def _read_dicom(folder: Path) -> sitk.Image:
-    if not any(_is_dicom(p) for p in folder.iterdir()):
-        raise InputError(
-            "the folder holds no DICOM files.", str(folder), "Give the folder that directly holds the series."
-        )
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if len(series) != 1:
-        files = {uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in series}
-        listed = "; ".join(f"{uid} ({len(names)} files, first {Path(names[0]).name})" for uid, names in files.items())
-        what = f"the folder holds {len(series)} DICOM series: {listed}." if series else "no readable DICOM series."
-        raise InputError(what, str(folder), "Put the files of the T1w series alone in a folder and give that folder.")
-    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
-    first = sitk.ImageFileReader()
-    first.SetFileName(names[0])
-    _read_sitk(first.ReadImageInformation, folder)
-    _check_promise(first, len(names), sum(Path(name).stat().st_size for name in names), folder)
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(names)
-    reader.MetaDataDictionaryArrayUpdateOn()
-    image = _one_volume(_read_sitk(reader.Execute, folder), folder)
-    key, count = "0020|0032", len(reader.GetFileNames())
-    if count > 2 and all(reader.HasMetaDataKey(i, key) for i in range(count)):
-        places = np.array([[float(v) for v in reader.GetMetaData(i, key).split("\\")] for i in range(count)])
-        gaps = np.linalg.norm(np.diff(places, axis=0), axis=1)
-        if gaps.max() - gaps.min() > 0.1 * np.median(gaps):
-            raise InputError(
-                f"the slices are not evenly spaced ({gaps.min():.3g} to {gaps.max():.3g} mm apart, {count} files).",
-                str(folder),
-                "Slices are missing or doubled: export the series again.",
-            )
-    return image
-
-
-def _read_sitk(read: Callable[[], _T], path: Path) -> _T:
-    try:
-        return read()
-    except (RuntimeError, MemoryError) as error:
-        # What is quoted comes from the header, where names may stand.
-        reason = re.sub(r"([\"'|]).*?\1", "…", " ".join(str(error).split()))[-160:]
-        raise InputError(f"it cannot be read ({reason}).", str(path), "Export it again, or convert it.") from error
-
-
 def _one_volume(image: sitk.Image, path: Path) -> sitk.Image:
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(
@@ -239,7 +173,7 @@ def _one_volume(image: sitk.Image, path: Path) -> sitk.Image:
 
 
 def _from_sitk(image: sitk.Image, path: Path) -> Volume:
-    ras = _read_sitk(lambda: sitk.DICOMOrient(image, "RAS"), path)
+    ras = read_with(lambda: sitk.DICOMOrient(image, "RAS"), path)
     data = np.ascontiguousarray(sitk.GetArrayFromImage(ras).T, dtype=np.float32)  # (x, y, z)
     if not np.isfinite(data).all() or data.min() == data.max():
         raise InputError("the voxels are NaN, Inf or all equal.", str(path), "Export the scan again.")
