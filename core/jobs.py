@@ -31,6 +31,7 @@ from core.cluster import open_pool
 from core.errors import InputError, JobFailed, SynthScopeError
 from core.pools import Cancelled, Context, Pool
 from core.settings import Settings, child_environment
+from core.store import Store
 
 IDLE_SECONDS = 120.0  # an idle runner ends, so that it holds no memory and newer code takes over
 HEARTBEAT_SECONDS = 1.0
@@ -228,6 +229,7 @@ def run_pending(settings: Settings, *, idle_seconds: float = IDLE_SECONDS) -> No
         return
     try:
         _requeue_orphans(settings)
+        Store(settings.workspace).remove_leftovers()
         with open_pool(settings) as pool, ThreadPoolExecutor(PARALLEL_JOBS) as threads:
             _serve(settings, pool, threads, idle_seconds)
     finally:

@@ -30,6 +30,8 @@ from core.errors import CacheCorrupt, JobFailed
 from core.tables import csv_text
 from core.volume import BOMB_RATIO, SMALL, Volume, load, load_labels, save
 
+TEMPORARY = ".tmp-"  # begins the name of a file that is being written
+LEFTOVER_SECONDS = 24 * 3600.0  # no writing takes so long: the writer was killed
 LOCK_SECONDS = 30.0  # a holder that stalled, or whose host is gone, is waited for no longer
 
 
@@ -196,6 +198,16 @@ class Store:
             lock_path.unlink()
         return value
 
+    def remove_leftovers(self) -> int:
+        """Delete the temporary files of writers that were killed a day ago or longer; return how many."""
+        removed, oldest = 0, time.time() - LEFTOVER_SECONDS
+        for path in (self.root / "artefacts").rglob(f"{TEMPORARY}*"):
+            with suppress(OSError):
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
+                    removed += 1
+        return removed
+
     def file_hash(self, path: Path | str) -> str:
         """SHA-256 of a file's content, or of all files of a folder; remembered by size and time.
 
@@ -221,7 +233,7 @@ def write_atomically(path: Path, write: Callable[[Path], None], *, suffix: str =
     JobFailed
         Disk full or folder not writable.
     """
-    temporary = path.parent / f".tmp-{socket.gethostname()}-{uuid.uuid4().hex}{suffix or path.suffix}"
+    temporary = path.parent / f"{TEMPORARY}{socket.gethostname()}-{uuid.uuid4().hex}{suffix or path.suffix}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)

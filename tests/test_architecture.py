@@ -35,7 +35,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "store": ("errors", "tables", "volume"),
     "pools": BASE,
     "cluster": (*BASE, "pools"),
-    "jobs": (*BASE, "pools", "cluster"),
+    "jobs": (*BASE, "pools", "cluster", "store"),
     "readings": (*BASE, "study"),
     **{name: ("errors", "volume", "tables", "checkpoint", name) for name in SCIENCE},
     # The one bridge: an encoder is the bottleneck of the segmentation network.

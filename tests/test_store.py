@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,17 @@ def _count(root: str, barrier, counter) -> None:
         return {"x": 1}
 
     Store(Path(root)).get_or_compute("json", "bb" * 32, compute)
+
+
+def test_what_killed_writers_left_is_removed_after_a_day(store: Store):
+    store.put("json", content_key("a", 1, [], {}), 1)
+    (artefact,) = (store.root / "artefacts").rglob("*.json")
+    old, young = (artefact.with_name(f".tmp-host-{name}.json") for name in ("old", "young"))
+    for path, hours in ((old, 25), (young, 23), (artefact, 25)):
+        path.touch()
+        os.utime(path, (time.time() - 3600 * hours,) * 2)
+    assert store.remove_leftovers() == 1
+    assert not old.exists() and young.exists() and artefact.exists()
 
 
 def test_processes_of_one_host_compute_an_artefact_once(tmp_path: Path):
