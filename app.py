@@ -7,7 +7,7 @@ from pathlib import Path
 import streamlit as st
 from starlette.middleware import Middleware
 
-from pages.headers import SecurityHeaders
+from pages.headers import LoginForFiles, SecurityHeaders
 
 
 def show_app() -> None:
@@ -51,4 +51,4 @@ def show_app() -> None:
 if __name__ == "__main__":  # for every browser
     show_app()
 else:  # once, when the server imports this file
-    app = st.App(__file__, middleware=[Middleware(SecurityHeaders)])
+    app = st.App(__file__, middleware=[Middleware(SecurityHeaders), Middleware(LoginForFiles)])

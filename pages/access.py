@@ -5,6 +5,7 @@ Without login (no ``[auth]`` in .streamlit/secrets.toml) everybody is an editor.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,9 +41,24 @@ def login_configured() -> bool:
 
 def user() -> str:
     """Return the e-mail address of who is logged in; "" without login, or when the provider does not vouch for it."""
-    if not login_configured() or not st.user.get("is_logged_in") or st.user.get("email_verified") is False:
+    return _address(st.user.to_dict()) if login_configured() else ""
+
+
+def _address(facts: Mapping[str, Any]) -> str:
+    if not facts.get("is_logged_in") or facts.get("email_verified") is False:
         return ""
-    return str(st.user.get("email") or "").strip()
+    return str(facts.get("email") or "").strip()
+
+
+def may_fetch(cookie: bytes | None) -> bool:
+    """Tell whether a browser with this login, as the cookie's content says it, may have the files of pages."""
+    if not login_configured():
+        return True
+    address = _address(json.loads(cookie)) if cookie else ""
+    try:
+        return bool(address) and role_of(address, read_roles(Path(from_environment().roles))) is not None
+    except InputError:
+        return False  # the pages say why
 
 
 def role(settings: Settings) -> str | None:

@@ -10,6 +10,10 @@ from typing import Any
 
 import streamlit as st
 from starlette.datastructures import MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.responses import PlainTextResponse
+from streamlit.web.server.starlette.starlette_server_config import USER_COOKIE_NAME
+from streamlit.web.server.starlette.starlette_websocket import _get_signed_cookie_with_chunks
 
 ALWAYS = {
     "X-Content-Type-Options": "nosniff",
@@ -68,3 +72,24 @@ class SecurityHeaders:
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
+
+
+class LoginForFiles:
+    """ASGI middleware: pictures, volumes and reports are for who is logged in and has a role, where there is a login.
+
+    Streamlit gives them to whoever knows the address. Logo and icon, which the login itself shows, stay open.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request, or refuse it."""
+        from pages import access  # not above: see app.py
+
+        if scope["type"] == "http" and "/media/" in scope["path"] and not scope["path"].endswith(".svg"):
+            cookie = _get_signed_cookie_with_chunks(HTTPConnection(scope).cookies, USER_COOKIE_NAME)
+            if not access.may_fetch(cookie):
+                await PlainTextResponse("Log in first.", 403)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)

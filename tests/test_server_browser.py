@@ -80,6 +80,15 @@ def started(server):
     return [record for record in audit.latest(server.settings, 99) if record["action"] == "start a job"]
 
 
+def check_files(editor, viewer, others):
+    """What the pages of one person load is given to those who may look, and to nobody else."""
+    with editor.expect_request(lambda request: "/media/" in request.url and ".svg" not in request.url) as asked:
+        editor.locator("[data-testid=stSidebarNavLink]").filter(has_text="Viewer").click()
+    editor.locator("canvas").first.wait_for()
+    assert viewer.request.get(asked.value.url).status == 200
+    assert [page.request.get(asked.value.url).status for page in others] == [403, 403]
+
+
 def test_a_viewer_cannot_start_a_job_and_an_editor_can(guarded, browser):  # noqa: F811
     server, provider = guarded
     stranger = log_in(browser, server, "eve@else.org")
@@ -102,6 +111,7 @@ def test_a_viewer_cannot_start_a_job_and_an_editor_can(guarded, browser):  # noq
     _wait(lambda: started(server), 30, "the start is on record")  # which follows the queueing
     assert [(found["who"], found["job"]) for found in started(server)] == [("ed@lab.org", job.id)]
     jobs.cancel(server.settings, job.id)
+    check_files(editor, viewer, [stranger, browser.new_page()])
     editor.get_by_role("button", name="Log out").click()
     editor.get_by_role("button", name="Log in").wait_for()
     assert "/logout" in provider.asked
