@@ -1,6 +1,7 @@
 """Train one demo generator for a given time, its volumes in the memory of the device.
 
-    python -m benchmarks.train_demo MODEL --data FOLDER --out DIR --minutes M [--batch B] [--start FILE] [--accelerator cuda]
+    python -m benchmarks.train_demo MODEL --data FOLDER --out DIR --minutes M [--batch B] [--start FILE]
+        [--accelerator cuda] [--precision bf16-mixed]
 
 What differs from ``python -m core train``: stages and learning rates go by the clock, so that any machine spends the
 same shares of its time on them; gradients of the diffusion models are clipped; HA-GAN's two encoder phases, which
