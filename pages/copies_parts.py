@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import pandas as pd
 import streamlit as st
 
 from core.study import Study
 from core.workflows import Results
 from core.workflows import comparisons as compare
-from core.workflows.results import suspicious_copies
+from core.workflows.results import judge_copies
 from pages import selection, shared
 from pages.similarity_parts import encoder_label
 
@@ -34,7 +35,10 @@ CHECK_COLUMNS = {
     "space": shared.text("Measured on", "Features of an encoder, or the volumes themselves."),
     "share": shared.number("Nearer to training", "Share of volumes nearer to training than to held-out people; about "
                            "50 % without copying.", "percent"),
-    "interval": shared.text("95 % interval", "Wilson interval of the share, taking volumes as independent."),
+    "finding": shared.text("Finding", "Suspicious: p times the number of measures is below 0.05. Unclear: not, but "
+                           "the interval lies above 50 %. None: neither."),
+    "interval": shared.text("95 % interval", "Wilson interval of the share, taking volumes as independent, which "
+                            "look-alikes are not."),
     "p_value": shared.number("p", "One-sided permutation test: training and held-out people change places at random. "
                              "Valid when many volumes share their nearest person.", "%.2g"),
     "p_binomial": shared.number("p, binomial", "One-sided binomial test of a share above 50 %. It takes volumes as "
@@ -53,13 +57,19 @@ def show_copies(results: Results, study: Study, encoder: str) -> None:
         shared.still_computing("The copy check")
         return
     names = shared.labels_of(study.cohorts)
-    check = results.copy_check
+    check = judge_copies(results)
     rule = f"p times the number of measures below {SUSPICIOUS:g}"
-    spaces = suspicious_copies(results, SUSPICIOUS).groupby("cohort", sort=False)["space"].apply(list)
-    if len(spaces):
-        found = [f"**{names.get(c, c)}** (on {', '.join(map(space_label, s))})" for c, s in spaces.items()]
-        st.warning(f"Nearer to training than chance explains ({rule}): {'; '.join(found)}. Look at the worst pairs.")
-    else:
+    found = {kind: named(check[check["finding"] == kind], names) for kind in ("suspicious", "unclear")}
+    if found["suspicious"]:
+        message = "Nearer to training than chance explains"
+        st.warning(f"{message} ({rule}): {found['suspicious']}. Look at the worst pairs.")
+    if found["unclear"]:
+        st.info(
+            f"**Unclear**: {found['unclear']}. More than half are nearer to training by the interval, but not by the "
+            "permutation test, in which volumes that look alike and share their nearest person count as one. Look at "
+            "the worst pairs."
+        )
+    if not any(found.values()):
         st.success(f"No cohort lies nearer to its training cohort than chance explains (none has {rule}).")
     table = check.assign(
         cohort=check["cohort"].map(names).fillna(check["cohort"]),
@@ -68,6 +78,12 @@ def show_copies(results: Results, study: Study, encoder: str) -> None:
     )
     shared.show_table(table[list(CHECK_COLUMNS)], CHECK_COLUMNS, alt="Copy check of each cohort in each space")
     show_pairs(results, names, encoder)
+
+
+def named(checks: pd.DataFrame, names: Mapping[str, str]) -> str:
+    """Name the cohorts of rows of the copy check, and the spaces of each."""
+    spaces = checks.groupby("cohort", sort=False)["space"].apply(list)
+    return "; ".join(f"**{names.get(c, c)}** (on {', '.join(map(space_label, s))})" for c, s in spaces.items())
 
 
 def show_pairs(results: Results, names: Mapping[str, str], encoder: str) -> None:
