@@ -39,6 +39,7 @@ PUBLISHED_SHAPE = (138, 176, 138)  # SRI24 space of the paper, before padding
 PUBLISHED_OFFSET = (3, 8, 3)
 ORIENTATION_MARGIN = 0.10  # how much better a flipped volume must match the template to be called flipped
 SHAPELESS = 0.80  # match with the template below which no orientation makes a brain of it; real ones reach 0.9
+NO_BRAIN = "no brain in any orientation"
 AXES_FAULT = "the anatomy does not follow the header"
 # What a refusal says when the fault lies in the image that was made, not in the file that holds it.
 CONTENT_FAULTS = (AXES_FAULT, "voxels are NaN or Inf", "all voxels are zero", "all voxels equal")
@@ -536,9 +537,7 @@ def _check_anatomical_axes(volume: Volume, grid: Grid, path: Path, *, generated:
     if scores[best] - as_is <= ORIENTATION_MARGIN:
         return ""
     if generated and scores[best] < SHAPELESS:
-        return (
-            f"no brain in any orientation (match with the atlas {as_is:.2f}, turned {scores[best]:.2f}); used as it is"
-        )
+        return f"{NO_BRAIN} (match with the atlas {as_is:.2f}, turned {scores[best]:.2f}); used as it is"
     found = [
         text
         for text, wrong in (

@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from core import plots
-from core.anatomy import LARGE_EFFECT
+from core.anatomy import LARGE_EFFECT, MIN_CASES
 from core.study import Cohort, Study
 from core.tables import csv_text
 from core.workflows import Results
@@ -49,13 +49,21 @@ def show_answers(study: Study, results: Results) -> None:
     st.markdown("\n".join(lines))
 
 
-def regional_rows(results: Results) -> tuple[pd.DataFrame, bool]:
+def regional_rows(study: Study, results: Results) -> tuple[pd.DataFrame, bool]:
     """Let the user choose before or after the gate; return the rows and the choice."""
     gates = GATES if results.regional["gated"].any() else GATES[:1]
     choice = st.segmented_control("Compared", gates, default=gates[0], required=True, key="anatomy_gate")
     gated = choice == GATES[1]
     rows = at_gate(results.regional, gated)
     if gated:
+        every, left = (list(at_gate(results.regional, choice)["cohort"].unique()) for choice in (False, True))
+        names = shared.labels_of(study.cohorts)
+        lost = ", ".join(names.get(name, name) for name in every if name not in left)
+        if lost:
+            st.warning(
+                f"Too few volumes passed the gate to be compared, none at all or fewer than {MIN_CASES}: {lost}. Their "
+                "brains cannot be segmented reliably; that is the result, and more volumes of the kind would not help."
+            )
         st.caption(
             "Survivors only: a generator whose bad brains fail the gate looks better here than it is. Compare with "
             "all volumes."
@@ -223,6 +231,6 @@ if results.effect_sizes.empty:
 else:
     show_answers(study, results)
     st.markdown(SIGN)
-    show_tabs(study, results, *regional_rows(results))
+    show_tabs(study, results, *regional_rows(study, results))
 st.caption(shared.engine_note(study))
 shared.show_gaps(study, results, "segmentation", "anatomy", "imported", "regional", "age and sex")

@@ -21,30 +21,30 @@ NO_TRAINING = (
     "**Gap: no training cohort.** Whether volumes were copied can only be judged against what the generator saw. "
     "Give the study a `[training]` cohort on the page *Studies*, or in study.toml, and evaluate it again."
 )
+COHORT_WIDTH = 175  # pixels: all columns fit beside the sidebar on a small screen
 PAIR_COLUMNS = {
-    "cohort": shared.text("Cohort", width=shared.COHORT_WIDTH),
-    "case": shared.text("Synthetic case"),
-    "nearest_training": shared.text("Nearest training case"),
+    "cohort": shared.text("Cohort", width=COHORT_WIDTH),
+    "case": shared.text("Synthetic case", width=200),
+    "nearest_training": shared.text("Nearest training case", width=150),
     "ratio": shared.number("Ratio", "Distance to the nearest training case over that to the nearest held-out case. "
-                           "Far below 1: suspiciously near. No unit."),
-    "distance_training": shared.number("To training", "Distance to the nearest training case."),
-    "distance_held_out": shared.number("To held-out", "Distance to the nearest real case that was held out."),
+                           "Far below 1: suspiciously near. No unit.", width=65),
+    "distance_training": shared.number("To training", "Distance to the nearest training case.", width=90),
+    "distance_held_out": shared.number("To held-out", "Distance to the nearest real case that was held out.", width=90),
 }  # fmt: skip
 CHECK_COLUMNS = {
-    "cohort": shared.text("Cohort", width=shared.COHORT_WIDTH),
-    "space": shared.text("Measured on", "Features of an encoder, or the volumes themselves."),
-    "share": shared.number("Nearer to training", "Share of volumes nearer to training than to held-out people; about "
-                           "50 % without copying.", "percent"),
-    "finding": shared.text("Finding", "Suspicious: p times the number of measures is below 0.05. Unclear: not, but "
-                           "the interval lies above 50 %. None: neither."),
-    "interval": shared.text("95 % interval", "Wilson interval of the share, taking volumes as independent, which "
-                            "look-alikes are not."),
+    "cohort": shared.text("Cohort", width=COHORT_WIDTH),
+    "space": shared.text("Measured on", "Features of an encoder, or the volumes themselves.", 135),
+    "nearer": shared.text("Nearer to training", "Share of volumes nearer to training than to held-out people; about "
+                          "50 % without copying. 95 % Wilson interval, which takes volumes as independent: look-alikes "
+                          "are not.", 145),
     "p_value": shared.number("p", "One-sided permutation test: training and held-out people change places at random. "
-                             "Valid when many volumes share their nearest person.", "%.2g"),
+                             "Valid when many volumes share their nearest person.", "%.2g", 60),
+    "finding": shared.text("Finding", "Suspicious: p times the number of measures is below 0.05. Unclear: not, but "
+                           "the interval lies above 50 %. None: neither.", 80),
     "p_binomial": shared.number("p, binomial", "One-sided binomial test of a share above 50 %. It takes volumes as "
-                                "independent: look-alikes (blurred, collapsed) fail it without any copy.", "%.2g"),
-    "n_synthetic": shared.number("N synthetic", "Volumes judged.", "%d"),
-    "n_reference": shared.number("N reference", "People drawn from each of training and held-out.", "%d"),
+                                "independent: look-alikes (blurred, collapsed) fail it without any copy.", "%.2g", 85),
+    "n_synthetic": shared.number("N", "Synthetic volumes judged.", "%d", 45),
+    "n_reference": shared.number("N people", "People drawn from each of training and held-out.", "%d", 75),
 }  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def show_copies(results: Results, study: Study, encoder: str) -> None:
     if results.copy_check.empty:
         shared.still_computing("The copy check")
         return
-    names = shared.labels_of(study.cohorts)
+    names = {cohort.name: shared.short_label(cohort) for cohort in study.cohorts}
     check = judge_copies(results)
     rule = f"p times the number of measures below {SUSPICIOUS:g}"
     found = {kind: named(check[check["finding"] == kind], names) for kind in ("suspicious", "unclear")}
@@ -74,7 +74,7 @@ def show_copies(results: Results, study: Study, encoder: str) -> None:
     table = check.assign(
         cohort=check["cohort"].map(names).fillna(check["cohort"]),
         space=check["space"].map(space_label),
-        interval=[share_interval(s, n) for s, n in zip(check["share"], check["n_synthetic"], strict=True)],
+        nearer=[share_interval(s, n) for s, n in zip(check["share"], check["n_synthetic"], strict=True)],
     )
     shared.show_table(table[list(CHECK_COLUMNS)], CHECK_COLUMNS, alt="Copy check of each cohort in each space")
     show_pairs(results, names, encoder)
@@ -115,9 +115,9 @@ def show_pairs(results: Results, names: Mapping[str, str], encoder: str) -> None
 
 
 def share_interval(share: float, n: float) -> str:
-    """Return the interval of a share in words."""
+    """Return a share and its interval in words."""
     low, high = compare.wilson_interval(share, int(n))
-    return f"{low:.0%} – {high:.0%}"
+    return f"{share:.0%} [{low:.0%} – {high:.0%}]"
 
 
 def space_label(space: str) -> str:

@@ -32,6 +32,7 @@ PAGES = {
     "diversity": "similarity",
     "copies": "similarity",
 }
+METRIC_OF = {"similarity": "fid", "diversity": "ms-ssim"}  # to show on the page
 TYPICAL = "A typical brain: its lowest QC score is the median of the cohort."
 BEHIND = "Goes to the numbers on the page {page} and selects the brains behind them: open them from the sidebar."
 HOW_TO_READ = (
@@ -78,7 +79,9 @@ def show_verdict(study: Study, results: Results, verdict: Verdict) -> None:
         if topic.button(label, key=key, type="tertiary", help=about):
             selection.select(cases_behind(results, verdict.cohort, reason.topic))
             st.session_state[shared.ASKED] = (verdict.cohort, worst_region(results, verdict.cohort))
-            shared.go_to(page, **({"metric": "ms-ssim"} if reason.topic == "diversity" else {}))
+            if reason.topic in METRIC_OF:
+                st.session_state["metric"] = METRIC_OF[reason.topic]
+            shared.go_to(page)
         topic.markdown(f":small[{reason.headline}]")
 
 

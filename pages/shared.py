@@ -391,9 +391,9 @@ def to_viewer() -> None:
     go_to("viewer")
 
 
-def go_to(page: str, **query: str) -> None:
+def go_to(page: str) -> None:
     """Go to a page; the address keeps the study, so that back is one step."""
-    st.switch_page(f"pages/{page}.py", query_params={STUDY: study_id(study_path()), **query})
+    st.switch_page(f"pages/{page}.py", query_params={STUDY: study_id(study_path())})
 
 
 def viewer_button(cohort: str, case: str, key: str, beside: tuple[str, str] | None = None) -> None:

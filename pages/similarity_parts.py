@@ -228,7 +228,8 @@ def cell_text(cohort: str, row: pd.Series) -> str:
     if len(interval) > CELL_LETTERS:
         interval = interval.replace("–", "– ")  # a cell breaks at spaces alone
     if pd.isna(row["value"]):
-        return shared.bounds(low, high, " to ") if interval and cohort == compare.REAL else str(row["note"] or "")
+        ends = dict.fromkeys(shared.bounds(low, high, " to ").split(" to ")) if interval else ()
+        return " to ".join(ends) if cohort == compare.REAL else str(row["note"] or "")
     mark = "" if not row["best"] else " ☆" if row["tied"] else " ★"
     return f"{shared.brief(row['value'])}{mark}" + (f" [{interval}]" if interval else "")
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from core.quality import QC_SCORES, pass_interval
-from core.volume import AXES_FAULT
+from core.volume import AXES_FAULT, NO_BRAIN
 from core.workflows import Results, results, verdicts
 from core.workflows.results import CASE_COLUMNS, COPY_COLUMNS, METRIC_COLUMNS, QUALITY_COLUMNS
 
@@ -45,7 +45,7 @@ def scores(*lowest: float) -> pd.DataFrame:
 
 
 def cases(n: int, *reasons: str) -> pd.DataFrame:
-    rows = [{"cohort": "a", "case": f"s{i}", "status": "ok", "reason": ""} for i in range(n)]
+    rows = [{"cohort": "a", "case": f"s{i}", "status": "ok", "reason": "", "notes": ""} for i in range(n)]
     rows += [{"cohort": "a", "case": f"x{i}", "status": "rejected", "reason": r} for i, r in enumerate(reasons)]
     return pd.DataFrame(rows)
 
@@ -88,6 +88,12 @@ def test_volumes_refused_for_what_they_show_fail_the_gate_and_others_do_not():
     )
     assert (found["n"], found["failed_volumes"], found["failed_checks"], found["reliable"]) == (24, 2, 2, False)
     assert "2 of 24 volumes fail, 2 of them already the image checks" in verdicts.gate(found).text
+
+
+def test_shapeless_volumes_are_named_where_they_fail():
+    shapeless = cases(40).assign(notes=[f"{NO_BRAIN} (match with the atlas 0.44, turned 0.57)"] * 2 + [""] * 38)
+    text = verdicts.gate(facts(known(quality=gate(40, 40), cases=shapeless))).text
+    assert text.endswith("2 are no brain in any orientation.")
 
 
 def test_a_cohort_that_contradicts_its_headers_as_a_whole_has_wrong_headers():

@@ -20,7 +20,7 @@ from core.settings import Settings
 from core.store import Store
 from core.study import PROVENANCE, Case, Study
 from core.tables import restored
-from core.volume import AXES_FAULT, CONTENT_FAULTS, Volume, grid_named, load_labels
+from core.volume import AXES_FAULT, CONTENT_FAULTS, NO_BRAIN, Volume, grid_named, load_labels
 from core.workflows import regional, tasks
 from core.workflows.cohorts import INTENSITY_RULES, template_of
 
@@ -269,11 +269,12 @@ def cohort_verdicts(results: Results, names: Sequence[str]) -> pd.DataFrame:
     DataFrame
         One row for each of ``names``: ``gated``, ``reliable``, ``certain`` (the interval of the pass rate lies on one
         side of the gate), ``n``, ``failed_volumes``, ``failed_checks`` (those of them that the image checks refused,
-        see `image_failures`), ``ci_low`` and ``ci_high`` of the pass rate, ``threshold``, ``compared`` (regions with
-        an effect size), ``findings`` (the regions that differ, largest effect first), ``large`` (how many of them by
-        a large effect), ``n_real`` and ``n_synthetic`` of the comparison, ``different``, ``equivalent``,
-        ``undetermined``, ``spread`` (median over the regions of SD synthetic / SD real; 1 is best), ``copies`` (the
-        spaces of the copy check in which the cohort is suspicious, see `suspicious_copies`), ``used``, ``rejected``.
+        see `image_failures`), ``shapeless`` (cases that are no brain in any orientation), ``ci_low`` and ``ci_high``
+        of the pass rate, ``threshold``, ``compared`` (regions with an effect size), ``findings`` (the regions that
+        differ, largest effect first), ``large`` (how many of them by a large effect), ``n_real`` and ``n_synthetic``
+        of the comparison, ``different``, ``equivalent``, ``undetermined``, ``spread`` (median over the regions of SD
+        synthetic / SD real; 1 is best), ``copies`` (the spaces of the copy check in which the cohort is suspicious,
+        see `suspicious_copies`), ``used``, ``rejected``.
     """
     rows = []
     suspicious = suspicious_copies(results)
@@ -281,8 +282,10 @@ def cohort_verdicts(results: Results, names: Sequence[str]) -> pd.DataFrame:
     for name in names:
         gate = results.quality[results.quality["cohort"] == name].head(1)
         effects = results.effect_sizes[results.effect_sizes["cohort"] == name].dropna(subset=["cohens_d"])
-        status = results.cases.loc[results.cases["cohort"] == name, "status"]
+        cases = results.cases[results.cases["cohort"] == name]
+        status, notes = cases["status"], cases["notes"].astype(str)
         row: dict[str, Any] = {"cohort": name, "gated": len(gate) > 0, "compared": len(effects)}
+        row |= {"shapeless": int(notes.str.contains(NO_BRAIN, regex=False).sum())}
         row |= {"reliable": bool(gate["reliable"].all()) and len(gate) > 0}
         row |= {column: int(gate[column].sum()) for column in ("n", "failed_volumes")}
         row |= {column: float(gate[column].sum()) for column in ("ci_low", "ci_high", "threshold")}

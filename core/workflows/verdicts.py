@@ -184,7 +184,8 @@ def gate(facts: pd.Series) -> Reason:
     passed = facts["n"] - facts["failed_volumes"]
     share = f"pass rate {passed / max(facts['n'], 1):.0%} [{facts['ci_low']:.0%} – {facts['ci_high']:.0%}]"
     refused = f", {facts['failed_checks']} of them already the image checks" if facts["failed_checks"] else ""
-    text = f"{facts['failed_volumes']} of {facts['n']} volumes fail{refused}; {share}."
+    shapeless = f" {facts['shapeless']} are no brain in any orientation." if facts["shapeless"] else ""
+    text = f"{facts['failed_volumes']} of {facts['n']} volumes fail{refused}; {share}.{shapeless}"
     if facts["reliable"]:
         return Reason("gate", "good", "passes the quality gate", text)
     if facts["certain"]:
