@@ -163,14 +163,14 @@ def gate(qc: pd.DataFrame, threshold: float, *, max_fail_rate: float) -> GateRes
     below = _below(qc, threshold)
     failed = int(below.any(axis=1).sum())
     n = len(below)
-    interval = binomtest(n - failed, n).proportion_ci(confidence_level=0.95, method="wilson")
+    low, high = pass_interval(n - failed, n)
     return GateResult(
         n=n,
         failed_scores=int(below.to_numpy().sum()),
         failed_volumes=failed,
         pass_rate=(n - failed) / n,
-        ci_low=float(interval.low),
-        ci_high=float(interval.high),
+        ci_low=low,
+        ci_high=high,
         threshold=float(threshold),
         reliable=failed <= _allowed(max_fail_rate, n),
     )
@@ -219,6 +219,12 @@ def quality_table(
     cut = threshold_from_real(tables[REAL], fail_rate) if threshold is None else threshold
     rows = [{"cohort": name, **asdict(gate(qc, cut, max_fail_rate=fail_rate))} for name, qc in tables.items()]
     return pd.DataFrame(rows)
+
+
+def pass_interval(passed: int, n: int) -> tuple[float, float]:
+    """Return the 95 % Wilson interval of a pass rate."""
+    interval = binomtest(passed, n).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def _allowed(fail_rate: float, n: int) -> int:

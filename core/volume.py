@@ -38,6 +38,11 @@ TEMPLATE_SCALE = 0.9  # ICBM152 (145x181x155 mm) scaled to average adult size, s
 PUBLISHED_SHAPE = (138, 176, 138)  # SRI24 space of the paper, before padding
 PUBLISHED_OFFSET = (3, 8, 3)
 ORIENTATION_MARGIN = 0.10  # how much better a flipped volume must match the template to be called flipped
+SHAPELESS = 0.80  # match with the template below which no orientation makes a brain of it; real ones reach 0.9
+NO_BRAIN = "no brain in any orientation"
+AXES_FAULT = "the anatomy does not follow the header"
+# What a refusal says when the fault lies in the image that was made, not in the file that holds it.
+CONTENT_FAULTS = (AXES_FAULT, "voxels are NaN or Inf", "all voxels are zero", "all voxels equal")
 
 
 @dataclass(frozen=True)
@@ -172,7 +177,8 @@ def load_on_grid(path: Path | str, grid: Grid, *, rule: str, orientation: str = 
     Returns
     -------
     Volume
-        Shape ``grid.shape``; ``notes`` says what was changed.
+        Shape ``grid.shape``; ``notes`` says what was changed. A generated volume (``rule`` "maximum") that is no brain
+        in any orientation is used and noted: leaving it out would flatter its generator.
 
     Raises
     ------
@@ -192,9 +198,10 @@ def load_on_grid(path: Path | str, grid: Grid, *, rule: str, orientation: str = 
     volume = load(path, orientation=orientation)
     volume = _fit_grid(volume, grid, path)
     volume = _fit_intensity(volume, rule, path)
-    if not checked:
-        _check_anatomical_axes(volume, grid, path)
-    return volume
+    if checked:
+        return volume
+    note = _check_anatomical_axes(volume, grid, path, generated=rule == "maximum")
+    return replace(volume, notes=(*volume.notes, note)) if note else volume
 
 
 def grid_of(paths: Sequence[Path]) -> Grid:
@@ -515,10 +522,10 @@ def _fit_intensity(volume: Volume, rule: str, path: Path) -> Volume:
     return replace(volume, data=data, notes=(*volume.notes, note))
 
 
-def _check_anatomical_axes(volume: Volume, grid: Grid, path: Path) -> None:
+def _check_anatomical_axes(volume: Volume, grid: Grid, path: Path, *, generated: bool) -> str:
     """Refuse a volume that matches the template clearly better when flipped or with axes swapped.
 
-    A left-right flip cannot be seen this way (the template is symmetric).
+    A left-right flip cannot be seen this way (the template is symmetric). Returns a note, or "", for what is used.
     """
     image, target = _coarse(volume.data), _coarse(template(grid).data)
     scores = {}
@@ -528,7 +535,9 @@ def _check_anatomical_axes(volume: Volume, grid: Grid, path: Path) -> None:
     best = max(scores, key=lambda key: scores[key])
     as_is = scores[(0, 1, 2), 1, 1]
     if scores[best] - as_is <= ORIENTATION_MARGIN:
-        return
+        return ""
+    if generated and scores[best] < SHAPELESS:
+        return f"{NO_BRAIN} (match with the atlas {as_is:.2f}, turned {scores[best]:.2f}); used as it is"
     found = [
         text
         for text, wrong in (
@@ -539,8 +548,7 @@ def _check_anatomical_axes(volume: Volume, grid: Grid, path: Path) -> None:
         if wrong
     ]
     raise InputError(
-        f"the anatomy does not follow the header: {', '.join(found)} "
-        f"(match with the atlas {as_is:.2f}, after the change {scores[best]:.2f}).",
+        f"{AXES_FAULT}: {', '.join(found)} (match with the atlas {as_is:.2f}, after the change {scores[best]:.2f}).",
         str(path),
         f'Repair the header, or set orientation = "{_codes_for(*best)}" for this cohort in study.toml.',
     )

@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from core import plots
-from core.anatomy import LARGE_EFFECT
+from core.anatomy import LARGE_EFFECT, MIN_CASES
 from core.study import Cohort, Study
 from core.tables import csv_text
 from core.workflows import Results
@@ -17,8 +17,8 @@ from pages import anatomy_parts as parts
 
 SIGN = (
     "Cohen's d compares the mean volume of a region after removing what total intracranial volume explains. "
-    "**Positive d: the real region is larger** (the synthetic one is too small). Negative d: the synthetic region is "
-    "too large. 0 is best; |d| above 0.8 is a large effect."
+    "**Positive d: the real region is larger.** Negative d: the synthetic region is larger. 0 is best; |d| above 0.8 "
+    "is a large effect."
 )
 BLIND_SPOT = (
     "d compares means only: a generator that makes the same average brain every time scores 0. So look at the spread "
@@ -49,13 +49,21 @@ def show_answers(study: Study, results: Results) -> None:
     st.markdown("\n".join(lines))
 
 
-def regional_rows(results: Results) -> tuple[pd.DataFrame, bool]:
+def regional_rows(study: Study, results: Results) -> tuple[pd.DataFrame, bool]:
     """Let the user choose before or after the gate; return the rows and the choice."""
     gates = GATES if results.regional["gated"].any() else GATES[:1]
     choice = st.segmented_control("Compared", gates, default=gates[0], required=True, key="anatomy_gate")
     gated = choice == GATES[1]
     rows = at_gate(results.regional, gated)
     if gated:
+        every, left = (list(at_gate(results.regional, choice)["cohort"].unique()) for choice in (False, True))
+        names = shared.labels_of(study.cohorts)
+        lost = ", ".join(names.get(name, name) for name in every if name not in left)
+        if lost:
+            st.warning(
+                f"Too few volumes passed the gate to be compared, none at all or fewer than {MIN_CASES}: {lost}. Their "
+                "brains cannot be segmented reliably; that is the result, and more volumes of the kind would not help."
+            )
         st.caption(
             "Survivors only: a generator whose bad brains fail the gate looks better here than it is. Compare with "
             "all volumes."
@@ -69,23 +77,28 @@ def regional_rows(results: Results) -> tuple[pd.DataFrame, bool]:
 def choose(study: Study, results: Results, rows: pd.DataFrame) -> pd.DataFrame:
     """Let the user choose cohorts, regions, order and margin; unreliable cohorts can be left out."""
     cohorts = [cohort for cohort in study.synthetic if cohort.name in rows["cohort"].unique()]
-    verdicts = cohort_verdicts(results, [cohort.name for cohort in cohorts])
-    unreliable = [c for c in cohorts if verdicts.loc[c.name, "gated"] and not verdicts.loc[c.name, "reliable"]]
+    failing = [cohort for cohort in unreliable(study, results) if cohort in cohorts]
     first, second, third, fourth = st.columns([3, 2, 2, 2], vertical_alignment="bottom")
     group = first.segmented_control("Regions", ["all", "subcortical", "cortical"], default="all", required=True)
     order = second.selectbox("Order", SORTS)
     margin = third.slider("Equivalence margin of |d|", 0.05, 1.0, 0.2, 0.05, key="margin", help=MARGIN_HELP)
     everything = fourth.toggle("Failing cohorts", value=True, help="Show cohorts that fail the quality gate.")
-    if unreliable:
-        names = ", ".join(cohort.label for cohort in unreliable)
+    if failing:
+        names = ", ".join(cohort.label for cohort in failing)
         st.warning(
             f"Failing the quality gate: {names}. By the published rule they get no anatomical score: "
             "read theirs with care."
         )
-    shown = [cohort.name for cohort in cohorts if everything or cohort not in unreliable]
+    shown = [cohort.name for cohort in cohorts if everything or cohort not in failing]
     table = rows[rows["cohort"].isin(shown)]
     table = judged(table, margin) if "tost_low" in table else table
     return _ordered(table if group == "all" else table[table["group"] == group], order)
+
+
+def unreliable(study: Study, results: Results) -> list[Cohort]:
+    """Return the synthetic cohorts that fail the quality gate."""
+    verdicts = cohort_verdicts(results, [cohort.name for cohort in study.synthetic])
+    return [c for c in study.synthetic if verdicts.loc[c.name, "gated"] and not verdicts.loc[c.name, "reliable"]]
 
 
 def _ordered(table: pd.DataFrame, order: str) -> pd.DataFrame:
@@ -99,19 +112,23 @@ def _ordered(table: pd.DataFrame, order: str) -> pd.DataFrame:
     )
 
 
-def show_effects(study: Study, table: pd.DataFrame) -> str:
+def show_effects(study: Study, results: Results, table: pd.DataFrame) -> str:
     """Show the heatmap beside its table; return the region chosen in the table."""
     names = {cohort.name: shared.short_label(cohort) for cohort in study.synthetic}
-    help_texts = {
-        names[c.name]: f"{c.label}: Cohen's d. 0 is best; positive: the real region is larger." for c in study.synthetic
-    }
+    help_texts = {names[c.name]: f"{c.label}: Cohen's d. {shared.SIGN}" for c in study.synthetic}
+    gated = [names[cohort.name] for cohort in unreliable(study, results)]
     labelled = table.assign(cohort=table["cohort"].map(names))
-    event = shared.show_effects(labelled, "effects", help_texts, on_select="rerun", selection_mode="single-row")
-    st.caption("Right: the layout of the paper's Table 3. Choose a row to see the volumes behind it. " + BLIND_SPOT)
+    choices = {"on_select": "rerun", "selection_mode": "single-row"}
+    event = shared.show_effects(labelled, "effects", help_texts, gated, **choices)
+    st.caption(
+        "The table has the layout of the paper's Table 3. Choose a row to see the volumes behind it. " + BLIND_SPOT
+    )
     for name, verdicts in table.groupby("cohort", sort=False)["verdict"]:
         counts = verdicts.value_counts()
         words = ", ".join(f"{counts.get(v, 0)} {v}" for v in ("equivalent", "different", "undetermined"))
-        st.markdown(f"{names[name]}: {words}")
+        st.markdown(
+            f"{names[name]}: {words}" + (", **not relied upon: fails the gate**" if names[name] in gated else "")
+        )
     if "noise_floor" in table:
         st.caption(noise_note(table) + " In brackets in the heatmap: within that noise.")
     rows = event["selection"]["rows"]
@@ -127,9 +144,10 @@ def show_region(study: Study, results: Results, table: pd.DataFrame, picked: str
     st.subheader("Volumes behind the effect size")
     first, second, third = st.columns([2, 2, 2], vertical_alignment="bottom")
     largest = table.dropna(subset=["cohens_d"]).sort_values("cohens_d", key=abs, ascending=False, kind="stable")
-    start = picked if picked in regions else largest["region"].iloc[0]
+    who, where = st.session_state.get(shared.ASKED) or ("", "")
+    start = next(name for name in (picked, where, largest["region"].iloc[0]) if name in regions)
     region = first.selectbox("Region", regions, regions.index(start))
-    strongest = largest.loc[largest["region"] == region, "cohort"].iloc[0]
+    strongest = who if who in cohorts and not picked else largest.loc[largest["region"] == region, "cohort"].iloc[0]
     options = list(cohorts)
     name = second.selectbox(
         "Cohort", options, options.index(strongest), format_func=lambda n: cohorts[n].label, key=f"cohort_of_{region}"
@@ -155,11 +173,11 @@ def _beside(row: pd.Series) -> str:
     """Say what stands beside an effect size, where it was computed."""
     if "wasserstein" not in row:
         return ""
-    end = "small" if row["relative_difference"] > 0 else "large"
+    end = "less" if row["relative_difference"] > 0 else "more"
     noise = f"{row['noise_floor']:.2f}" if pd.notna(row["noise_floor"]) else "not known"
     return (
         f" Wasserstein {row['wasserstein']:.2f} SD (floor {row['wasserstein_floor']:.2f}), Hedges' g "
-        f"{row['hedges_g']:+.2f}, {abs(row['relative_difference']):.1%} too {end}; "
+        f"{row['hedges_g']:+.2f}, {abs(row['relative_difference']):.1%} {end} than real; "
         f"the engine's own noise in d: {noise}."
     )
 
@@ -185,7 +203,7 @@ def show_tabs(study: Study, results: Results, rows: pd.DataFrame, gated: bool) -
         if chosen.empty:
             st.info("No cohort to show: all fail the quality gate. Switch them on above.")
         else:
-            show_region(study, results, chosen, show_effects(study, chosen))
+            show_region(study, results, chosen, show_effects(study, results, chosen))
             with st.expander("All numbers: intervals, tests, verdicts"):
                 full = chosen.assign(cohort=chosen["cohort"].map(shared.labels_of(study.cohorts)))
                 shared.show_table(full, shared.effect_columns())
@@ -213,6 +231,6 @@ if results.effect_sizes.empty:
 else:
     show_answers(study, results)
     st.markdown(SIGN)
-    show_tabs(study, results, *regional_rows(results))
+    show_tabs(study, results, *regional_rows(study, results))
 st.caption(shared.engine_note(study))
 shared.show_gaps(study, results, "segmentation", "anatomy", "imported", "regional", "age and sex")

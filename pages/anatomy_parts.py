@@ -48,9 +48,9 @@ def show_atlas(study: Study, effects: pd.DataFrame) -> None:
     )
     shared.show_figure(figure, key="atlas_effects")
     st.caption(
-        f"Cohen's d of {cohort.label} on the embedded atlas; both sides of a region have its value. Blue: the "
-        "synthetic region is too small; red: too large. Grey: no value (insula and ventral diencephalon are not in the "
-        "table). The colour scale is this cohort's."
+        f"Cohen's d of {cohort.label} on the embedded atlas; both sides of a region have its value. Blue: "
+        "larger in real brains; red: larger in synthetic brains. Grey: no value (insula and ventral diencephalon are "
+        "not in the table). The colour scale is this cohort's."
     )
 
 

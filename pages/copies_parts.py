@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import pandas as pd
 import streamlit as st
 
 from core.study import Study
 from core.workflows import Results
 from core.workflows import comparisons as compare
-from core.workflows.results import suspicious_copies
+from core.workflows.results import judge_copies
 from pages import selection, shared
 from pages.similarity_parts import encoder_label
 
@@ -20,27 +21,30 @@ NO_TRAINING = (
     "**Gap: no training cohort.** Whether volumes were copied can only be judged against what the generator saw. "
     "Give the study a `[training]` cohort on the page *Studies*, or in study.toml, and evaluate it again."
 )
+COHORT_WIDTH = 175  # pixels: all columns fit beside the sidebar on a small screen
 PAIR_COLUMNS = {
-    "cohort": shared.text("Cohort", width=shared.COHORT_WIDTH),
-    "case": shared.text("Synthetic case"),
-    "nearest_training": shared.text("Nearest training case"),
+    "cohort": shared.text("Cohort", width=COHORT_WIDTH),
+    "case": shared.text("Synthetic case", width=200),
+    "nearest_training": shared.text("Nearest training case", width=150),
     "ratio": shared.number("Ratio", "Distance to the nearest training case over that to the nearest held-out case. "
-                           "Far below 1: suspiciously near. No unit."),
-    "distance_training": shared.number("To training", "Distance to the nearest training case."),
-    "distance_held_out": shared.number("To held-out", "Distance to the nearest real case that was held out."),
+                           "Far below 1: suspiciously near. No unit.", width=65),
+    "distance_training": shared.number("To training", "Distance to the nearest training case.", width=90),
+    "distance_held_out": shared.number("To held-out", "Distance to the nearest real case that was held out.", width=90),
 }  # fmt: skip
 CHECK_COLUMNS = {
-    "cohort": shared.text("Cohort", width=shared.COHORT_WIDTH),
-    "space": shared.text("Measured on", "Features of an encoder, or the volumes themselves."),
-    "share": shared.number("Nearer to training", "Share of volumes nearer to training than to held-out people; about "
-                           "50 % without copying.", "percent"),
-    "interval": shared.text("95 % interval", "Wilson interval of the share, taking volumes as independent."),
+    "cohort": shared.text("Cohort", width=COHORT_WIDTH),
+    "space": shared.text("Measured on", "Features of an encoder, or the volumes themselves.", 135),
+    "nearer": shared.text("Nearer to training", "Share of volumes nearer to training than to held-out people; about "
+                          "50 % without copying. 95 % Wilson interval, which takes volumes as independent: look-alikes "
+                          "are not.", 145),
     "p_value": shared.number("p", "One-sided permutation test: training and held-out people change places at random. "
-                             "Valid when many volumes share their nearest person.", "%.2g"),
+                             "Valid when many volumes share their nearest person.", "%.2g", 60),
+    "finding": shared.text("Finding", "Suspicious: p times the number of measures is below 0.05. Unclear: not, but "
+                           "the interval lies above 50 %. None: neither.", 80),
     "p_binomial": shared.number("p, binomial", "One-sided binomial test of a share above 50 %. It takes volumes as "
-                                "independent: look-alikes (blurred, collapsed) fail it without any copy.", "%.2g"),
-    "n_synthetic": shared.number("N synthetic", "Volumes judged.", "%d"),
-    "n_reference": shared.number("N reference", "People drawn from each of training and held-out.", "%d"),
+                                "independent: look-alikes (blurred, collapsed) fail it without any copy.", "%.2g", 85),
+    "n_synthetic": shared.number("N", "Synthetic volumes judged.", "%d", 45),
+    "n_reference": shared.number("N people", "People drawn from each of training and held-out.", "%d", 75),
 }  # fmt: skip
 
 
@@ -52,22 +56,34 @@ def show_copies(results: Results, study: Study, encoder: str) -> None:
     if results.copy_check.empty:
         shared.still_computing("The copy check")
         return
-    names = shared.labels_of(study.cohorts)
-    check = results.copy_check
+    names = {cohort.name: shared.short_label(cohort) for cohort in study.cohorts}
+    check = judge_copies(results)
     rule = f"p times the number of measures below {SUSPICIOUS:g}"
-    spaces = suspicious_copies(results, SUSPICIOUS).groupby("cohort", sort=False)["space"].apply(list)
-    if len(spaces):
-        found = [f"**{names.get(c, c)}** (on {', '.join(map(space_label, s))})" for c, s in spaces.items()]
-        st.warning(f"Nearer to training than chance explains ({rule}): {'; '.join(found)}. Look at the worst pairs.")
-    else:
+    found = {kind: named(check[check["finding"] == kind], names) for kind in ("suspicious", "unclear")}
+    if found["suspicious"]:
+        message = "Nearer to training than chance explains"
+        st.warning(f"{message} ({rule}): {found['suspicious']}. Look at the worst pairs.")
+    if found["unclear"]:
+        st.info(
+            f"**Unclear**: {found['unclear']}. More than half are nearer to training by the interval, but not by the "
+            "permutation test, in which volumes that look alike and share their nearest person count as one. Look at "
+            "the worst pairs."
+        )
+    if not any(found.values()):
         st.success(f"No cohort lies nearer to its training cohort than chance explains (none has {rule}).")
     table = check.assign(
         cohort=check["cohort"].map(names).fillna(check["cohort"]),
         space=check["space"].map(space_label),
-        interval=[share_interval(s, n) for s, n in zip(check["share"], check["n_synthetic"], strict=True)],
+        nearer=[share_interval(s, n) for s, n in zip(check["share"], check["n_synthetic"], strict=True)],
     )
     shared.show_table(table[list(CHECK_COLUMNS)], CHECK_COLUMNS, alt="Copy check of each cohort in each space")
     show_pairs(results, names, encoder)
+
+
+def named(checks: pd.DataFrame, names: Mapping[str, str]) -> str:
+    """Name the cohorts of rows of the copy check, and the spaces of each."""
+    spaces = checks.groupby("cohort", sort=False)["space"].apply(list)
+    return "; ".join(f"**{names.get(c, c)}** (on {', '.join(map(space_label, s))})" for c, s in spaces.items())
 
 
 def show_pairs(results: Results, names: Mapping[str, str], encoder: str) -> None:
@@ -99,9 +115,9 @@ def show_pairs(results: Results, names: Mapping[str, str], encoder: str) -> None
 
 
 def share_interval(share: float, n: float) -> str:
-    """Return the interval of a share in words."""
+    """Return a share and its interval in words."""
     low, high = compare.wilson_interval(share, int(n))
-    return f"{low:.0%} – {high:.0%}"
+    return f"{share:.0%} [{low:.0%} – {high:.0%}]"
 
 
 def space_label(space: str) -> str:

@@ -7,88 +7,137 @@ from html import escape
 import pandas as pd
 import streamlit as st
 
+from core.encoders import ENCODERS
 from core.errors import InputError
+from core.metrics import METRICS
 from core.study import Cohort, Study
 from core.workflows import Results
-from core.workflows.results import cohort_verdicts
-from core.workflows.verdicts import column_help
+from core.workflows.results import cases_behind, cohort_verdicts, typical_case, worst_region
+from core.workflows.verdicts import ANSWERS, Verdict, column_help, is_control
 from core.workflows.viewing import PLANES
-from pages import shared
+from pages import selection, shared
 
 SAMPLES = 6  # brains of each cohort
+ORDER_COHORT, ORDER_WIDTH = 168, 195  # pixels: three encoders fit beside the cohorts
 MAIN_METRICS = ("fid", "mmd2-rbf", "ms-ssim")
 STATES = {
     "good": (":material/check_circle:", "green"),
     "bad": (":material/cancel:", "red"),
     "open": (":material/help:", "orange"),
 }
-ORDER_ROW = 46  # pixels: place above value
+PAGES = {
+    "gate": "quality",
+    "anatomy": "anatomy",
+    "similarity": "similarity",
+    "diversity": "similarity",
+    "copies": "similarity",
+}
+METRIC_OF = {"similarity": "fid", "diversity": "ms-ssim"}  # to show on the page
+TYPICAL = "A typical brain: its lowest QC score is the median of the cohort."
+BEHIND = "Goes to the numbers on the page {page} and selects the brains behind them: open them from the sidebar."
 HOW_TO_READ = (
-    "Place, value [95 % interval]. 1 is best. Tie: the interval overlaps that of another cohort. No place: computed "
-    "from other numbers of volumes, or otherwise unlike the rest; *Similarity* says how. Floor: "
+    "Place: value [95 % interval]. 1 is best. Tie: the interval overlaps that of another cohort. Last: the score lacks "
+    "volumes that failed the image checks, so it flatters, and the cohort comes behind all others. *As 1*: a control, "
+    "brains with one known defect and no generator, that scores like that place. Floor, and its range where N differs: "
     f"{shared.FLOOR_HELP}"
 )
 
 
 def show_answer(study: Study, results: Results) -> None:
-    """Show the verdict on each synthetic cohort, with its reasons below it."""
+    """Show the verdict on each synthetic cohort: a typical brain, the main finding, and the reasons."""
     if not study.synthetic:
         st.info("The study has no synthetic cohort yet. Add one on the page *Studies*.")
-    colours = shared.colours_of(study)
     path = str(study.path)
     judged = shared.cached_verdicts(path, shared.results_stamp(path), shared.study_version(path))
     for cohort, verdict in zip(study.synthetic, judged, strict=True):
         with st.container(border=True):
-            square = f"<span style='color:{colours[cohort.label]}'>■</span>"
-            # The name and its explanation come from the study file: only the square is HTML.
-            st.markdown(
-                f"{square} **{escape(cohort.label)}: {escape(verdict.answer)}**: {escape(verdict.because)}.",
-                unsafe_allow_html=True,
-            )
-            for column, reason in zip(st.columns(len(verdict.reasons)), verdict.reasons, strict=True):
-                icon, colour = STATES[reason.state]
-                details = reason.text.replace("\n", "\n\n")
-                topic = column.container(gap=None)
-                topic.markdown(
-                    f":{colour}[{icon}] **{reason.topic.capitalize()}**", help=f"{details}\n\n*{reason.meaning}*"
-                )
-                topic.markdown(f":small[{reason.headline}]")
-            for note in shared.notes_of(cohort, str(study.path)):
-                st.caption(note)
+            brain, words = st.columns([1, 6])
+            with brain:
+                show_typical(study, results, cohort)
+            with words:
+                show_verdict(study, results, verdict)
+                for note in shared.notes_of(cohort, path):
+                    st.caption(note)
+
+
+def show_verdict(study: Study, results: Results, verdict: Verdict) -> None:
+    """Show the answer, the main finding, and the five reasons, each of which leads to what it rests on."""
+    square = f"<span style='color:{shared.colours_of(study)[verdict.label]}'>■</span>"
+    # The name and its explanation come from the study file: only the square is HTML.
+    answer = f"{square} **{escape(verdict.label)}: {escape(verdict.answer)}**"
+    st.markdown(answer, unsafe_allow_html=True, help=ANSWERS)
+    st.markdown(verdict.finding)
+    rest = "; ".join(reason.short for reason in verdict.reasons if reason.topic in ("similarity", "diversity"))
+    st.caption(f"{rest[:1].upper()}{rest[1:]}.")
+    for column, reason in zip(st.columns(len(verdict.reasons)), verdict.reasons, strict=True):
+        icon, colour = STATES[reason.state]
+        page = PAGES[reason.topic]
+        details = reason.text.replace("\n", "\n\n")
+        about = f"{details}\n\n*{reason.meaning}*\n\n{BEHIND.format(page=page.capitalize())}"
+        label, key = f":{colour}[{icon}] **{reason.topic.capitalize()}** →", f"{reason.topic}_{verdict.cohort}"
+        topic = column.container(gap=None)
+        if topic.button(label, key=key, type="tertiary", help=about):
+            selection.select(cases_behind(results, verdict.cohort, reason.topic))
+            st.session_state[shared.ASKED] = (verdict.cohort, worst_region(results, verdict.cohort))
+            if reason.topic in METRIC_OF:
+                st.session_state["metric"] = METRIC_OF[reason.topic]
+            shared.go_to(page)
+        topic.markdown(f":small[{reason.headline}]")
+
+
+def show_typical(study: Study, results: Results, cohort: Cohort) -> None:
+    """Show the middle slice of a cohort's typical brain, with the way to the viewer."""
+    if case := typical_of(results, cohort):
+        show_brain(study, results, cohort, case, "axial", key=f"typical_{cohort.name}", about=TYPICAL)
+
+
+def typical_of(results: Results, cohort: Cohort) -> str:
+    """Return a cohort's typical case, the first one while no score is known; "" without cases."""
+    return typical_case(results, cohort.name) or next((case.case_id for case in cohort.cases), "")
 
 
 def show_order(study: Study, results: Results) -> None:
-    """Show the place of each cohort by the main metrics, corrected."""
+    """Show the place of each cohort by one of the main metrics, corrected, under every encoder."""
     path = str(study.path)
     ranked = shared.cached_ranks(path, shared.results_stamp(path))
     ranked = ranked[(ranked["variant"] == "corrected") & ranked["metric"].isin(MAIN_METRICS)]
     if ranked.empty:
         shared.still_computing("The order of the cohorts")
         return
-    names = shared.labels_of(study.cohorts)
-    rows = [*(c.label for c in study.synthetic), "Floor", "N real / synthetic"]
-    table, columns = pd.DataFrame({"cohort": rows}), {"cohort": shared.text("Cohort", width=shared.COHORT_WIDTH)}
-    for (metric, encoder), group in ranked.groupby(["metric", "encoder"], sort=False):
-        title = f"{metric}{' · ' + encoder if encoder else ''}"
-        cells = {names.get(row["cohort"], row["cohort"]): place(row) for _, row in group.iterrows()}
-        floors = group["floor"].dropna()
-        cells["Floor"] = shared.brief(floors.iloc[0]) if len(floors) else "–"
-        cells["N real / synthetic"] = f"{group['n_real'].iloc[0]:.0f} / {group['n_synthetic'].iloc[0]:.0f}"
-        table[title] = table["cohort"].map(cells).fillna("still computing")
-        arrow = shared.GOOD_END[group["direction"].iloc[0]].partition(" ")[0]
-        columns[title] = shared.text(f"{title} {arrow}", f"{column_help(str(metric))} {HOW_TO_READ}", 170)
-    shared.show_table(table, columns, row_height=ORDER_ROW, key="order", alt="Place of each cohort by the main scores")
-    st.caption(f"{HOW_TO_READ} All metrics, *as published* too: page *Similarity*.")
+    known = list(dict.fromkeys(ranked["metric"]))
+    names = {name: METRICS[name].label for name in known}
+    metric = str(st.segmented_control("Score", known, default=known[0], required=True, format_func=names.__getitem__))
+    st.caption(column_help(metric))
+    rows = [*(c.name for c in study.synthetic), "Floor", "N real / synthetic"]
+    labels = {c.name: shared.short_label(c) for c in study.synthetic}
+    controls = {c.name for c in study.synthetic if is_control(c)}
+    table = pd.DataFrame({"cohort": [labels.get(row, row) for row in rows]})
+    columns = {"cohort": shared.text("Cohort", width=ORDER_COHORT)}
+    for encoder, group in ranked[ranked["metric"] == metric].groupby("encoder", sort=False):
+        cells = {row["cohort"]: place(row, row["cohort"] in controls) for _, row in group.iterrows()}
+        title = ENCODERS[str(encoder)].label if encoder in ENCODERS else str(encoder) or "volumes themselves"
+        floors = sorted({shared.brief(floor) for floor in group["floor"].dropna()})
+        cells["Floor"] = " – ".join(floors[:: max(1, len(floors) - 1)]) or "–"
+        sizes = zip(group["n_real"], group["n_synthetic"], strict=True)
+        cells["N real / synthetic"] = ", ".join(sorted({f"{real:.0f} / {synthetic:.0f}" for real, synthetic in sizes}))
+        table[title] = pd.Series(rows).map(cells).fillna("still computing")
+        columns[title] = shared.text(title, HOW_TO_READ, max(ORDER_WIDTH, 16 + round(6.5 * len(title))))
+    pairs = [(c.name, typical_of(results, c)) for c in study.synthetic]
+    selection.show_cases(table, columns, pairs, "order", alt=f"Place of each cohort by {names[metric]}")
+    st.caption(f"{HOW_TO_READ} Tick a row to open the cohort's typical brain. All metrics: page *Similarity*.")
 
 
-def place(row: pd.Series) -> str:
+def place(row: pd.Series, control: bool) -> str:
     """Return a score's place, value and interval, or why there is no place."""
     if pd.isna(row["value"]):
         return "not computed"
-    value = f"{shared.brief(row['value'])} [{shared.brief(row['ci_low'])} – {shared.brief(row['ci_high'])}]"
+    value = shared.brief(row["value"])
     if pd.isna(row["rank"]):
-        return f"No place\n{shared.brief(row['value'])}"
-    return f"Place {row['rank']:.0f}{' (tie)' if row['tie'] else ''}\n{value}"
+        return f"no place: {value}"
+    words = [word for word, holds in (("last", row["note"]), ("tie", row["tie"])) if holds]
+    marks = f" ({', '.join(words)})" if words else ""
+    interval = f" [{shared.bounds(row['ci_low'], row['ci_high'])}]" if pd.notna(row["ci_low"]) else ""
+    return f"{'as ' if control else ''}{row['rank']:.0f}{marks}: {value}{interval}"
 
 
 def show_brains(study: Study, results: Results) -> None:
@@ -105,19 +154,24 @@ def show_samples(study: Study, results: Results, cohort: Cohort, plane: str) -> 
     if not cohort.cases:
         st.caption("No volume yet.")
         return
-    columns = st.columns(SAMPLES)
-    for column, case in zip(columns, cohort.cases, strict=False):
+    for column, case in zip(st.columns(SAMPLES), cohort.cases, strict=False):
         with column:
-            try:
-                version = shared.case_version(study, results, cohort.name, case.case_id)
-                planes = shared.cached_planes(str(study.path), cohort.name, case.case_id, version)
-            except InputError as error:
-                st.warning(f"{case.case_id}: {error.what}")
-                continue
-            image = planes[plane]
-            st.image(image, case.case_id, width="stretch", alt=f"{plane} slice of {case.case_id}")
-            if st.button("View", key=f"open_{cohort.name}_{case.case_id}", help="Open in the viewer", width="stretch"):
-                shared.open_viewer(cohort.name, case.case_id)
+            show_brain(study, results, cohort, case.case_id, plane, key=f"open_{cohort.name}_{case.case_id}")
+
+
+def show_brain(
+    study: Study, results: Results, cohort: Cohort, case: str, plane: str, *, key: str, about: str = ""
+) -> None:
+    """Show a middle slice of one brain, with the way to the viewer."""
+    try:
+        version = shared.case_version(study, results, cohort.name, case)
+        planes = shared.cached_planes(str(study.path), cohort.name, case, version)
+    except InputError as error:
+        st.warning(f"{case}: {error.what}")
+        return
+    st.image(planes[plane], "typical" if about else case, width="stretch", alt=f"{plane} slice of {case}")
+    if st.button("View", key=key, help=f"{about} Open {case} in the viewer.".strip(), width="stretch"):
+        shared.open_viewer(cohort.name, case)
 
 
 def show_counts(study: Study, results: Results) -> None:

@@ -25,7 +25,7 @@ def show_table_2() -> None:
 def show_table_3(key: str) -> None:
     """Show effect sizes, and what the table itself counts."""
     long = paper_table(3).melt(["group", "region"], var_name="cohort", value_name="cohens_d")
-    help_text = "Cohen's d, N = 400 each. 0 is best; positive: the real region is larger."
+    help_text = f"Cohen's d, N = 400 each. {shared.SIGN}"
     shared.show_effects(long, key, dict.fromkeys(long["cohort"], help_text))
     counts = count_effects(long).sort_values("best", ascending=False)
     best = ", ".join(f"{name} {row['best']:.0f}" for name, row in counts.iterrows())
@@ -34,7 +34,4 @@ def show_table_3(key: str) -> None:
         f"**Counted in this table:** smallest |d| in {best} regions; |d| > {LARGE_EFFECT} in {beyond} regions. "
         f"{TEXT_OF_PAPER} The tool shows what the table gives."
     )
-    st.caption(
-        "As printed, Wu et al. (MICCAI 2024), without intervals. Cohen's d, 0 is best. Positive: the real region is "
-        "larger, so the synthetic one is too small."
-    )
+    st.caption(f"As printed, Wu et al. (MICCAI 2024), without intervals. Cohen's d: {shared.SIGN}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ PICKER = "study_picker"  # the widget that chooses it
 SELECTED_COHORT = "selected_cohort"  # what another page asks the viewer to show
 SELECTED_CASE = "selected_case"
 SELECTED_BESIDE = "selected_beside"  # (cohort, case) to show beside it
+ASKED = "asked_region"  # (cohort, region) that another page asks the page Anatomy to show
 DEMO_CHECKED = "demo_checked"
 LOST = "lost_study"  # path of a chosen study that disappeared
 ROUTED = "routed"  # app.py has run, so its navigation leads
@@ -50,11 +51,12 @@ FLAT_ROW = 21  # pixels: about that of a heatmap row
 TALL_ROW = 66  # pixels: above 64 long text wraps
 COHORT_WIDTH = 260  # pixels of a table's cohort column
 TEXT_COLOURS = {"light": "#0B0F14", "dark": "#E8EBEE"}  # those of .streamlit/config.toml
-VIEWER = "pages/viewer.py"
 GOOD_END = {"lower": "↓ lower is better", "higher": "↑ higher is better", "match real": "→ closest to the floor"}
+GATED = "Hatched, or headed *fails the gate*: segmentations too unreliable for an anatomical score, not relied upon."
+SIGN = "0 is best. Positive: larger in real brains. Negative: larger in synthetic brains."
 NOISE_HELP = (
     "How far the segmentation engine alone can move d: the same anatomy rendered again. The largest over the cohorts; "
-    "a |d| below it may be the engine, not anatomy."
+    "a |d| below it may be the engine, not anatomy. –: not known for this engine."
 )
 FLOOR_HELP = "Real volumes against real volumes at the same N: what a perfect generator would score."
 
@@ -343,7 +345,8 @@ def labels_of(cohorts: Iterable[Cohort]) -> dict[str, str]:
 
 def short_label(cohort: Cohort) -> str:
     """Return a cohort's name and what kind it is, where there is no room for more."""
-    return f"{cohort.name} ({cohort.origin.partition(':')[0]})" if cohort.origin else cohort.name
+    kind = cohort.origin.partition(":")[0].partition(",")[0]
+    return f"{cohort.name} ({kind})" if kind else cohort.name
 
 
 def wrapped(label: str, width: int = LABEL_WIDTH) -> str:
@@ -384,8 +387,13 @@ def open_viewer(cohort: str, case: str, beside: tuple[str, str] | None = None) -
 
 
 def to_viewer() -> None:
-    """Go to the viewer; the address keeps the study, so that back is one step."""
-    st.switch_page(VIEWER, query_params={STUDY: study_id(study_path())})
+    """Go to the viewer."""
+    go_to("viewer")
+
+
+def go_to(page: str) -> None:
+    """Go to a page; the address keeps the study, so that back is one step."""
+    st.switch_page(f"pages/{page}.py", query_params={STUDY: study_id(study_path())})
 
 
 def viewer_button(cohort: str, case: str, key: str, beside: tuple[str, str] | None = None) -> None:
@@ -442,6 +450,11 @@ def brief(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
+def bounds(low: float, high: float, between: str = "–") -> str:
+    """Return the ends of an interval with two digits, or all before the point."""
+    return between.join(f"{end:.2g}" if abs(end) < 10 else f"{end:,.0f}" for end in (low, high))
+
+
 def show_quality(table: pd.DataFrame, key: str) -> None:
     """Show the gate of each cohort, the interval of the pass rate in one column."""
     low, high = table["ci_low"].map("{:.0%}".format), table["ci_high"].map("{:.0%}".format)
@@ -471,7 +484,7 @@ def effect_columns() -> dict[str, Any]:
         "group": text("Group"),
         "region": text("Region"),
         "cohort": text("Cohort", width=COHORT_WIDTH),
-        "cohens_d": number("Cohen's d", "0 is best. Positive: the real region is larger.", "%+.2f"),
+        "cohens_d": number("Cohen's d", SIGN, "%+.2f"),
         "ci_low": number("95 % from", "Lower end of the 95 % bootstrap interval of d.", "%+.2f"),
         "ci_high": number("95 % to", "Upper end of the 95 % bootstrap interval of d.", "%+.2f"),
         "spread_ratio": number(
@@ -488,15 +501,19 @@ def effect_columns() -> dict[str, Any]:
             "Wasserstein", "Distance of the distributions in SD of the real cohort; 0 is best.", "%.2f"
         ),
         "wasserstein_floor": number("W floor", "Real against real at the same N.", "%.2f"),
-        "relative_difference": number("Missing", "1 - mean synthetic / mean real, after adjustment.", "percent"),
+        "relative_difference": number(
+            "Less than real", "1 - mean synthetic / mean real, after adjustment. Negative: more than real.", "percent"
+        ),
         "noise_floor": number("Engine's noise", NOISE_HELP, "%.2f"),
         "n_real": number("N real", fmt="%d"),
         "n_synthetic": number("N synthetic", fmt="%d"),
     }
 
 
-def show_effects(effects: pd.DataFrame, key: str, help_texts: Mapping[str, str], **options: Any) -> Any:
-    """Show effect sizes as a heatmap and, row beside row, as the paper's Table 3.
+def show_effects(
+    effects: pd.DataFrame, key: str, help_texts: Mapping[str, str], gated: Collection[str] = (), **options: Any
+) -> Any:
+    """Show effect sizes as a heatmap and as the paper's Table 3; row beside row where both fit.
 
     Parameters
     ----------
@@ -506,33 +523,42 @@ def show_effects(effects: pd.DataFrame, key: str, help_texts: Mapping[str, str],
         Unique on the page.
     help_texts : mapping
         What each cohort's column holds, by short name.
+    gated : collection of str
+        Short names of the cohorts that fail the gate: marked as not relied upon.
     """
-    left, right = st.columns(2)
-    figure = plots.effect_heatmap(effects)
-    names = list(dict.fromkeys(effects["cohort"]))
-    if len(names) > FEW_COHORTS:  # narrow columns: one line a name, and numbers in the table and on hover alone
-        short = [textwrap.shorten(name, LABEL_WIDTH, placeholder=" …") for name in names]
-        figure.update_xaxes(tickangle=-90, tickvals=names, ticktext=short)
-        figure.update_traces(texttemplate="")
-    else:
-        figure.update_xaxes(tickangle=-40, tickvals=names, ticktext=[wrapped(name, 24) for name in names])
+    figure = plots.effect_heatmap(effects, gated)
+    regions, names = (list(dict.fromkeys(effects[name])) for name in ("region", "cohort"))
+    many = len(names) > FEW_COHORTS
+    ticks = [wrapped(name, 11 if many else 24) for name in names]
+    figure.update_xaxes(tickangle=0 if many else -40, tickvals=names, ticktext=ticks)
     figure.update_yaxes(title=None)
+    left, right = (st.container(), st.container()) if many else st.columns(2)
     with left:
         show_figure(figure, f"{key}_heatmap")
-    order = [list(dict.fromkeys(effects[name])) for name in ("region", "cohort")]
-    table = effects.pivot_table("cohens_d", "region", "cohort", sort=False, dropna=False)
-    table = table.reindex(index=order[0], columns=order[1])
+        if gated:
+            st.caption(GATED)
+    values = effects.pivot_table("cohens_d", "region", "cohort", sort=False, dropna=False)
+    values = values.reindex(index=regions, columns=names)
+    cells, config = (
+        {("", "Region"): regions},
+        {1: text("Region", width=158)},
+    )  # by position, where 0 is the hidden index
     if "noise_floor" in effects and effects["noise_floor"].notna().any():
-        table.insert(0, "noise", effects.groupby("region")["noise_floor"].max())
-    table = table.reset_index()
-    columns = {"region": text("Region", width=140)}
-    columns |= {
-        name: st.column_config.NumberColumn(name, help=help_texts[name], format="%+.2f", width=70) for name in order[1]
-    }
-    columns["noise"] = st.column_config.NumberColumn("± noise", help=NOISE_HELP, format="%.2f", width=60)
+        cells["", "± noise"] = values.index.map(effects.groupby("region")["noise_floor"].max())
+        config[2] = number("± noise", NOISE_HELP, "%.2f", 55)
+    for name in names:
+        plain, _, kind = name.removesuffix(")").rpartition(" (") if name.endswith(")") else (name, "", "")
+        above = ", ".join(filter(None, [kind, "fails the gate" if name in gated else ""]))
+        cells[above, plain] = values[name]
+        about = f"{help_texts[name]} {GATED if name in gated else ''}".strip()
+        config[len(cells)] = number(plain, about, "%+.2f", max(56, 16 + round(6.6 * len(plain))))
+    table = pd.DataFrame({column: list(found) for column, found in cells.items()})
     with right:
-        height = (len(table) + 2) * FLAT_ROW
-        return show_table(table, columns, key=f"{key}_table", height=height, row_height=FLAT_ROW, **options)
+        height = (len(table) + 4) * FLAT_ROW
+        return st.dataframe(
+            table, column_config=config, hide_index=True, key=f"{key}_table", height=height, row_height=FLAT_ROW,
+            placeholder="–", **options,
+        )  # fmt: skip
 
 
 def clock(seconds: float | None) -> str:

@@ -21,14 +21,21 @@ from pages import access, selection, shared
 Stamp = tuple[tuple[str, int], ...]  # result files and when they were written
 Source = tuple[str, Stamp]  # study.toml and its results
 
+CELL_LETTERS = 9  # of an interval on one line of a cell
+COHORT_WIDTH, CELL_WIDTH = 122, 86  # pixels: three encoders and the volumes fit beside the sidebar on a small screen
 VARIANTS = {"corrected": "Corrected", "published": "As published"}
 SHORT_ENCODERS = {"medicalnet-r101": "R101", "medicalnet-r50-23": "R50-23", "medicalnet-r50": "R50"}
-ARROWS = {"lower": "↓", "higher": "↑", "match real": "→ real"}
+ARROWS = {"lower": "↓", "higher": "↑", "match real": "→"}
 MAP_NAMES = {"pca": "PCA", "umap": "UMAP"}
 SCORE_COLUMNS = {
     "metric": shared.text("Metric", width=185),
     "encoder": shared.text("Encoder", "The network that turns a volume into features; none for image metrics.", 95),
-    "place": shared.text("Place", "1 is best. Cohorts whose intervals overlap are tied.", 70),
+    "place": shared.text(
+        "Place",
+        "1 is best. Cohorts whose intervals overlap are tied. Last: the cohort lacks volumes that failed the "
+        "image checks, so its score flatters, and it comes behind all others.",
+        70,
+    ),
     "cohort": shared.text("Cohort", width=230),
     "value": st.column_config.NumberColumn("Value", format="%.4g", width=85),
     "interval": shared.text("95 % interval", "Interval of the value.", 140),
@@ -41,6 +48,11 @@ SCORE_COLUMNS = {
         "Fingerprint", "Hash of everything the number was made from. Only scores with the same one are ranked together."
     ),
 }
+FLOOR_ROW = "Floor: real against real"
+FLOOR_NOTE = (
+    "Last row, no score of a cohort: what real against real volumes give at the same N, as a perfect generator would; "
+    '"a to b" is the range of the floors where the cohorts differ in N, no interval.'
+)
 DIFFERENCES = """
 | | As published | Corrected |
 |---|---|---|
@@ -140,6 +152,8 @@ def answer(scores: pd.DataFrame, focus: Focus, names: Mapping[str, str]) -> str:
     if found.at_floor:
         who = " and ".join(names.get(name, name) for name in found.at_floor)
         start += f" {who}: the interval reaches the floor, so this score cannot tell such volumes from real ones."
+    for _, row in scores[scores["rank"].notna() & (scores["note"] != "")].iterrows():
+        start += f" {names.get(row['cohort'], row['cohort'])} is {row['note']}."
     missing = [f"{names.get(name, name)} ({why})" for name, why in found.unranked]
     return start + (f" Without a place: {'; '.join(missing)}." if missing else "")
 
@@ -176,7 +190,8 @@ def show_table_one(cells: pd.DataFrame, names: Mapping[str, str], key: str, n_no
     """Show scores in the layout of the paper's Table 1: encoders over metrics."""
     rows = list(dict.fromkeys(cells["cohort"]))
     texts: dict[tuple[str, str], list[str]] = {("", "Cohort"): [names.get(name, name) for name in rows]}
-    config: dict[int, Any] = {1: shared.text("Cohort", width=150)}  # by position, where 0 is the hidden index
+    # by position, where 0 is the hidden index
+    config: dict[int, Any] = {1: st.column_config.TextColumn("Cohort", width=COHORT_WIDTH, pinned=True)}
     for (encoder, column), part in cells.groupby(["encoder", "column"], sort=False):
         title = (encoder_label(encoder) if encoder else "volumes", str(column))
         part = part.set_index("cohort").loc[rows]
@@ -203,34 +218,32 @@ def column_of(part: pd.DataFrame, n_note: str) -> Any:
     about = n_note or (f"N: {sizes(counts)}" if len(counts) else "Not computed")
     meaning = f"{known.label}: {known.meaning} Unit: {known.unit or 'none'}. " if known else "No such estimate. "
     card = f"{ENCODERS[encoder].label}. " if encoder in ENCODERS else ""
-    return shared.text(f"{column} {arrow}", f"{meaning}{card}{about}.", 104)
+    return shared.text(f"{column.removeprefix('Image ')} {arrow}", f"{meaning}{card}{about}.", CELL_WIDTH)
 
 
 def cell_text(cohort: str, row: pd.Series) -> str:
     """Return a cell of Table 1: value, mark of the best, interval beneath."""
     low, high = row["ci_low"], row["ci_high"]
-    interval = f"{short(low)}–{short(high)}" if pd.notna(low) and low < high else ""  # without spaces: one line
+    interval = shared.bounds(low, high) if pd.notna(low) and low < high else ""
+    if len(interval) > CELL_LETTERS:
+        interval = interval.replace("–", "– ")  # a cell breaks at spaces alone
     if pd.isna(row["value"]):
-        return interval if cohort == compare.REAL else str(row["note"] or "")
+        ends = dict.fromkeys(shared.bounds(low, high, " to ").split(" to ")) if interval else ()
+        return " to ".join(ends) if cohort == compare.REAL else str(row["note"] or "")
     mark = "" if not row["best"] else " ☆" if row["tied"] else " ★"
     return f"{shared.brief(row['value'])}{mark}" + (f" [{interval}]" if interval else "")
-
-
-def short(value: float) -> str:
-    """Return a bound of an interval with two digits, or all before the point."""
-    return f"{value:.2g}" if abs(value) < 10 else f"{value:,.0f}"
 
 
 def show_study_table(cells: pd.DataFrame, study: Study, variant: str) -> None:
     """Show Table 1 filled by this study, with its download."""
     names = {cohort.name: shared.short_label(cohort) for cohort in study.synthetic}
-    names[compare.REAL] = f"{study.real.label}: floor"
+    names[compare.REAL] = FLOOR_ROW
     show_table_one(cells.assign(variant=variant), names, "table_one_study")
     lacking = [short for name, short in SHORT_ENCODERS.items() if name not in study.settings.encoders]
     note = f" The paper's {', '.join(lacking)} are not encoders of this study." if lacking else ""
     st.caption(
-        "★ best; ☆ best, tied with others; [95 % interval]. Last row: real against real at the same N, what a "
-        f"perfect generator would get. ↓ lower is better; → real: closest to the real value is best.{note}"
+        "★ best; ☆ best, tied with others; [95 % interval]. ↓ lower is better; → closest to the real value is "
+        f"best. {FLOOR_NOTE}{note}"
     )
     access.download("Download as CSV", lambda: compare.table_one_csv(cells), f"table_1_{variant}.csv", "text/csv")
 
@@ -269,7 +282,7 @@ def show_order(
     if not scores["encoder"].any():
         st.info("This score compares the volumes themselves: no encoder, so one order only.")
         return
-    label = {name: shared.wrapped(names.get(name, name), 28) for name in agreement.places.index}
+    label = {name: shared.wrapped(names.get(name, name), 20) for name in agreement.places.index}
 
     def bump() -> Any:
         return plots.rank_bump(
@@ -374,7 +387,7 @@ def show_all(study: Study, results: Results, ranked: pd.DataFrame) -> None:
     for variant, part in table.groupby("variant", sort=False):
         st.markdown(f"**{VARIANTS[str(variant)]}**")
         shared.show_table(part[list(SCORE_COLUMNS)], SCORE_COLUMNS, height="content")
-    unranked = table[table["note"] != ""].drop_duplicates(["cohort", "note"])
+    unranked = table[table["rank"].isna()].drop_duplicates(["cohort", "note"])
     if len(unranked):
         lines = [f"- {row['cohort']}, {row['metric']}: {row['note']}" for _, row in unranked.iterrows()]
         st.warning("Some scores have no place:\n" + "\n".join(lines))

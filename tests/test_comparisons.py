@@ -95,6 +95,18 @@ def test_unlike_fingerprints_are_not_compared():
     assert not agreement.reversals and agreement.tau.loc["e0", "e1"] == 1
 
 
+def test_a_cohort_that_lacks_volumes_by_its_own_fault_is_the_last_under_every_encoder():
+    table = ranked(orders("abc", "cab"))
+    failed = rank_table(
+        table.assign(fingerprint=table["fingerprint"].mask(table["cohort"] == "c", "y")), {}, {"c": "last"}
+    )
+    places = rank_agreement(failed, "fid", "corrected").places
+    assert places.loc["c"].tolist() == [3, 3] and places.loc["a"].tolist() == [1, 1]
+    assert failed.loc[failed["cohort"] == "c", "note"].tolist() == ["last", "last"]
+    assert not rank_agreement(failed, "fid", "corrected").reversals  # its flattering score under e1 counts for nothing
+    assert not closest(select(failed, "fid", "corrected", "e0")).unranked
+
+
 def test_sentence_of_each_state():
     names = {"e0": "R50", "e1": "R101"}
     cohorts = {"a": "A", "b": "B"}

@@ -16,7 +16,7 @@ from core.store import write_csv, write_json
 from core.study import PROVENANCE
 from core.workflows import remember_study
 from core.workflows.results import DETAILS, results_folder
-from pages import shared
+from pages import shared, similarity_parts
 
 ROOT = Path(__file__).resolve().parents[1]
 ENCODERS = ("medicalnet-r50", "medicalnet-r101")
@@ -191,13 +191,23 @@ def test_published_numbers_replace_the_corrected_ones(full):
 
 def test_table_1_has_a_row_for_the_floor_and_a_cell_for_what_is_missing(full):
     table = table_one(open_page(full))
-    assert list(table.index) == ["Near", "Far", "Odd", "real: floor"]
+    assert list(table.index) == ["Near", "Far", "Odd", "Floor: real against real"]
     expected = [*product(("R50", "R101", "deepbet"), ("FID", "MMD")), ("volumes", "Image MMD"), ("volumes", "MS-SSIM")]
     assert list(table.columns) == expected
     assert table["R50", "FID"]["Near"] == "1 ★ [0.7–1.3]"
-    assert table["R50", "FID"]["real: floor"] == "0.5"
-    assert table["volumes", "MS-SSIM"]["real: floor"] == "0.8"
+    assert table["R50", "FID"]["Floor: real against real"] == "0.5"
+    assert table["volumes", "MS-SSIM"]["Floor: real against real"] == "0.8"
     assert set(table["deepbet", "FID"][:3]) == {"not computed"}
+
+
+def test_a_range_of_floors_is_no_interval_and_the_table_fits_beside_the_sidebar(full):
+    unequal = scores()
+    unequal.loc[unequal["cohort"] == "Near", "floor"] = 0.6
+    write_results(results_folder(from_environment(), Path(full)), metrics=unequal)
+    app = open_page(full)
+    assert table_one(app)["R50", "FID"]["Floor: real against real"] == "0.5 to 0.6"
+    assert "range of the floors where the cohorts differ in N, no interval" in words(app)
+    assert similarity_parts.COHORT_WIDTH + 8 * similarity_parts.CELL_WIDTH <= 820  # of 1280 pixels
 
 
 def test_the_paper_s_table_has_the_same_form(full):
@@ -220,6 +230,16 @@ def test_curve_map_and_copy_check_are_shown(full):
     assert "(on volumes themselves)" in said
     assert "80% – 99%" in said
     assert "volumes themselves" in said and "training-0" in said
+
+
+def test_a_share_above_one_half_without_a_small_p_is_unclear_and_never_fine(full):
+    folder = results_folder(from_environment(), Path(full))
+    check = {"cohort": "Near", "space": "image", "share": 1.0, "p_value": 0.49, "p_binomial": 6e-8}
+    write_csv(pd.DataFrame([check | {"n_synthetic": 24, "n_reference": 24}]), folder / "copy_check.csv")
+    app = open_page(full)
+    said = words(app)
+    assert "**Unclear**: **Near** (on volumes themselves)" in said and "86% – 100%" in said
+    assert not app.success and "Nearer to training than chance explains" not in said
 
 
 def test_the_map_can_be_a_umap(full):

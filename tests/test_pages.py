@@ -144,7 +144,7 @@ def test_a_broken_study_file_is_explained(page, study):
     [
         (
             "overview",
-            ["Alpha", "fails the quality gate", "1 of 3 volumes fail", "0.123 [0.1 – 0.15]", "View"],
+            ["Alpha", "fails the gate by no more than chance", "1 of 3 volumes fail", "0.123 [0.1–0.15]", "View"],
         ),
         ("viewer", ["r0", "a0", "No participant facts.", "0.700"]),
         ("similarity", ["0.123 [0.1 – 0.15], floor 0.02", "too few volumes", "lower is better", "no training cohort"]),
@@ -304,7 +304,8 @@ def scores(*rows, direction="lower", fingerprints=None):
         ]
     )
     empty = pd.DataFrame()
-    return Results(table, empty, empty, empty, empty, empty, {"fingerprints": fingerprints or {}})
+    none = pd.DataFrame(columns=list(CASE_COLUMNS))
+    return Results(table, empty, empty, none, empty, empty, {"fingerprints": fingerprints or {}})
 
 
 def test_overlapping_intervals_share_a_place():

@@ -230,6 +230,15 @@ def test_effect_heatmap_is_symmetric_and_labels_gaps():
     assert "different" in heatmap.customdata[0][0][2] and "-0.10, +0.40" in heatmap.customdata[0][0][2]
 
 
+def test_effect_heatmap_marks_the_cohorts_that_are_not_relied_upon():
+    figure = plots.effect_heatmap(effects(), [COHORTS[2]])
+    hatched = [shape for shape in figure.layout.shapes if shape.type == "path"]
+    assert len(hatched) == 1 and hatched[0].path.startswith("M0.5,")  # around the second column alone
+    marked = ["not relied upon" in cell[2] for cell in figure.data[0].customdata[0]]
+    assert marked == [False, True]
+    assert not [s for s in plots.effect_heatmap(effects()).layout.shapes if s.type == "path"]
+
+
 def test_effect_heatmap_takes_the_paper_s_columns_alone():
     figure = plots.effect_heatmap(effects()[["cohort", "region", "cohens_d"]])
     assert figure.data[0].customdata[1][0][2] == "d = -1.500"

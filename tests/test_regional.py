@@ -54,7 +54,14 @@ def test_without_failures_the_gate_changes_nothing_and_without_gate_there_is_no_
 def test_a_gate_that_leaves_two_volumes_is_a_gap():
     result = compare(side(cohort(15, 0)), side(cohort(12, 1), failing=10))
     assert not result.tables["regional"]["gated"].any()
-    assert [what for what, reason in result.gaps if "2 subject(s)" in reason] == ["anatomy after the gate"]
+    (reason,) = [reason for what, reason in result.gaps if what == "anatomy after the gate"]
+    assert reason.startswith("2 of the 12 synthetic volumes passed the gate, so their anatomy cannot be judged")
+
+
+def test_a_gate_that_nobody_passes_is_said_to_be_a_result_and_asks_for_no_volumes():
+    result = compare(side(cohort(15, 0)), side(cohort(12, 1), failing=12))
+    (reason,) = [reason for what, reason in result.gaps if what == "anatomy after the gate"]
+    assert reason.startswith("none of the 12 synthetic volumes passed the gate") and "Add volumes" not in reason
 
 
 def test_small_cohorts_leave_labelled_gaps():
@@ -192,6 +199,7 @@ def test_the_answer_names_the_largest_effects_with_their_direction():
     )
     text = regional.answer(rows)
     assert text.startswith("2 of 3 regions differ, 1 undetermined")
-    assert text.index("hippocampus too small (d = +1.50 [+1.00, +2.00])") < text.index("thalamus too large (d = -0.90")
+    first = "hippocampus larger in real brains (d = +1.50 [+1.00, +2.00])"
+    assert text.index(first) < text.index("thalamus larger in synthetic brains (d = -0.90")
     assert "insula" not in text
     assert regional.answer(rows.assign(cohens_d=np.nan)) == "no region could be compared."

@@ -70,6 +70,17 @@ def test_anatomy_against_header_is_refused_and_the_advice_repairs_it(tmp_path, h
     np.testing.assert_array_equal(repaired.data, half_brain.data)
 
 
+def test_a_generated_volume_without_shape_is_its_generator_s_failure_and_no_wrong_header(tmp_path, half_brain):
+    rng = np.random.default_rng(0)
+    blocks = np.kron(rng.uniform(-1, 1, [n // 8 for n in HALF.shape]), np.ones((8, 8, 8)))
+    data = (0.45 * half_brain.data[:, ::-1] + 0.55 * blocks).astype(np.float32)
+    path = write(tmp_path / "blob.nii.gz", data, HALF.affine)
+    (note,) = load_on_grid(path, HALF, rule="maximum").notes
+    assert note.startswith("no brain in any orientation") and note.endswith("used as it is")
+    with pytest.raises(InputError, match="does not follow the header"):  # a real scan must be a brain
+        load_on_grid(path, HALF, rule="percentile")
+
+
 def test_identity_affine_is_refused_until_the_user_says_the_axes(tmp_path: Path, half_brain: Volume):
     path = write(tmp_path / "eye.nii.gz", half_brain.data, np.eye(4))
     with pytest.raises(InputError, match="identity"):

@@ -13,7 +13,7 @@ from plotly.colors import sample_colorscale, unlabel_rgb
 from core.plots.style import GRID, MARK, Colours, cohort_colours, message_figure, styled
 from core.plots.volumes import PLANES, triplanar
 
-DIVERGING = "RdBu"  # red: the synthetic region is too large, blue: too small, as in the heatmap
+DIVERGING = "RdBu"  # red: larger in synthetic brains, blue: larger in real ones, as in the heatmap
 
 
 def effect_planes(
@@ -57,7 +57,7 @@ def effect_planes(
         ids, inverse = np.unique(np.moveaxis(labels, fixed, 0)[index[fixed]].T, return_inverse=True)
         texts = np.array([words.get(int(k), "") for k in ids], dtype=object)[inverse].reshape(trace.customdata.shape)
         trace.update(customdata=texts, hovertemplate="%{customdata}<extra></extra>")
-    bar = {"title": "Cohen's d<br>blue:<br>too small", "thickness": 10}
+    bar = {"title": "Cohen's d<br>blue: larger<br>in real brains", "thickness": 10}
     marker = {"color": [0.0], "colorscale": DIVERGING, "cmin": -limit, "cmax": limit, "colorbar": bar, "opacity": 0}
     hidden = {"x": [origin[1]], "y": [origin[2]], "mode": "markers", "showlegend": False, "hoverinfo": "skip"}
     figure.add_scatter(marker=marker, **hidden)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pandas as pd
@@ -59,7 +59,7 @@ def qc_scatter(
     return styled(figure, 460, right=70)
 
 
-def effect_heatmap(effects: pd.DataFrame) -> go.Figure:
+def effect_heatmap(effects: pd.DataFrame, gated: Collection[str] = ()) -> go.Figure:
     """Draw Cohen's d as a heatmap of regions by cohorts, diverging and symmetric around 0.
 
     Parameters
@@ -69,13 +69,16 @@ def effect_heatmap(effects: pd.DataFrame) -> go.Figure:
         brackets lies within ``noise_floor``, the noise of the segmentation engine, where that column is given.
         Rows and columns keep their order; a region without value is a labelled gap. Each cell's
         customdata[0] is the region.
+    gated : collection of str
+        Cohorts that fail the quality gate: their columns are hatched, for their numbers are not relied upon.
     """
     if effects.empty:
         return message_figure("No effect sizes yet: they need the regional volumes of both cohorts.")
     regions, cohorts = list(dict.fromkeys(effects["region"])), list(dict.fromkeys(effects["cohort"]))
     cells = {(row["region"], row["cohort"]): row for _, row in effects.iterrows()}
     d = np.array([[cells[r, c]["cohens_d"] if (r, c) in cells else np.nan for c in cohorts] for r in regions], float)
-    hover = [[[r, c, _effect_hover(cells.get((r, c)))] for c in cohorts] for r in regions]
+    notes = {c: "<br>not relied upon: the cohort fails the gate" if c in gated else "" for c in cohorts}
+    hover = [[[r, c, _effect_hover(cells.get((r, c))) + notes[c]] for c in cohorts] for r in regions]
     most = max(0.8, float(np.abs(d[np.isfinite(d)]).max(initial=0.0)))
     figure = go.Figure(
         go.Heatmap(
@@ -89,7 +92,7 @@ def effect_heatmap(effects: pd.DataFrame) -> go.Figure:
             colorscale="RdBu",
             zmin=-most,
             zmax=most,
-            colorbar={"title": "Cohen's d<br>blue:<br>too small", "thickness": 10},
+            colorbar={"title": "Cohen's d<br>blue: larger<br>in real brains", "thickness": 10},
         )
     )
     for i, j in np.argwhere(~np.isfinite(d)):
@@ -97,6 +100,10 @@ def effect_heatmap(effects: pd.DataFrame) -> go.Figure:
     if "group" in effects and effects["group"].iloc[0] != effects["group"].iloc[-1]:
         first = effects.drop_duplicates("region")["group"].eq(effects["group"].iloc[0]).sum()
         figure.add_hline(first - 0.5, line_color=MARK, line_width=2)  # between subcortical and cortical
+    for j in [j for j, cohort in enumerate(cohorts) if cohort in gated]:
+        edges = ((j - 0.5, j - 0.35), (j + 0.35, j + 0.5))  # the numbers stay free
+        lines = (f"M{low},{i + 0.5}L{high},{i - 0.5}" for i in range(len(regions)) for low, high in edges)
+        figure.add_shape(type="path", path="".join(lines), line={"color": MARK, "width": 1.5})
     figure.update_yaxes(autorange="reversed", showgrid=False, title="region")
     figure.update_xaxes(side="top", showgrid=False, type="category")
     return styled(figure, 110 + 19 * len(regions), top=60)

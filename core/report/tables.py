@@ -43,7 +43,7 @@ def table_one(study: Study, results: Results) -> Table:
         rows.append((labels[name], *values))
     note = (
         "↓ lower is better, → closest to the floor is best. ★ best; ☆ best, tied. [95 % interval]. Floor: real against "
-        f"real volumes at the same N. N: {_sizes(cells)}."
+        f'real volumes at the same N; "a to b" is its range where N differs, no interval. N: {_sizes(cells)}.'
     )
     return Table("table_1", "Table 1: similarity", tuple(columns), tuple(rows), note)
 
@@ -108,7 +108,7 @@ def _score(row: pd.Series) -> str:
     low, high = row["ci_low"], row["ci_high"]
     interval = f" [{low:.3g}, {high:.3g}]" if pd.notna(low) and low < high else ""
     if pd.isna(row["value"]):
-        return interval.strip() or "–"
+        return f"{low:.3g} to {high:.3g}" if interval else "–"  # floors of cohorts that differ in N, no interval
     return f"{row['value']:.3g}{'' if not row['best'] else ' ☆' if row['tied'] else ' ★'}{interval}"
 
 

@@ -317,7 +317,7 @@ def _order_of_pairs(rows: pd.DataFrame, cohorts: Sequence[str]) -> NDArray[np.fl
     """−1 where the cohort of the row is better than that of the column by a whole interval; (n, n)."""
     bounds = np.full((len(cohorts), 2), np.nan)
     for _, row in rows.dropna(subset=["rank"]).iterrows():
-        bounds[cohorts.index(row["cohort"])] = badness(row)
+        bounds[cohorts.index(row["cohort"])] = (np.inf, np.inf) if row["note"] else badness(row)  # noted: the last
     low, high = bounds[:, 0], bounds[:, 1]
     before = (high[:, None] < low[None, :]).astype(float)
     signs: NDArray[np.float64] = before.T - before

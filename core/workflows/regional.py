@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -103,7 +104,7 @@ def compare(real: Side, synthetic: Side, *, threshold: float | None, engine: str
         try:
             after = before if same else _rows(*sides, engine, seed)
         except InputError as error:
-            gaps.append(("anatomy after the gate", str(error)))
+            gaps.append(("anatomy after the gate", _too_few_pass(*sides, len(synthetic.volumes)) or str(error)))
         else:
             sets.append((after, True))
             gaps += [] if same else [(f"{what} after the gate", reason) for what, reason in after.gaps]
@@ -114,6 +115,17 @@ def compare(real: Side, synthetic: Side, *, threshold: float | None, engine: str
     }
     tables["percentiles"] = anatomy.normative_percentiles(real.volumes, synthetic.volumes)
     return Comparison(tables, tuple(gaps), before.warnings)
+
+
+def _too_few_pass(real: Side, synthetic: Side, of: int) -> str:
+    """Say that the gate left too few volumes, which is a result and no fault of the data; "" when it did not."""
+    left = len(synthetic.volumes)
+    if left >= anatomy.MIN_CASES or len(real.volumes) < anatomy.MIN_CASES:
+        return ""
+    return (
+        f"{left or 'none'} of the {of} synthetic volumes passed the gate, so their anatomy cannot be judged (it takes "
+        f"{anatomy.MIN_CASES}). The numbers over all volumes stand on segmentations that are not reliable."
+    )
 
 
 def norms_of_real(real: Side) -> Comparison:
@@ -179,16 +191,21 @@ def answer(rows: pd.DataFrame) -> str:
         return "no region could be compared."
     counts = known["verdict"].value_counts()
     largest = known.sort_values("cohens_d", key=abs, ascending=False, kind="stable").head(2)
-    words = [
-        f"{row['region']} too {'small' if row['cohens_d'] > 0 else 'large'} (d = {row['cohens_d']:+.2f} "
-        f"[{row['ci_low']:+.2f}, {row['ci_high']:+.2f}])"
-        for row in largest.to_dict("records")
-    ]
+    words = [effect_words(row) for row in largest.to_dict("records")]
     differ = counts.get("different", 0)
     start = f"{differ} of {len(known)} regions differ" if differ else f"no difference shown in {len(known)} regions"
     open_ = counts.get("undetermined", 0)
     middle = f", {open_} undetermined at this N" if open_ else ""
     return f"{start}{middle}; the largest effects: {' and '.join(words)}."
+
+
+def effect_words(effect: Mapping[Hashable, Any]) -> str:
+    """Say which side has the larger region, as the sign of d does (positive: the real one), with the interval."""
+    side = "real" if effect["cohens_d"] > 0 else "synthetic"
+    return (
+        f"{effect['region']} larger in {side} brains (d = {effect['cohens_d']:+.2f} "
+        f"[{effect['ci_low']:+.2f}, {effect['ci_high']:+.2f}])"
+    )
 
 
 def noise_note(table: pd.DataFrame) -> str:

@@ -20,7 +20,7 @@ from core.settings import Settings
 from core.store import Store
 from core.study import PROVENANCE, Case, Study
 from core.tables import restored
-from core.volume import Volume, grid_named, load_labels
+from core.volume import AXES_FAULT, CONTENT_FAULTS, NO_BRAIN, Volume, grid_named, load_labels
 from core.workflows import regional, tasks
 from core.workflows.cohorts import INTENSITY_RULES, template_of
 
@@ -35,6 +35,7 @@ MAP_COLUMNS = ("encoder", "method", "cohort", "case", "x", "y", "share_x", "shar
 COPY_COLUMNS = ("cohort", "space", "case", "nearest_training", "ratio", "distance_training", "distance_held_out")
 COPY_CHECK_COLUMNS = ("cohort", "space", "share", "p_value", "p_binomial", "n_synthetic", "n_reference")
 DETAILS = "details.json"
+SHOWN = 4  # brains behind a number
 RESULT_FILES = (
     "cases.csv", "metrics.csv", DETAILS, "map.csv", "copies.csv", "copy_check.csv",
     "qc.csv", "image_checks.csv", "volumes.csv", "quality.csv", "effect_sizes.csv",
@@ -193,10 +194,31 @@ def _case(cases: Sequence[Case], case_id: str, cohort: str) -> Case:
 
 def rank_scores(results: Results) -> pd.DataFrame:
     """Rank the cohorts of each metric, encoder and variant; see `rank_table`."""
-    return rank_table(results.metrics, results.provenance.get("fingerprints", {}))
+    failures = {
+        name: f"last, because {bad} of its {n} volumes failed the image checks"
+        for name in results.metrics["cohort"].unique()
+        for bad, n in [image_failures(results, name)]
+        if bad
+    }
+    return rank_table(results.metrics, results.provenance.get("fingerprints", {}), failures)
 
 
-def rank_table(scores: pd.DataFrame, fingerprints: Mapping[str, dict[str, Any]]) -> pd.DataFrame:
+def image_failures(results: Results, cohort: str) -> tuple[int, int]:
+    """Count the volumes of a generated cohort that were refused for what they show, and all its volumes.
+
+    A file that cannot be read is nobody's failure. Nor is a cohort that contradicts its headers as a whole: there the
+    headers are wrong.
+    """
+    cases = results.cases[results.cases["cohort"] == cohort]
+    reasons = cases.loc[cases["status"] == "rejected", "reason"].astype(str)
+    bad = [reason for reason in reasons if any(fault in reason for fault in CONTENT_FAULTS)]
+    turned = sum(AXES_FAULT in reason for reason in bad)
+    return len(bad) - (turned if turned > len(cases) / 2 else 0), len(cases)
+
+
+def rank_table(
+    scores: pd.DataFrame, fingerprints: Mapping[str, dict[str, Any]], failures: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """Rank the cohorts of each metric, encoder and variant.
 
     Parameters
@@ -205,17 +227,22 @@ def rank_table(scores: pd.DataFrame, fingerprints: Mapping[str, dict[str, Any]])
         In the form of metrics.csv.
     fingerprints : mapping of str to dict
         What each fingerprint stands for.
+    failures : mapping of str to str
+        Cohorts that lack volumes by their own fault, and what to say of it: their scores flatter them, for they are
+        those of the better volumes, so they come behind all others.
 
     Returns
     -------
     DataFrame
         metrics.csv with three more columns. ``rank`` is 1 plus the number of cohorts that are better by a whole
         interval, so that ties share a place; NaN when the score cannot be ranked. ``tie``: the interval overlaps
-        that of another cohort. ``note``: why there is no rank; scores with different fingerprints are never
-        ranked together, and the item that differs is named.
+        that of another cohort. ``note``: why there is no rank, or why it is the last; scores with different
+        fingerprints are never ranked together, and the item that differs is named.
     """
-    table = scores.assign(rank=np.nan, tie=False, note="")
-    for _, group in table.groupby(["metric", "encoder", "variant"], sort=False, dropna=False):
+    table, failures = scores.assign(rank=np.nan, tie=False, note=""), failures or {}
+    for _, everybody in table.groupby(["metric", "encoder", "variant"], sort=False, dropna=False):
+        failed = everybody[everybody["cohort"].isin(list(failures)) & everybody["value"].notna()]
+        group = everybody.drop(index=failed.index)
         scored = group.dropna(subset=["value", "ci_low", "ci_high"])
         scored = scored[(scored["direction"] != "match real") | scored["floor"].notna()]
         main = scored["fingerprint"].value_counts().index[:1].tolist()
@@ -228,6 +255,9 @@ def rank_table(scores: pd.DataFrame, fingerprints: Mapping[str, dict[str, Any]])
             others = [interval for other, interval in intervals.items() if other != index]
             table.loc[index, "rank"] = 1 + sum(h < low for _, h in others)
             table.loc[index, "tie"] = any(a <= high and h >= low for a, h in others)
+        table.loc[failed.index, "rank"] = 1 + len(intervals)
+        table.loc[failed.index, "tie"] = len(failed) > 1
+        table.loc[failed.index, "note"] = failed["cohort"].map(failures)
     return table
 
 
@@ -238,11 +268,13 @@ def cohort_verdicts(results: Results, names: Sequence[str]) -> pd.DataFrame:
     -------
     DataFrame
         One row for each of ``names``: ``gated``, ``reliable``, ``certain`` (the interval of the pass rate lies on one
-        side of the gate), ``n``, ``failed_volumes``, ``ci_low`` and ``ci_high`` of the pass rate, ``compared``
-        (regions with an effect size), ``findings`` (the regions that differ, largest effect first), ``n_real`` and
-        ``n_synthetic`` of the comparison, ``different``, ``equivalent``, ``undetermined``, ``spread`` (median over the
-        regions of SD synthetic / SD real; 1 is best), ``copies`` (the spaces of the copy check in which the cohort is
-        suspicious, see `suspicious_copies`), ``used``, ``rejected``.
+        side of the gate), ``n``, ``failed_volumes``, ``failed_checks`` (those of them that the image checks refused,
+        see `image_failures`), ``shapeless`` (cases that are no brain in any orientation), ``ci_low`` and ``ci_high``
+        of the pass rate, ``threshold``, ``compared`` (regions with an effect size), ``findings`` (the regions that
+        differ, largest effect first), ``large`` (how many of them by a large effect), ``n_real`` and ``n_synthetic``
+        of the comparison, ``different``, ``equivalent``, ``undetermined``, ``spread`` (median over the regions of SD
+        synthetic / SD real; 1 is best), ``copies`` (the spaces of the copy check in which the cohort is suspicious,
+        see `suspicious_copies`), ``used``, ``rejected``.
     """
     rows = []
     suspicious = suspicious_copies(results)
@@ -250,18 +282,23 @@ def cohort_verdicts(results: Results, names: Sequence[str]) -> pd.DataFrame:
     for name in names:
         gate = results.quality[results.quality["cohort"] == name].head(1)
         effects = results.effect_sizes[results.effect_sizes["cohort"] == name].dropna(subset=["cohens_d"])
-        status = results.cases.loc[results.cases["cohort"] == name, "status"]
+        cases = results.cases[results.cases["cohort"] == name]
+        status, notes = cases["status"], cases["notes"].astype(str)
         row: dict[str, Any] = {"cohort": name, "gated": len(gate) > 0, "compared": len(effects)}
+        row |= {"shapeless": int(notes.str.contains(NO_BRAIN, regex=False).sum())}
         row |= {"reliable": bool(gate["reliable"].all()) and len(gate) > 0}
         row |= {column: int(gate[column].sum()) for column in ("n", "failed_volumes")}
-        row |= {column: float(gate[column].sum()) for column in ("ci_low", "ci_high")}
+        row |= {column: float(gate[column].sum()) for column in ("ci_low", "ci_high", "threshold")}
+        row["failed_checks"] = 0 if name == quality.REAL else image_failures(results, name)[0]
+        if row["failed_checks"] and row["gated"]:  # refused before they could be segmented: they fail the gate too
+            row |= {column: row[column] + row["failed_checks"] for column in ("n", "failed_volumes")}
+            passed = row["n"] - row["failed_volumes"]
+            row["ci_low"], row["ci_high"] = quality.pass_interval(passed, row["n"])
+            row["reliable"] = row["reliable"] and passed / row["n"] >= allowed
         row["certain"] = not row["ci_low"] < allowed < row["ci_high"]
         found = effects[effects["verdict"] == "different"].sort_values("cohens_d", key=abs, ascending=False)
-        row["findings"] = [
-            f"{effect['region']} too {'small' if effect['cohens_d'] > 0 else 'large'} (d = {effect['cohens_d']:+.2f} "
-            f"[{effect['ci_low']:+.2f} – {effect['ci_high']:+.2f}])"
-            for _, effect in found.iterrows()
-        ]
+        row["findings"] = [regional.effect_words(effect) for effect in found.to_dict("records")]
+        row["large"] = int((found["cohens_d"].abs() > anatomy.LARGE_EFFECT).sum())
         row |= {size: int(effects[size].max()) if len(effects) else 0 for size in ("n_real", "n_synthetic")}
         row |= {kind: int((effects["verdict"] == kind).sum()) for kind in ("different", "equivalent", "undetermined")}
         row["spread"] = float(np.exp(effects["spread_ratio"].median())) if len(effects) else np.nan
@@ -278,6 +315,54 @@ def suspicious_copies(results: Results, level: float = 0.05) -> pd.DataFrame:
     checks = results.copy_check
     spaces = checks.groupby("cohort")["space"].transform("size")
     return checks[checks["p_value"] * spaces < level]
+
+
+def judge_copies(results: Results) -> pd.DataFrame:
+    """Return the copy check with ``finding``: "suspicious", "unclear" or "none".
+
+    Suspicious as in `suspicious_copies`. Unclear: the permutation test finds nothing, but the 95 % interval of the
+    share lies above one half. That interval takes volumes as independent, which look-alikes are not.
+    """
+    checks, found = results.copy_check, suspicious_copies(results).index
+    shares = zip(checks["share"], checks["n_synthetic"], strict=True)
+    above = [quality.pass_interval(round(share * n), int(n))[0] > 0.5 for share, n in shares]
+    finding = pd.Series(np.where(above, "unclear", "none"), checks.index, dtype=object)
+    return checks.assign(finding=finding.mask(checks.index.isin(found), "suspicious"))
+
+
+def typical_case(results: Results, cohort: str) -> str:
+    """Return the case whose lowest QC score, the one that decides at the gate, is the median; "" without scores."""
+    lowest = qc_of(results, cohort).min(axis=1).sort_values(kind="stable")
+    return str(lowest.index[(len(lowest) - 1) // 2]) if len(lowest) else ""
+
+
+def cases_behind(results: Results, cohort: str, topic: str) -> list[tuple[str, str]]:
+    """Return the (cohort, case) that show best what a reason of the verdict on a cohort rests on.
+
+    Those that fail the gate, worst first; the extremes of the region that differs most; the synthetic and training
+    cases nearest to each other; else typical ones.
+    """
+    scores = qc_of(results, cohort)
+    if topic == "gate" and len(scores) and len(results.quality):
+        cases = quality.failing_cases(scores, float(results.quality["threshold"].iloc[0]))["subject"].tolist()
+        if cases:
+            return [(cohort, str(case)) for case in cases[:SHOWN]]
+    if topic == "anatomy" and (region := worst_region(results, cohort)):
+        return [(cohort, str(c)) for c in regional.most_extreme(results.percentiles, cohort, region, SHOWN)["subject"]]
+    if topic == "copies":
+        pairs = results.copies[results.copies["cohort"] == cohort].sort_values("ratio", kind="stable")
+        if len(pairs):
+            return [(cohort, str(pairs["case"].iloc[0])), ("training", str(pairs["nearest_training"].iloc[0]))]
+    lowest = scores.min(axis=1)
+    near = (lowest - lowest.median()).abs().sort_values(kind="stable").index[:SHOWN]
+    return [(cohort, str(case)) for case in near]
+
+
+def worst_region(results: Results, cohort: str) -> str:
+    """Return the region with the largest effect; "" without one."""
+    effects = results.effect_sizes[results.effect_sizes["cohort"] == cohort].dropna(subset=["cohens_d"])
+    order = effects.sort_values("cohens_d", key=abs, ascending=False, kind="stable")
+    return str(order["region"].iloc[0]) if len(order) else ""
 
 
 def qc_caveats(study: Study) -> list[str]:

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
+from core.anatomy import LARGE_EFFECT
 from core.encoders import ENCODERS
 from core.metrics import METRICS
 from core.study import Cohort, Study
 from core.workflows.comparisons import reaches_floor, wilson_interval
-from core.workflows.results import Results, cohort_verdicts, rank_scores, suspicious_copies
+from core.workflows.results import Results, cohort_verdicts, judge_copies, qc_of, rank_scores
 
 State = Literal["good", "bad", "open"]
 TOPICS = ("gate", "anatomy", "similarity", "diversity", "copies")
 NAMED = 3  # regions named in a reason
+MOST = 0.5  # pass rate below which, by its whole interval, most volumes cannot be segmented
+ANSWERS = (
+    "Graded by what is measured. Not plausible: more volumes fail the gate than it allows, and by the 95 % interval "
+    "fewer than half pass. Plausible in part: more fail than it allows, but half may pass. Undecided: the interval of "
+    "the pass rate holds what the gate allows, or most regions are undetermined at this N. Not plausible in some "
+    f"regions: the gate is passed, but regions differ (q < 0.05) by |d| > {LARGE_EFFECT:g}. Plausible with "
+    "differences: they differ by less. Plausible: passes the gate, and no region is shown to differ. May hold copies: "
+    "the copy check finds them, whatever else is measured."
+)
 MEANINGS = {
     "gate": "Pass rate ↑, share of volumes, higher is better: all eight quality scores of a segmentation reach the "
     "threshold. The cohort fails when more volumes fail than the gate allows. 95 % Wilson interval, N volumes judged.",
     "anatomy": "Cohen's d, in standard deviations, 0 is best: volumes of a region in real against synthetic brains of "
-    "one head size. Different: q < 0.05; equivalent: the 90 % interval lies within ±0.2; else undetermined.",
+    "one head size; positive: the real region is larger. Different: q < 0.05; equivalent: the 90 % interval lies "
+    "within ±0.2; else undetermined.",
     "similarity": "Fréchet distance ↓, no unit, lower is better: how far apart the cohorts lie in mean and covariance "
     "of what an encoder sees. 95 % interval. Floor: real against real at the same N, what a perfect generator scores.",
     "diversity": "MS-SSIM, 0 to 1, best where it equals the real value: how alike two brains of one cohort are. Above "
     "the real value the generator lacks variety. Spread: median over the regions of SD synthetic / SD real, 1 is best.",
     "copies": "Share of synthetic volumes nearer to a training person than to a held-out one, 50 % is chance and best. "
-    "Suspicious: permutation p below 0.05 after correction for the number of measures.",
+    "Suspicious: permutation p below 0.05 after correction for the number of measures. Unclear: p finds nothing, but "
+    "the 95 % interval lies above 50 %; it takes volumes as independent, which look-alikes are not. No sign: neither.",
 }
 
 
@@ -65,12 +78,13 @@ class Reason:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer for one cohort: a few words, and the reasons in the order of `TOPICS`."""
+    """The answer for one cohort: a few words, the reasons in the order of `TOPICS`, and the main finding."""
 
     cohort: str
     label: str
     answer: str
     reasons: tuple[Reason, ...]
+    finding: str
 
     @property
     def because(self) -> str:
@@ -89,34 +103,74 @@ def verdicts(study: Study, results: Results) -> list[Verdict]:
     ranked = rank_scores(results)
     ranked = ranked[ranked["variant"] == "corrected"]
     rows = [(cohort, pd.Series(facts.loc[cohort.name])) for cohort in study.synthetic]
-    return [_verdict(study, results, cohort, row, ranked) for cohort, row in rows]
+    copied = judge_copies(results)
+    return [_verdict(study, results, cohort, row, ranked, copied) for cohort, row in rows]
 
 
-def _verdict(study: Study, results: Results, cohort: Cohort, facts: pd.Series, ranked: pd.DataFrame) -> Verdict:
+def _verdict(
+    study: Study, results: Results, cohort: Cohort, facts: pd.Series, ranked: pd.DataFrame, copied: pd.DataFrame
+) -> Verdict:
     own = ranked[ranked["cohort"] == cohort.name]
+    fid = own[own["metric"] == "fid"]
     reasons = (
         gate(facts),
         anatomy(facts),
-        similarity(own[own["metric"] == "fid"], ranked),
+        similarity(fid, ranked, [c.name for c in study.synthetic if is_control(c)]),
         diversity(own[own["metric"] == "ms-ssim"], facts),
-        copies(results, cohort.name, known=study.training is not None),
+        copies(copied[copied["cohort"] == cohort.name], known=study.training is not None),
     )
-    return Verdict(cohort.name, cohort.label, answer(facts), reasons)
+    return Verdict(cohort.name, cohort.label, answer(facts), reasons, finding(facts, qc_of(results, cohort.name), fid))
+
+
+def is_control(cohort: Cohort) -> bool:
+    """Tell whether a cohort was made by putting a known defect into brains: it is no generator."""
+    return cohort.origin.startswith("control")
 
 
 def answer(facts: pd.Series) -> str:
-    """Return the verdict in a few words."""
+    """Return the verdict in a few words, graded as `ANSWERS` says."""
+    passed = facts["n"] - facts["failed_volumes"]
     if facts["copies"]:
         return "may hold copies of its training cohort"
     if not facts["gated"]:
         return "not judged yet"
+    if not facts["reliable"] and not facts["certain"]:
+        return "undecided, fails the gate by no more than chance"
+    if not facts["reliable"] and not passed:
+        return "not plausible, no volume can be segmented reliably"
+    if not facts["reliable"] and facts["ci_high"] < MOST:
+        return f"not plausible, {facts['failed_volumes']} of {facts['n']} volumes cannot be segmented reliably"
     if not facts["reliable"]:
-        return "not plausible" if facts["certain"] else "undecided"
+        return f"plausible in part, {passed} of {facts['n']} volumes pass the gate"
     if not facts["compared"]:
         return "not judged yet"
+    if facts["large"]:
+        return f"not plausible in {facts['large']} of {facts['compared']} regions"
     if facts["different"]:
-        return f"anatomy differs in {facts['different']} of {facts['compared']} regions"
-    return "undecided" if _few(facts) else "plausible by every check that was made"
+        return f"plausible with differences in {facts['different']} of {facts['compared']} regions"
+    return "undecided, too few volumes" if _few(facts) else "plausible by every check that was made"
+
+
+def finding(facts: pd.Series, qc: pd.DataFrame, fid: pd.DataFrame) -> str:
+    """Say what is worst about a cohort, by how much, at which N.
+
+    The worst QC score where few volumes pass the gate, else the region that differs most, else the distance.
+    """
+    fails = facts["gated"] and not facts["reliable"] and facts["certain"]
+    if fails and facts["ci_high"] < MOST and len(qc):
+        median = qc.median()
+        return (
+            f"Segmented worst: {median.idxmin()}, median QC score {median.min():.2f} where {facts['threshold']:.2f} "
+            f"passes; N = {len(qc)}."
+        )
+    if facts["findings"]:
+        note = " The cohort fails the gate: not relied upon." if fails else ""
+        sizes = f"N = {facts['n_real']} real, {facts['n_synthetic']} synthetic"
+        return f"Differs most: {facts['findings'][0]}; {sizes}.{note}"
+    scored = fid.dropna(subset=["value", "floor"])
+    if scored.empty:
+        return ""
+    return f"No region is shown to differ. {_fid_line(scored.iloc[0])}"
 
 
 def _few(facts: pd.Series) -> bool:
@@ -129,7 +183,9 @@ def gate(facts: pd.Series) -> Reason:
         return Reason("gate", "open", "segmentation quality is not known yet", "Not known yet.")
     passed = facts["n"] - facts["failed_volumes"]
     share = f"pass rate {passed / max(facts['n'], 1):.0%} [{facts['ci_low']:.0%} – {facts['ci_high']:.0%}]"
-    text = f"{facts['failed_volumes']} of {facts['n']} volumes fail; {share}."
+    refused = f", {facts['failed_checks']} of them already the image checks" if facts["failed_checks"] else ""
+    shapeless = f" {facts['shapeless']} are no brain in any orientation." if facts["shapeless"] else ""
+    text = f"{facts['failed_volumes']} of {facts['n']} volumes fail{refused}; {share}.{shapeless}"
     if facts["reliable"]:
         return Reason("gate", "good", "passes the quality gate", text)
     if facts["certain"]:
@@ -158,8 +214,8 @@ def anatomy(facts: pd.Series) -> Reason:
     return Reason("anatomy", state, f"{short}{' (N is small)' if few and not found else ''}", text)
 
 
-def similarity(own: pd.DataFrame, ranked: pd.DataFrame) -> Reason:
-    """Say how near the cohort is by the Fréchet distance, under every encoder."""
+def similarity(own: pd.DataFrame, ranked: pd.DataFrame, controls: Sequence[str]) -> Reason:
+    """Say how near the cohort is by the Fréchet distance, under every encoder; controls are no generators."""
     own = own.dropna(subset=["value"])
     if own.empty:
         return Reason("similarity", "open", "similarity is not computed yet", "Not computed yet.")
@@ -171,8 +227,12 @@ def similarity(own: pd.DataFrame, ranked: pd.DataFrame) -> Reason:
     else:
         low, high, of = places.min(), places.max(), _ranked_with(own, ranked)
         where = f"place {low:.0f}" if low == high else f"places {low:.0f} to {high:.0f}"
-        short = f"{where} of {of} by FID{' (tied)' if own['tie'].all() else ''}"
-        short += f" under {len(own)} encoders" if len(own) > 1 else ""
+        tied = "tied" if own["tie"].all() else f"tied under {own['tie'].sum()}" if own["tie"].any() else ""
+        short = f"{where} of {of} by FID under {len(own)} encoders" if len(own) > 1 else f"{where} of {of} by FID"
+        among = int(ranked.dropna(subset=["rank"])["cohort"].drop_duplicates().isin(list(controls)).sum())
+        remark = "a control, no generator" if own["cohort"].iloc[0] in controls else f"{among} of them controls"
+        remarks = [*([tied] if tied else []), *([remark] if among else []), *own["note"][own["note"] != ""].unique()]
+        short += f" ({'; '.join(remarks)})" if remarks else ""
     state: State = "good" if at_floor.all() else "bad" if own["rank"].notna().all() else "open"
     sizes = {(row["n_real"], row["n_synthetic"]) for _, row in own.iterrows()}
     counts = "; ".join(f"{real:.0f} real, {synthetic:.0f} synthetic" for real, synthetic in sorted(sizes))
@@ -215,21 +275,24 @@ def diversity(own: pd.DataFrame, facts: pd.Series) -> Reason:
     return Reason("diversity", state, short or "variety is not known yet", "\n".join(parts) or "Not known yet.")  # type: ignore[arg-type]
 
 
-def copies(results: Results, name: str, *, known: bool) -> Reason:
-    """Say whether the cohort lies nearer to its training cohort than chance explains."""
-    checks = results.copy_check[results.copy_check["cohort"] == name]
+def copies(checks: pd.DataFrame, *, known: bool) -> Reason:
+    """Say whether the cohort lies nearer to its training cohort than chance explains; ``checks``: `judge_copies`."""
     if checks.empty:
         if not known:
             return Reason("copies", "open", "copies are not checked", "Not checked: the study has no training cohort.")
         return Reason("copies", "open", "copies are not checked yet", "Not checked yet.")
     parts = []
-    for _, row in checks.sort_values("p_value", kind="stable").iterrows():
+    order = checks.assign(place=checks["finding"].map({"suspicious": 0, "unclear": 1, "none": 2}))
+    for _, row in order.sort_values(["place", "p_value"], kind="stable").iterrows():
         low, high = wilson_interval(row["share"], int(row["n_synthetic"]))
         parts.append(f"{row['share']:.0%} [{low:.0%} – {high:.0%}] on {row['space']}, p = {row['p_value']:.2g}")
-    parts[0] = f"Nearer to training: {parts[0]}; 50 % is chance, N = {checks['n_synthetic'].iloc[0]:.0f}."
+    start = "Unclear, nearer" if set(checks["finding"]) - {"none"} == {"unclear"} else "Nearer"
+    parts[0] = f"{start} to training: {parts[0]}; 50 % is chance, N = {checks['n_synthetic'].iloc[0]:.0f}."
     text = "\n".join(parts)
-    if (suspicious_copies(results)["cohort"] == name).any():
+    if (checks["finding"] == "suspicious").any():
         return Reason("copies", "bad", "nearer to its training cohort than chance explains", text)
+    if (checks["finding"] == "unclear").any():
+        return Reason("copies", "open", "copies are unclear, for its brains are look-alikes", text)
     if 0.5 ** checks["n_synthetic"].min() * len(checks) >= 0.05:  # all of them nearer would still be chance
         return Reason("copies", "open", "too few volumes to tell copies", text)
     return Reason("copies", "good", "no sign of copies", text)

@@ -1,0 +1,160 @@
+"""Verdicts in words: grades, the main finding, the place, copies, and the brains behind each."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from core.quality import QC_SCORES, pass_interval
+from core.volume import AXES_FAULT, NO_BRAIN
+from core.workflows import Results, results, verdicts
+from core.workflows.results import CASE_COLUMNS, COPY_COLUMNS, METRIC_COLUMNS, QUALITY_COLUMNS
+
+CHECK = {"cohort": "a", "space": "image", "n_synthetic": 24, "n_reference": 24, "p_binomial": 0.5}
+REGIONS = ["hippocampus", "thalamus"]
+
+
+def known(**tables) -> Results:
+    """Results with these tables; the others are empty."""
+    columns = {"metrics": METRIC_COLUMNS, "quality": QUALITY_COLUMNS, "cases": CASE_COLUMNS, "qc": results.QC_COLUMNS}
+    columns |= {"effect_sizes": ("cohort", "region", "cohens_d", "verdict"), "volumes": ()}
+    empty = {name: pd.DataFrame(columns=list(names)) for name, names in columns.items()}
+    return Results(**{**empty, "provenance": {}, **tables})
+
+
+def gate(n: int, failed: int) -> pd.DataFrame:
+    low, high = pass_interval(n - failed, n)
+    row = {"cohort": "a", "n": n, "failed_scores": failed, "failed_volumes": failed, "pass_rate": 1 - failed / n}
+    return pd.DataFrame([row | {"ci_low": low, "ci_high": high, "threshold": 0.65, "reliable": failed <= 0.05 * n}])
+
+
+def effects(*d: float) -> pd.DataFrame:
+    rows = [
+        {"cohort": "a", "region": region, "cohens_d": value, "ci_low": value - 0.1, "ci_high": value + 0.1,
+         "spread_ratio": 0.0, "verdict": "different" if abs(value) > 0.2 else "equivalent", "n_real": 40,
+         "n_synthetic": 40}
+        for region, value in zip(REGIONS, d, strict=True)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def scores(*lowest: float) -> pd.DataFrame:
+    rows = [{"cohort": "a", "subject": f"s{i}", **dict.fromkeys(QC_SCORES, 0.9)} for i in range(len(lowest))]
+    return pd.DataFrame(rows).assign(thalamus=lowest)
+
+
+def cases(n: int, *reasons: str) -> pd.DataFrame:
+    rows = [{"cohort": "a", "case": f"s{i}", "status": "ok", "reason": "", "notes": ""} for i in range(n)]
+    rows += [{"cohort": "a", "case": f"x{i}", "status": "rejected", "reason": r} for i, r in enumerate(reasons)]
+    return pd.DataFrame(rows)
+
+
+def facts(found: Results) -> pd.Series:
+    return pd.Series(results.cohort_verdicts(found, ["a"]).loc["a"])
+
+
+@pytest.mark.parametrize(
+    ("n", "failed", "d", "expected"),
+    [
+        (40, 40, (2.0, 1.0), "not plausible, no volume can be segmented reliably"),
+        (40, 35, (2.0, 1.0), "not plausible, 35 of 40 volumes cannot be segmented reliably"),
+        (40, 15, (2.0, 1.0), "plausible in part, 25 of 40 volumes pass the gate"),
+        (24, 2, (2.0, 1.0), "undecided, fails the gate by no more than chance"),
+        (40, 0, (2.0, 0.3), "not plausible in 1 of 2 regions"),
+        (40, 0, (0.5, 0.1), "plausible with differences in 1 of 2 regions"),
+        (40, 0, (0.1, 0.1), "plausible by every check that was made"),
+    ],
+)
+def test_the_answer_is_graded_by_what_was_measured(n, failed, d, expected):
+    assert verdicts.answer(facts(known(quality=gate(n, failed), effect_sizes=effects(*d)))) == expected
+
+
+def test_the_main_finding_is_the_worst_score_where_few_pass_and_else_the_region_that_differs_most():
+    none = known(quality=gate(3, 3), qc=scores(0.2, 0.3, 0.4))
+    few = facts(none).mask(facts(none).index == "certain", other=True)
+    said = verdicts.finding(few.mask(few.index == "ci_high", 0.4), results.qc_of(none, "a"), none.metrics)
+    assert said == "Segmented worst: thalamus, median QC score 0.30 where 0.65 passes; N = 3."
+    some = facts(known(quality=gate(40, 15), effect_sizes=effects(2.0, -0.5)))
+    said = verdicts.finding(some, pd.DataFrame(), none.metrics)
+    assert said.startswith("Differs most: hippocampus larger in real brains (d = +2.00 [+1.90, +2.10]); N = 40 real")
+    assert said.endswith("not relied upon.")
+
+
+def test_volumes_refused_for_what_they_show_fail_the_gate_and_others_do_not():
+    broken = "the file cannot be read to the end."
+    found = facts(
+        known(quality=gate(22, 0), cases=cases(22, f"{AXES_FAULT}: flipped", "5 voxels are NaN or Inf.", broken))
+    )
+    assert (found["n"], found["failed_volumes"], found["failed_checks"], found["reliable"]) == (24, 2, 2, False)
+    assert "2 of 24 volumes fail, 2 of them already the image checks" in verdicts.gate(found).text
+
+
+def test_shapeless_volumes_are_named_where_they_fail():
+    shapeless = cases(40).assign(notes=[f"{NO_BRAIN} (match with the atlas 0.44, turned 0.57)"] * 2 + [""] * 38)
+    text = verdicts.gate(facts(known(quality=gate(40, 40), cases=shapeless))).text
+    assert text.endswith("2 are no brain in any orientation.")
+
+
+def test_a_cohort_that_contradicts_its_headers_as_a_whole_has_wrong_headers():
+    turned = [f"{AXES_FAULT}: flipped"] * 3
+    assert results.image_failures(known(cases=cases(2, *turned)), "a") == (0, 5)
+    assert results.image_failures(known(cases=cases(4, *turned)), "a") == (3, 7)
+
+
+def places(**ties: bool) -> pd.DataFrame:
+    """FID of cohort a (place 2) and of a control under one encoder for each tie."""
+    same = {
+        "metric": "fid",
+        "value": 2.0,
+        "ci_low": 1.0,
+        "ci_high": 3.0,
+        "floor": 0.1,
+        "n_real": 24,
+        "direction": "lower",
+    }
+    rows = [
+        same | {"encoder": e, "cohort": c, "n_synthetic": 24, "rank": rank, "tie": tie, "note": ""}
+        for e, tie in ties.items()
+        for c, rank in (("a", 2.0), ("blur", 1.0))
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_ties_under_some_encoders_are_counted_and_controls_are_no_generators():
+    table = places(e0=True, e1=False, e2=True)
+    said = verdicts.similarity(table[table["cohort"] == "a"], table, ["blur"]).short
+    assert said == "place 2 of 2 by FID under 3 encoders (tied under 2; 1 of them controls)"
+    said = verdicts.similarity(table[table["cohort"] == "blur"], table, ["blur"]).short
+    assert said.endswith("(tied under 2; a control, no generator)")
+    everywhere = places(e0=True)
+    assert verdicts.similarity(everywhere[everywhere["cohort"] == "a"], everywhere, []).short.endswith("(tied)")
+
+
+@pytest.mark.parametrize(
+    ("share", "p", "finding", "state"),
+    [(1.0, 0.001, "suspicious", "bad"), (1.0, 0.49, "unclear", "open"), (0.6, 0.2, "none", "good")],
+)
+def test_the_mark_of_the_copy_check_agrees_with_its_numbers(share, p, finding, state):
+    judged = results.judge_copies(known(copy_check=pd.DataFrame([CHECK | {"share": share, "p_value": p}])))
+    assert judged["finding"].tolist() == [finding]
+    reason = verdicts.copies(judged, known=True)
+    assert reason.state == state
+    assert reason.headline.startswith("Unclear, nearer" if finding == "unclear" else "Nearer")
+
+
+def test_the_typical_case_is_the_median_and_every_reason_has_brains_behind_it():
+    pair = {"cohort": "a", "space": "image", "distance_training": 1.0, "distance_held_out": 2.0}
+    copied = [pair | {"case": f"s{i}", "nearest_training": f"t{i}", "ratio": r} for i, r in enumerate((0.9, 0.2))]
+    extreme = pd.DataFrame({"cohort": "a", "subject": ["s1", "s2"], "region": "hippocampus", "z": [-1.0, 5.0]})
+    found = known(
+        qc=scores(0.9, 0.1, 0.5), quality=gate(3, 2), effect_sizes=effects(0.9, -0.1), percentiles=extreme,
+        copies=pd.DataFrame(copied, columns=list(COPY_COLUMNS)),
+    )  # fmt: skip
+    assert results.typical_case(found, "a") == "s2"
+    assert results.cases_behind(found, "a", "gate") == [("a", "s1"), ("a", "s2")]
+    assert results.cases_behind(found, "a", "anatomy") == [("a", "s2"), ("a", "s1")]
+    assert results.cases_behind(found, "a", "copies") == [("a", "s1"), ("training", "t1")]
+    assert results.cases_behind(found, "a", "similarity")[0] == ("a", "s2")
+    assert results.cases_behind(known(), "a", "gate") == [] and results.typical_case(known(), "a") == ""
+    assert not np.isfinite(facts(known())["spread"])
