@@ -14,13 +14,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from matplotlib.font_manager import findfont as get_font
+from PIL import Image, ImageFont
 from pptx import Presentation
 from pptx.enum.shapes import MSO_SHAPE_TYPE
 
 from core import anatomy, report, workflows
 from core.errors import InputError
 from core.pools import Context, InProcessPool
+from core.report import slides
 from core.settings import Settings
 from core.store import Store
 from core.study import CohortSpec, StudySettings, StudySpec, read_study, write_spec
@@ -172,18 +174,83 @@ def pictures_of(files) -> list:
 
 def test_the_slides_open_and_hold_a_picture_a_figure(made):
     deck = Presentation(published(made).slides)
-    by_title = {slide.shapes[0].text_frame.text: slide for slide in deck.slides}
-    for title in ("Figure 1: brains, segmentation, quality", "Figure 2: similarity", "Figure 3: quality scores",
-                  "Figure 4: effect sizes, subcortical", "Figure 4: effect sizes, cortical"):  # fmt: skip
+    by_title = {slide.shapes.title.text: slide for slide in deck.slides}
+    assert len(by_title) == len(deck.slides)  # an outline, or a screen reader, tells them apart
+    for title in ("Figure 1: brains, segmentation, quality", "Figure 2: similarity, FID (Fréchet distance)",
+                  "Figure 3: quality scores", "Figure 4: effect sizes, subcortical", "Figure 4: effect sizes, cortical"):  # fmt: skip
         found = [shape for shape in by_title[title].shapes if is_picture(shape)]
         assert len(found) == (4 if "Figure 1" in title else 1)
         for shape in found:
             image = Image.open(io.BytesIO(shape.image.blob)).convert("L")
             assert image.width > 600 and np.asarray(image).std() > 5  # not blank
-            assert shape.left >= 0 and shape.left + shape.width <= deck.slide_width
-            assert shape.top + shape.height <= deck.slide_height
+            assert len(shape._element.nvPicPr.cNvPr.get("descr")) > 20
     assert any(shape.has_table for shape in by_title["Table 2: segmentation quality"].shapes)
     assert NASTY in words_of(deck)
+    check_room(deck)
+
+
+def check_room(deck) -> None:
+    """No shape reaches beyond its slide, and no text, as it is measured in a wide font, beyond its shape."""
+    for slide in deck.slides:
+        for shape in slide.shapes:
+            assert shape.left >= 0 and shape.left + shape.width <= deck.slide_width
+            assert shape.top >= 0 and shape.top + shape.height <= deck.slide_height
+            if shape.has_text_frame and shape.text_frame.text:
+                texts = [paragraph.text for paragraph in shape.text_frame.paragraphs]
+                size = shape.text_frame.paragraphs[0].runs[0].font.size.pt
+                assert text_height(texts, size, shape.width / 914400) <= shape.height / 914400 + 0.2, texts
+
+
+def text_height(texts: list[str], size: float, width: float) -> float:
+    font = ImageFont.truetype(get_font("DejaVu Sans"), 100)
+    lines = sum(-(-font.getlength(text) * size / 100 // (72 * (width - 0.2))) for text in texts)
+    return lines * size * 1.17 / 72
+
+
+def test_long_slides_are_split_and_limits_cut(tmp_path):
+    long = [f"{number}: " + "a rather long line of words that goes on and on " * 4 for number in range(60)]
+    rows = tuple(
+        (f"cohort {n} (sampled, 10 steps)", *("0.0463 ☆ [0.0342, 0.0593]" for _ in range(8))) for n in range(40)
+    )
+    table = report.tables.Table(
+        "t", "Table 1: similarity", ("cohort", *(f"an encoder {n} FID ↓" for n in range(8))), rows, "N."
+    )
+    path = tmp_path / "long.pptx"
+    count = slides.write_slides(path, "A name " * 20, "below", long[:20], [], [], [table], [("Limits", long)])
+    deck = Presentation(path)
+    titles = [slide.shapes.title.text for slide in deck.slides]
+    assert len(titles) == count == len(set(titles))
+    assert [title for title in titles if "Limits" in title] == ["Limits (1 of 2)", "Limits (2 of 2)"]
+    words = words_of(deck)
+    assert all(line.strip() in words for line in long[:20]) and "more are in the report" in words
+    tables_ = [shape.table for slide in deck.slides for shape in slide.shapes if shape.has_table]
+    assert len(tables_) > 1 and sum(len(t.rows) - 1 for t in tables_) == 40
+    assert all(t.cell(0, 0).text == "cohort" for t in tables_)
+    check_room(deck)
+
+
+def test_failing_cohorts_are_marked_and_the_noise_is_there(made):
+    study, results = read_study(made[1]), workflows.read_results(made[2].settings, made[1])
+    for reliable in (True, False):
+        gate = results.quality.assign(reliable=reliable)
+        regional = results.regional.assign(noise_floor=0.5)
+        found = replace(results, quality=gate, regional=regional)
+        chart, table = report.figures.anatomy(study, found), report.tables.table_three(study, found)
+        assert all(name.startswith("✗ ") is not reliable for name in chart.figure.data[0].x)
+        assert ("✗: fails the quality gate" in chart.note) is not reliable
+        assert table.headings[2] == ("" if reliable else "✗ ") + NASTY and table.columns[2] == NASTY
+        assert {row[1] for row in table.rows} == {"0.50"} and "In brackets" in chart.note
+    unknown = replace(results, regional=results.regional.iloc[:0])
+    assert {row[1] for row in report.tables.table_three(study, unknown).rows} == {"–"}
+    assert "In brackets" not in report.figures.anatomy(study, unknown).note
+
+
+def test_limits_that_say_the_same_are_one_line(made):
+    study, results = read_study(made[1]), workflows.read_results(made[2].settings, made[1])
+    gaps = [{"cohort": name, "what": "kid", "reason": "too few."} for name in ("a", "b")]
+    warnings = [{"cohort": "a", "what": "fid", "reason": f"N = {n} is small"} for n in (22, 24, 24)]
+    lines = report.words.limits(study, replace(results, provenance={"gaps": gaps, "warnings": warnings}), False)
+    assert lines[:2] == ["a, b: kid: too few.", "N = 22 is small (and 1 more, of other N or width)"]
 
 
 def test_the_latex_tables_are_balanced_and_escaped(made):
@@ -349,23 +416,105 @@ def test_the_report_opens_offline(made, page, drop):
     assert page.locator(".montage img.without:visible").count() == pictures.count()
 
 
+def place_of(page) -> tuple[int, int]:
+    step, total = page.locator("#place").inner_text().split(" · ")[0].split(" / ")
+    return int(step), int(total)
+
+
 @pytest.mark.browser
 @pytest.mark.slow
 def test_presenting_by_keyboard(made, page):
     page.goto(published(made).html.as_uri() + "#present")
     assert page.locator("body > section.long h2").all_inner_texts() == ["Table 3: anatomy"]  # Figure 4 shows it
-    total = page.locator("body > section:not(.long)").count()
+    total = place_of(page)[1]
+    assert total >= page.locator("body > section:not(.long)").count()
     seen = []
     for _ in range(total):
-        (title,) = page.locator("body > section:visible").locator("h1, h2").first.all_inner_texts()
-        seen.append(title)
+        seen.append(page.locator("body > section:visible").locator("h1, h2").first.inner_text())
         page.keyboard.press("ArrowRight")
-    assert len(set(seen)) == total and "Figure 3: quality scores" in seen
-    page.keyboard.press("ArrowLeft")
+    assert "Figure 3: quality scores" in seen and place_of(page)[0] == total
+    for key, step in (("ArrowLeft", total - 1), ("Home", 1), ("PageDown", 2), (" ", 3), ("PageUp", 2), ("End", total),
+                      ("Shift+Space", total - 1), ("ArrowDown", total), ("ArrowUp", total - 1)):  # fmt: skip
+        page.keyboard.press(key)
+        assert place_of(page) == (step, total), key
     assert page.locator("body > section:visible").count() == 1
-    assert f"{total - 1} / {total}" in page.locator("#place").inner_text()
     page.keyboard.press("Escape")
-    assert page.locator("body > section:visible").count() == total + 1
+    assert page.locator("body > section:visible").count() == page.locator("body > section").count()
+    assert page.locator("tr:visible").count() == page.locator("tr").count()
     page.keyboard.press("p")
     page.keyboard.press("ArrowRight")
     assert page.locator("body > section:visible").count() == 1
+
+
+# What of the slide lies outside the window, under the counter, or needs scrolling.
+OUTSIDE = """() => {
+  const slide = document.querySelector("section.shown"), place = document.getElementById("place").getBoundingClientRect();
+  const boxes = [...slide.querySelectorAll("h1, h2, p, li, td, th, img, figcaption, .plot, .plot text")]
+    .filter((e) => e.getClientRects().length).map((e) => [e.textContent || e.alt || e.className, e.getBoundingClientRect()]);
+  const out = ([, b]) => b.left < -1 || b.top < -1 || b.right > innerWidth + 1 || b.bottom > place.top + 1;
+  const scrolls = [slide, document.documentElement].some((e) => e.scrollHeight > e.clientHeight || e.scrollWidth > e.clientWidth);
+  const plot = slide.querySelector(".plot .main-svg")?.getBoundingClientRect().width;
+  return [boxes.filter(out).map(([text]) => text), scrolls, plot ? plot / innerWidth : 1];
+}"""
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_every_slide_fits_every_window(many, page):
+    page.goto(many.as_uri() + "#present")
+    for width, height in ((1024, 768), (1280, 720), (1280, 900), (1920, 1080)):
+        page.set_viewport_size({"width": width, "height": height})
+        page.wait_for_timeout(300)
+        page.keyboard.press("Home")
+        for step in range(place_of(page)[1]):
+            page.wait_for_timeout(100)
+            outside, scrolls, wide = page.evaluate(OUTSIDE)
+            assert not outside and not scrolls and wide > 0.9, (width, height, step, outside)
+            page.keyboard.press("ArrowRight")
+
+
+@pytest.fixture(scope="module")
+def many(made):
+    """The report of a study with nine cohorts and a long list of limits."""
+    _, path, context = made
+    study, results = read_study(path), workflows.read_results(context.settings, path)
+    found = report._collect(context, str(path), False)
+    names = [f"Generator {n} (sampled, {n} steps)" for n in range(9)]
+    (fake,) = study.synthetic
+    gaps = [{"cohort": "gen", "what": f"case {n}", "reason": "the file is empty or damaged. " * 4} for n in range(20)]
+    effects, scores = results.effect_sizes, results.metrics
+    results = replace(
+        results,
+        effect_sizes=pd.concat([effects.assign(cohort=name) for name in names]),
+        metrics=pd.concat([scores.assign(cohort=name) for name in names]),
+        quality=pd.concat([results.quality.tail(1).assign(cohort=name) for name in names]),
+        provenance={**results.provenance, "gaps": gaps},
+    )
+    study = replace(study, synthetic=tuple(replace(fake, name=name) for name in names))
+    (verdict,) = found.verdicts
+    found = replace(
+        found, study=study, results=results, tables=report.all_tables(study, results), brains=found.brains * 5,
+        charts=report.charts(study, results, False), verdicts=[replace(verdict, label=name) for name in names],
+    )  # fmt: skip
+    target = path.parent / "many.html"
+    target.write_text(report.render(found), encoding="utf-8")
+    return target
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_on_paper_tables_are_readable_and_whole(many, page):
+    page.set_viewport_size({"width": 1032, "height": 700})  # A4 across, less its margins
+    page.goto(many.as_uri())
+    page.evaluate("() => window.dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    sizes = page.evaluate(
+        "() => [...document.querySelectorAll('td, th, .note')].map((e) => parseFloat(getComputedStyle(e).fontSize))"
+    )
+    assert min(sizes) >= 8 * 96 / 72
+    style = "(e, name) => getComputedStyle(e)[name]"
+    assert page.locator("thead").first.evaluate(style, "display") == "table-header-group"
+    assert page.locator("tr").first.evaluate(style, "breakInside") == "avoid"
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 1032  # wider, and all would be shrunk
+    assert page.locator("#present").is_hidden()
+    assert page.pdf(prefer_css_page_size=True).startswith(b"%PDF")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import re
+import textwrap
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +15,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from core import plots
 from core.errors import SynthScopeError
+from core.metrics import METRICS
+from core.report.tables import FAILING_NOTE, effects_with_noise, failing_cohorts
 from core.settings import Settings
-from core.study import Study
+from core.study import Cohort, Study
 from core.volume import Volume
 from core.workflows import Results, load_case, load_case_labels
 from core.workflows.results import qc_of
@@ -23,6 +27,7 @@ A_COHORT = 2  # brains of each cohort in the montage
 GREY_MATTER = (3, 42, 8, 47)  # FreeSurfer: cerebral and cerebellar cortex; parcels lie above 1000
 TINT = np.array([230, 159, 0])
 WIDTH = 660  # pixels of a picture
+LINE = 14  # letters of a cohort's name above the heatmap
 MAIN_METRICS = ("fid", "mmd2-rbf", "ms-ssim")
 Picture = NDArray[np.uint8]
 
@@ -34,6 +39,16 @@ class Brain:
     caption: str
     plain: Picture
     tinted: Picture
+
+    @property
+    def width(self) -> int:
+        """Pixels across."""
+        return int(self.plain.shape[1])
+
+    @property
+    def height(self) -> int:
+        """Pixels from top to bottom."""
+        return int(self.plain.shape[0])
 
     @property
     def plain_source(self) -> str:
@@ -146,7 +161,12 @@ def similarity(study: Study, results: Results) -> Chart:
         "Corrected scores with their 95 % intervals. The tick is the floor: real against real volumes at the same N, "
         "what a perfect generator would score."
     )
-    return Chart("Figure 2: similarity", note, figure)
+    title, by_metric = "Figure 2: similarity", list(rows.groupby("metric", sort=False))
+    parts = tuple(
+        (f"{title}, {METRICS[str(name)].label}", plots.metric_dots(part, colours=_colours(study)))
+        for name, part in by_metric
+    )
+    return Chart(title, note, figure, parts)
 
 
 def quality(study: Study, results: Results, drop_individuals: bool) -> Chart:
@@ -160,12 +180,20 @@ def quality(study: Study, results: Results, drop_individuals: bool) -> Chart:
 
 
 def anatomy(study: Study, results: Results) -> Chart:
-    """Draw Cohen's d of every region; on slides, subcortical and cortical regions apart."""
-    names = {c.name: f"{c.name} ({c.origin.partition(':')[0]})" if c.origin else c.name for c in study.cohorts}
-    effects = results.effect_sizes
-    effects = effects.assign(cohort=effects["cohort"].map(names).fillna(effects["cohort"]))
+    """Draw Cohen's d of every region, cohorts that fail the gate marked; on slides, the two groups of regions apart."""
+    failing = failing_cohorts(results)
+    names = {c.name: f"{'✗ ' if c.name in failing else ''}{c.name}{_kind(c)}" for c in study.cohorts}
+    lines = {name: "<br>".join(textwrap.wrap(label, LINE)) for name, label in names.items()}
+    effects = effects_with_noise(results)
+    effects = effects.assign(cohort=effects["cohort"].map(lines).fillna(effects["cohort"]))
     groups = effects["group"].unique() if len(effects) else ()
     title = "Figure 4: effect sizes"
     parts = tuple((f"{title}, {group}", plots.effect_heatmap(effects[effects["group"] == group])) for group in groups)
-    note = "Cohen's d of each region; 0 is best, blue: too small. In brackets: within the noise of the engine."
+    note = "Cohen's d of each region; 0 is best, blue: too small."
+    note += " In brackets: within the noise of the engine." if effects["noise_floor"].notna().any() else ""
+    note += f" {FAILING_NOTE}" if failing & set(results.effect_sizes["cohort"]) else ""
     return Chart(title, note, plots.effect_heatmap(effects), parts)
+
+
+def _kind(cohort: Cohort) -> str:
+    return f" ({re.split('[:,]', cohort.origin)[0]})" if cohort.origin else ""

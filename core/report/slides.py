@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from pptx import Presentation
 from pptx.dml.color import RGBColor
+from pptx.enum.text import MSO_ANCHOR, PP_ALIGN
+from pptx.oxml.ns import qn
 from pptx.util import Inches, Pt
 
 from core import plots
@@ -18,12 +21,16 @@ from core.report.tables import Table
 from core.store import write_atomically
 
 WIDTH, HEIGHT = 13.333, 7.5  # inches
-MARGIN = 0.6
-BODY = 1.35  # where the body begins
-INK, GREY = RGBColor(0x1B, 0x1F, 0x24), RGBColor(0x4A, 0x55, 0x60)
-BLANK = 6  # layout without placeholders
+MARGIN, GAP = 0.6, 0.2
+BODY = 1.3  # where the body begins
+ROOM = HEIGHT - BODY - 0.35  # for the body
+INK, GREY, WHITE = RGBColor(0x1B, 0x1F, 0x24), RGBColor(0x4A, 0x55, 0x60), RGBColor(0xFF, 0xFF, 0xFF)
+TITLE_AND_TEXT, TITLE_ONLY = 1, 5  # layouts
 COLUMNS, ROWS = 3, 2  # brains on a slide
-LINES = 7  # sentences on a slide
+LARGEST, LEAST = 20, 12  # points of a text; what is too long at the least goes on over the page
+MOST_LIMITS = 2  # slides
+LETTER, LINE = 0.56, 1.22  # width of a letter and height of a line, in parts of the size: of a wide font
+PADDING = (0.45, 0.1)  # inches around the text of a box, both sides together, and its bullets
 
 
 def write_slides(
@@ -36,7 +43,7 @@ def write_slides(
     tables: Sequence[Table],
     words: Sequence[tuple[str, Sequence[str]]],
 ) -> int:
-    """Write the slides; every figure is a picture, every table can be edited.
+    """Write the slides; every figure is a picture with its text, every table can be edited.
 
     Parameters
     ----------
@@ -58,82 +65,195 @@ def write_slides(
     """
     deck = Presentation()
     deck.slide_width, deck.slide_height = Inches(WIDTH), Inches(HEIGHT)
-    first = _slide(deck, title)
-    _text(first, [subtitle], 16, GREY)
-    _pages(deck, "In short", verdicts, 16)
-    per_slide = COLUMNS * ROWS
-    for start in range(0, len(brains), per_slide):
-        _brains(_slide(deck, "Figure 1: brains, segmentation, quality"), brains[start : start + per_slide])
+    _fill(_slide(deck, title, TITLE_AND_TEXT), [subtitle], 16, GREY)
+    _pages(deck, "In short", verdicts)
+    _montage(deck, brains)
     for chart in charts:
         for name, figure in chart.pieces:
-            _picture(_slide(deck, name), plots.picture(figure, font=9 if "Figure 4" in name else 11), chart.note)
+            _picture(_slide(deck, name), figure, name, chart.note)
     for table in tables:
-        _table(_slide(deck, table.title), table)
+        _table_pages(deck, table)
     for heading, lines in words:
-        _pages(deck, heading, lines, 14)
+        _pages(deck, heading, lines, MOST_LIMITS)
     write_atomically(path, lambda temporary: deck.save(str(temporary)))
     return len(deck.slides)
 
 
-def _slide(deck: Any, title: str) -> Any:
-    slide = deck.slides.add_slide(deck.slide_layouts[BLANK])
-    box = slide.shapes.add_textbox(Inches(MARGIN), Inches(0.35), Inches(WIDTH - 2 * MARGIN), Inches(0.9))
-    box.text_frame.word_wrap = True
-    _line(box.text_frame.paragraphs[0], title, 28, INK, bold=True)
+# -- what every slide has ----------------------------------------------------------------------------------------------
+
+
+def _slide(deck: Any, title: str, layout: int = TITLE_ONLY) -> Any:
+    slide = deck.slides.add_slide(deck.slide_layouts[layout])
+    size = 28 if _lines(title, 28, WIDTH - 2 * MARGIN) == 1 else 22
+    _place(slide.shapes.title, 0.3, BODY - 0.4)
+    slide.shapes.title.text_frame.vertical_anchor = MSO_ANCHOR.TOP
+    _line(slide.shapes.title.text_frame.paragraphs[0], title, size, INK, bold=True)
     return slide
+
+
+def _place(shape: Any, top: float, height: float) -> None:
+    shape.left, shape.top, shape.width, shape.height = map(Inches, (MARGIN, top, WIDTH - 2 * MARGIN, height))
 
 
 def _line(paragraph: Any, text: str, size: float, colour: RGBColor, *, bold: bool = False) -> None:
     run = paragraph.add_run()
     run.text = text
     run.font.size, run.font.bold, run.font.color.rgb = Pt(size), bold, colour
+    paragraph.alignment = PP_ALIGN.LEFT
 
 
-def _text(slide: Any, lines: Sequence[str], size: float, colour: RGBColor, top: float = BODY) -> None:
-    box = slide.shapes.add_textbox(Inches(MARGIN), Inches(top), Inches(WIDTH - 2 * MARGIN), Inches(HEIGHT - top - 0.3))
+def _lines(text: str, size: float, width: float, padding: float = PADDING[0]) -> int:
+    """Estimate how many lines a text takes in a box of that many inches."""
+    room = max(1, int((width - padding) * 72 / (LETTER * size)))
+    lines, used = 1, 0
+    for word in text.split(" "):
+        if used and used + 1 + len(word) > room:
+            lines, used = lines + 1, 0
+        lines += max(0, len(word) - 1) // room
+        used += (used > 0) + len(word)
+    return lines
+
+
+def _height(lines: Sequence[str], size: float, width: float) -> float:
+    """Estimate the inches that paragraphs take."""
+    return sum(_lines(line, size, width) * LINE + 0.5 for line in lines) * size / 72 + PADDING[1]
+
+
+def _note(slide: Any, text: str) -> float:
+    """Write a note at the foot; return the inches it takes."""
+    size = 11 if _lines(text, 11, WIDTH - 2 * MARGIN) < 3 else 9
+    height = _height([text], size, WIDTH - 2 * MARGIN)
+    box = slide.shapes.add_textbox(0, 0, 0, 0)
+    _place(box, HEIGHT - 0.2 - height, height)
     box.text_frame.word_wrap = True
+    _line(box.text_frame.paragraphs[0], text, size, GREY)
+    return height
+
+
+def _image(slide: Any, png: bytes, box: tuple[float, float, float, float], text: str) -> float:
+    """Put a picture into a box (left, top, width, height), as large as it fits; return its height."""
+    left, top, width, height = box
+    with Image.open(io.BytesIO(png)) as image:
+        share = image.width / image.height
+    fitting = min(width, height * share)
+    place = Inches(left + (width - fitting) / 2), Inches(top)
+    shape = slide.shapes.add_picture(io.BytesIO(png), *place, width=Inches(fitting))
+    shape._element.nvPicPr.cNvPr.set("descr", text)  # python-pptx has no name for the alternative text
+    return fitting / share
+
+
+def _parts(heading: str, number: int, of: int) -> str:
+    return f"{heading} ({number} of {of})" if of > 1 else heading
+
+
+# -- kinds of slides ---------------------------------------------------------------------------------------------------
+
+
+def _pages(deck: Any, heading: str, lines: Sequence[str], most: int = 0) -> None:
+    """Write lines as large as they fit on one slide, else over several; what ``most`` slides cannot hold is counted."""
+    size = next((s for s in range(LARGEST, LEAST, -1) if _height(lines, s, WIDTH - 2 * MARGIN) <= ROOM), LEAST)
+    pages: list[list[str]] = [[]]
+    for line in lines:
+        if pages[-1] and _height([*pages[-1], line], size, WIDTH - 2 * MARGIN) > ROOM:
+            pages.append([])
+        pages[-1].append(line)
+    if most and len(pages) > most:
+        left_out = 1 + sum(map(len, pages[most:]))
+        pages = pages[:most]
+        pages[-1][-1] = f"{left_out} more are in the report."
+    for number, page in enumerate(pages, 1):
+        _fill(_slide(deck, _parts(heading, number, len(pages)), TITLE_AND_TEXT), page, size, INK)
+
+
+def _fill(slide: Any, lines: Sequence[str], size: float, colour: RGBColor) -> None:
+    """Write into the body of a slide, where the outline finds it; a single line is no list."""
+    body = slide.placeholders[1]
+    _place(body, BODY, ROOM)
     for number, line in enumerate(lines):
-        paragraph = box.text_frame.paragraphs[0] if number == 0 else box.text_frame.add_paragraph()
-        paragraph.space_after = Pt(size / 2)
+        paragraph = body.text_frame.paragraphs[0] if number == 0 else body.text_frame.add_paragraph()
+        paragraph.space_before, paragraph.space_after = Pt(0), Pt(size / 2)
         _line(paragraph, line, size, colour)
+        settings = paragraph._p.get_or_add_pPr()
+        settings.set("marL", "0" if len(lines) == 1 else "228600")
+        settings.set("indent", "0" if len(lines) == 1 else "-228600")
+        if len(lines) == 1:
+            settings.insert_element_before(settings.makeelement(qn("a:buNone"), {}), "a:tabLst", "a:defRPr", "a:extLst")
 
 
-def _pages(deck: Any, heading: str, lines: Sequence[str], size: float) -> None:
-    for start in range(0, len(lines), LINES):
-        _text(_slide(deck, heading), lines[start : start + LINES], size, INK)
-
-
-def _brains(slide: Any, brains: Sequence[Brain]) -> None:
-    width = (WIDTH - 2 * MARGIN - (COLUMNS - 1) * 0.2) / COLUMNS
+def _montage(deck: Any, brains: Sequence[Brain]) -> None:
+    width, per_slide = (WIDTH - 2 * MARGIN - (COLUMNS - 1) * GAP) / COLUMNS, COLUMNS * ROWS
     for number, brain in enumerate(brains):
-        left = MARGIN + number % COLUMNS * (width + 0.2)
-        top = BODY + number // COLUMNS * 2.9
+        if number % per_slide == 0:
+            heading = _parts(
+                "Figure 1: brains, segmentation, quality", number // per_slide + 1, -(-len(brains) // per_slide)
+            )
+            slide = _slide(deck, heading)
+        left = MARGIN + number % COLUMNS * (width + GAP)
+        top = BODY + number % per_slide // COLUMNS * ROOM / ROWS
         buffer = io.BytesIO()
         Image.fromarray(brain.tinted).save(buffer, format="PNG", optimize=True)
-        shape = slide.shapes.add_picture(buffer, Inches(left), Inches(top), width=Inches(width))
-        shape.name = brain.caption
-        below = slide.shapes.add_textbox(Inches(left), Inches(top) + shape.height, Inches(width), Inches(0.6))
+        text = f"{brain.caption}. Sagittal, coronal and axial middle plane, grey matter in colour."
+        high = _image(slide, buffer.getvalue(), (left, top, width, ROOM / ROWS - 0.7), text)
+        below = slide.shapes.add_textbox(Inches(left), Inches(top + high), Inches(width), Inches(0.6))
         below.text_frame.word_wrap = True
         _line(below.text_frame.paragraphs[0], brain.caption, 11, INK)
 
 
-def _picture(slide: Any, png: bytes, note: str) -> None:
-    with Image.open(io.BytesIO(png)) as image:
-        share = image.width / image.height
-    high = HEIGHT - BODY - 0.75
-    width = min(WIDTH - 2 * MARGIN, high * share)
-    left = (WIDTH - width) / 2
-    slide.shapes.add_picture(io.BytesIO(png), Inches(left), Inches(BODY), width=Inches(width))
-    _text(slide, [note], 11, GREY, top=HEIGHT - 0.7)
+def _picture(slide: Any, figure: Any, name: str, note: str) -> None:
+    high = ROOM - _note(slide, note)
+    many_rows = any(trace.type == "heatmap" and len(trace.y) > 20 for trace in figure.data)
+    size = (12.0, 5.6) if many_rows or len({trace.name for trace in figure.data}) > 4 else (9.5, 4.2)
+    png = plots.picture(figure, width=size[0], height=size[1], font=9 if many_rows else 11)
+    _image(slide, png, (MARGIN, BODY, WIDTH - 2 * MARGIN, high), f"{name}. {note}")
 
 
-def _table(slide: Any, table: Table) -> None:
-    rows, columns = len(table.rows) + 1, len(table.columns)
-    place = (Inches(MARGIN), Inches(BODY), Inches(WIDTH - 2 * MARGIN), Inches(0.4 * rows))
-    cells = slide.shapes.add_table(rows, columns, *place).table
-    size = 9 if columns > 6 or rows > 14 else 12
-    for i, row in enumerate((table.columns, *table.rows)):
+def _table_pages(deck: Any, table: Table) -> None:
+    """Write a table as large as it fits on one slide, else over several that repeat its head."""
+    note_room = _height([table.note], 11, WIDTH - 2 * MARGIN) + 0.1
+    body = [(first, *(cell.replace(", ", ",\u00a0") for cell in cells)) for first, *cells in table.rows]
+    table = replace(table, rows=tuple(body))  # an interval stays together
+    widths = _widths([table.headings, *table.rows])
+    sizes = [
+        (size, [_row_height(row, size, widths) for row in (table.headings, *table.rows)]) for size in range(14, 8, -1)
+    ]
+    size, heights = next((pair for pair in sizes if sum(pair[1]) <= ROOM - note_room), sizes[-1])
+    pages: list[list[int]] = [[]]
+    for row, height in enumerate(heights[1:]):
+        if pages[-1] and heights[0] + sum(heights[1 + r] for r in pages[-1]) + height > ROOM - note_room:
+            pages.append([])
+        pages[-1].append(row)
+    for number, page in enumerate(pages, 1):
+        slide = _slide(deck, _parts(table.title, number, len(pages)))
+        rows = [table.headings, *(table.rows[row] for row in page)]
+        _cells(slide, rows, [heights[0], *(heights[1 + row] for row in page)], widths, size)
+        _note(slide, table.note)
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[float]:
+    """Share the width among the columns: to each its longest word, and of the rest by its longest text."""
+    columns = list(zip(*rows, strict=True))
+    words = [max(len(word) + 2 for text in column for word in text.split(" ")) for column in columns]
+    texts = [min(max(map(len, column)), 3 * word) for column, word in zip(columns, words, strict=True)]
+    shares = [word + 0.5 * max(0, text - word) for word, text in zip(words, texts, strict=True)]
+    return [(WIDTH - 2 * MARGIN) * share / sum(shares) for share in shares]
+
+
+def _row_height(row: Sequence[str], size: float, widths: Sequence[float]) -> float:
+    most = max(_lines(text, size, width, 0.1) for text, width in zip(row, widths, strict=True))
+    return most * LINE * size / 72 + PADDING[1]
+
+
+def _cells(
+    slide: Any, rows: Sequence[Sequence[str]], heights: Sequence[float], widths: Sequence[float], size: float
+) -> None:
+    place = (Inches(MARGIN), Inches(BODY), Inches(WIDTH - 2 * MARGIN), Inches(sum(heights)))
+    cells = slide.shapes.add_table(len(rows), len(widths), *place).table
+    for j, width in enumerate(widths):
+        cells.columns[j].width = Inches(width)
+    for i, row in enumerate(rows):
+        cells.rows[i].height = Inches(heights[i])
         for j, text in enumerate(row):
             frame = cells.cell(i, j).text_frame
-            _line(frame.paragraphs[0], text, size, RGBColor(0xFF, 0xFF, 0xFF) if i == 0 else INK, bold=i == 0)
-    _text(slide, [table.note], 9, GREY, top=HEIGHT - 0.65)
+            frame.margin_left = frame.margin_right = Inches(0.05)
+            _line(frame.paragraphs[0], text, size, WHITE if i == 0 else INK, bold=i == 0)
+            frame.paragraphs[0].alignment = PP_ALIGN.RIGHT if j else PP_ALIGN.LEFT

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from core.encoders import ENCODERS
 from core.study import Study
 from core.workflows import Results
 from core.workflows import comparisons as compare
+from core.workflows.regional import at_gate
 from core.workflows.results import qc_caveats, rank_scores
+
+FAILING_NOTE = "✗: fails the quality gate; its effect sizes are not to be relied upon."
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the report: cells as text."""
+    """A table of the report: cells as text; ``marks`` stand before the names of its columns, not in the CSV."""
 
     name: str
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str
+    marks: tuple[str, ...] = ()
+
+    @property
+    def headings(self) -> tuple[str, ...]:
+        """The names of the columns with their marks."""
+        return tuple(map(str.__add__, self.marks, self.columns)) if self.marks else self.columns
 
 
 def all_tables(study: Study, results: Results) -> list[Table]:
@@ -69,23 +77,36 @@ def table_two(study: Study, results: Results) -> Table:
 
 
 def table_three(study: Study, results: Results) -> Table:
-    """Arrange Cohen's d by region as in Table 3 of the paper, with the engine's noise."""
-    effects = results.effect_sizes
+    """Arrange Cohen's d by region as in Table 3 of the paper, with the engine's noise; failing cohorts are marked."""
+    effects, failing = effects_with_noise(results), failing_cohorts(results)
     names = [cohort for cohort in study.synthetic if (effects["cohort"] == cohort.name).any()]
     rows = []
     for region, part in effects.groupby("region", sort=False):
         by_cohort = part.set_index("cohort")
         cells = [_effect(pd.Series(by_cohort.loc[c.name])) if c.name in by_cohort.index else "" for c in names]
-        noise = by_cohort["noise_floor"].max() if "noise_floor" in by_cohort else np.nan
-        rows.append((str(region), f"{noise:.2f}" if np.isfinite(noise) else "", *cells))
+        noise = by_cohort["noise_floor"].max()
+        rows.append((str(region), f"{noise:.2f}" if pd.notna(noise) else "–", *cells))
     called = [c.label for c in names if c.label != c.name]
+    marks = ["✗ " if c.name in failing else "" for c in names]
     note = (
         "Cohen's d of TIV-adjusted volumes [95 % interval]; 0 is best, positive: the real region is larger. "
-        "± noise: what the segmentation engine alone can do. Cohorts that fail the gate are not relied upon. "
+        "± noise: the |d| that the segmentation engine alone could make, largest over the cohorts; –: not known. "
+        f"{FAILING_NOTE + ' ' if any(marks) else ''}"
         f"N: {_sizes(effects)}.{' ' + '; '.join(called) + '.' if called else ''}"
     )
     columns = ("region", "± noise", *(c.name for c in names))
-    return Table("table_3", "Table 3: anatomy", columns, tuple(rows), note)
+    return Table("table_3", "Table 3: anatomy", columns, tuple(rows), note, ("", "", *marks))
+
+
+def effects_with_noise(results: Results) -> pd.DataFrame:
+    """Return the effect sizes with ``noise_floor``, which stands in regional.csv alone; NaN where it is not known."""
+    noise = at_gate(results.regional, False)[["cohort", "region", "noise_floor"]]
+    return results.effect_sizes.merge(noise, "left", ["cohort", "region"])
+
+
+def failing_cohorts(results: Results) -> set[str]:
+    """Return the cohorts that fail the quality gate."""
+    return set(results.quality.loc[~results.quality["reliable"].astype(bool), "cohort"])
 
 
 def _sizes(table: pd.DataFrame) -> str:
@@ -127,7 +148,7 @@ _TEX = {
     **{"|": r"\textbar{}", "<": r"\textless{}", ">": r"\textgreater{}"},
     **{"[": "{[}", "]": "{]}"},  # after \\ a bracket would be an argument
     **{"★": r"$\star$", "☆": r"$\circ$", "±": r"$\pm$", "–": "--", "−": "$-$", "α": r"$\alpha$"},
-    **{"↓": r"$\downarrow$", "↑": r"$\uparrow$", "→": r"$\rightarrow$", "\n": " "},
+    **{"✗": r"$\times$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "→": r"$\rightarrow$", "\n": " "},
 }
 
 
@@ -139,7 +160,7 @@ def escape_latex(text: str) -> str:
 def latex(table: Table) -> str:
     """Return a table for LaTeX with the packages booktabs and graphicx: shrunk when it is wider than the page."""
     lines = [" & ".join(map(escape_latex, row)) + r" \\" for row in table.rows]
-    head = " & ".join(map(escape_latex, table.columns)) + r" \\"
+    head = " & ".join(map(escape_latex, table.headings)) + r" \\"
     body = "\n".join([r"\toprule", head, r"\midrule", *lines, r"\bottomrule"])
     columns = "l" + "r" * (len(table.columns) - 1)
     caption = escape_latex(f"{table.title.partition(': ')[2].capitalize()}. {table.note}")

@@ -43,12 +43,25 @@ def methods(study: Study, results: Results) -> str:
 def limits(study: Study, results: Results, drop_individuals: bool) -> list[str]:
     """Return what a reader must know before believing the numbers; gaps may name a case."""
     kept = without_people(study, results) if drop_individuals else results.provenance
-    lines = [f"{c.label}: made by this software, not by a scanner." for c in study.cohorts if c.origin]
-    gaps = kept.get("gaps", [])
-    lines += [f"{gap['cohort']}: {gap['what']}: {gap['reason']}" for gap in gaps[:MOST_GAPS]]
+    lines = []
+    if made := [c.label for c in study.cohorts if c.origin]:
+        lines.append(f"Made by this software, not by a scanner: {', '.join(made)}.")
+    gaps = _together([(f"{gap['what']}: {gap['reason']}", str(gap["cohort"])) for gap in kept.get("gaps", [])])
+    lines += [f"{', '.join(dict.fromkeys(cohorts))}: {text}" for text, cohorts in list(gaps.items())[:MOST_GAPS]]
     lines += [f"{len(gaps) - MOST_GAPS} more gaps are in the bundle."] if len(gaps) > MOST_GAPS else []
-    lines += sorted({str(warning["reason"]) for warning in kept.get("warnings", [])})[:MOST_WARNINGS]
+    reasons = sorted({str(warning["reason"]) for warning in kept.get("warnings", [])})
+    alike = _together([(re.sub(r"\d+", "#", reason), reason) for reason in reasons])  # they differ in N and width alone
+    for first, *others in list(alike.values())[:MOST_WARNINGS]:
+        lines.append(first + (f" (and {len(others)} more, of other N or width)" if others else ""))
     return [*lines, "Scores depend on N and encoder; compare them only within this report.", "Research use only."]
+
+
+def _together(pairs: list[tuple[str, str]]) -> dict[str, list[str]]:
+    """Gather the second of each pair under the first, in their order."""
+    found: dict[str, list[str]] = {}
+    for key, value in pairs:
+        found.setdefault(key, []).append(value)
+    return found
 
 
 def hidden_cohorts(study: Study) -> set[str]:
