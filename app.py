@@ -36,6 +36,7 @@ def show_app() -> None:
     }
     st.logo("assets/logo.svg", size="large", icon_image="assets/icon.svg")
     st.html(Path("assets/app.css"))
+    shared.name_study()
     page = st.navigation(pages)
     settings = shared.settings()
     access.require(settings)

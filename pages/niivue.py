@@ -13,7 +13,7 @@ from streamlit.runtime import get_instance
 from core import anatomy
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "viewer"
-HEIGHT = 470  # pixels of a row of panes
+LOW, HIGH = 340, 760  # pixels of a row of panes, which fills what is left of the window
 
 
 def _asset(name: str) -> str:
@@ -21,6 +21,7 @@ def _asset(name: str) -> str:
 
 
 _panes = st.components.v2.component("synthscope_viewer", js=_asset("viewer.js"), css=_asset("viewer.css"))
+_address = st.components.v2.component("synthscope_address", js=_asset("address.js"))
 _sheet = st.components.v2.component("synthscope_sheet", js=_asset("sheet.js"), css=_asset("sheet.css"))
 
 
@@ -35,7 +36,6 @@ def show_panes(
     panes: Sequence[Mapping[str, Any]],
     *,
     study: str,
-    link: Mapping[str, str],
     view: str,
     token: int,
     bounds: Sequence[Mapping[str, float]],
@@ -48,12 +48,11 @@ def show_panes(
     Parameters
     ----------
     panes : sequence of mapping
-        ``key``, ``title``, ``case``, ``image`` and ``labels`` (addresses), ``facts``, ``error``; ``cases`` that it
-        steps through, ``previous`` and ``next`` pane.
+        ``key``, ``title``, ``case``, ``image`` and ``labels`` (addresses), ``facts``, ``error``; ``size`` of the head
+        and ``verdict`` of the gate in words, whether it ``fails``, ``space`` of its volumes and its ``meaning``;
+        ``cases`` that it steps through, ``previous`` and ``next`` pane.
     study : str
         Identity of the study, whose view is kept.
-    link : mapping
-        Query of a permalink, to which the view is added.
     view, token
         View asked for by an address, and a number that tells it from the last one.
     bounds : sequence of mapping
@@ -68,17 +67,21 @@ def show_panes(
         "panes": list(panes),
         "labels": _labels(),
         "study": study,
-        "link": dict(link),
         "view": view,
         "token": token,
         "bounds": list(bounds),
         "radiological": radiological,
-        "height": HEIGHT,
+        "heights": [LOW, HIGH],
     }
     shown = _panes(
         key="niivue", data=data, on_step_change=on_step, on_warm_change=on_warm, on_webgl_change=lambda: None
     )
     return shown.get("webgl") != "missing"
+
+
+def keep_address(link: Mapping[str, str]) -> None:
+    """Have the browser keep this query, and the view of the panes, in its address."""
+    _address(key="address", data={"link": dict(link)})
 
 
 def show_sheet(
@@ -95,7 +98,7 @@ def show_sheet(
     Parameters
     ----------
     cells : sequence of mapping
-        ``cohort``, ``case``, ``place`` in the cohort's picture, ``caption``, ``selected``.
+        ``cohort``, ``case``, ``place`` in the cohort's picture, ``caption``, ``verdict`` of the gate, ``selected``.
     sprites : mapping
         By cohort: ``url``, ``width`` and ``height`` of a brain, ``columns`` and ``count``.
     letters : str

@@ -9,8 +9,9 @@ import pandas as pd
 import streamlit as st
 
 from core import plots
+from core.errors import InputError
 from core.study import Study
-from pages import shared, viewer_choices
+from pages import shared
 
 CASES = "selected_cases"  # (cohort, case) in the order they were selected
 OF_STUDY = "selected_study"  # path of the study they belong to
@@ -34,7 +35,9 @@ def select(pairs: Sequence[Pair]) -> None:
 
 
 def show_selected() -> None:
-    """Show in the sidebar, on every page, what is selected."""
+    """Show in the sidebar, on every page, what is selected; at first what the address says."""
+    if CASES not in st.session_state:
+        select(_in_address(st.query_params.get("selected", "")))
     pairs = selected()
     if not pairs:
         return
@@ -46,13 +49,24 @@ def show_selected() -> None:
         st.button("Clear", key="clear_selected", icon=":material/close:", on_click=select, args=([],), width="stretch")
 
 
+def _in_address(text: str) -> list[Pair]:
+    """Return the cases of an address that the chosen study has."""
+    pairs = [(cohort, case) for cohort, line, case in (name.partition("\n") for name in text.split("|")) if line]
+    path = shared.study_path()
+    try:
+        study = shared.cached_study(path, shared.study_version(path)) if pairs else None
+    except InputError:
+        return []  # the page explains what is wrong with the study
+    known = {(cohort.name, case.case_id) for cohort in study.cohorts for case in cohort.cases} if study else set()
+    return [pair for pair in pairs if pair in known]
+
+
 def open_button(pairs: Sequence[Pair], key: str) -> None:
     """Show a button that opens cases beside each other in the viewer."""
     shown = pairs[:PANES]
     what = shown[0][1] if len(shown) == 1 else f"the first {PANES}" if len(pairs) > PANES else f"all {len(shown)}"
     if st.button(f"Open {what} in the viewer", key=key, icon=":material/view_in_ar:", type="primary"):
-        viewer_choices.show_beside(shown)
-        shared.to_viewer()
+        shared.open_viewer(*shown[0], shown[1:])
 
 
 def switch(pair: Pair) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ STUDY = "study"  # path of the chosen study.toml
 PICKER = "study_picker"  # the widget that chooses it
 SELECTED_COHORT = "selected_cohort"  # what another page asks the viewer to show
 SELECTED_CASE = "selected_case"
-SELECTED_BESIDE = "selected_beside"  # (cohort, case) to show beside it
+SELECTED_BESIDE = "selected_beside"  # (cohort, case) of those to show beside it
 ASKED = "asked_region"  # (cohort, region) that another page asks the page Anatomy to show
 DEMO_CHECKED = "demo_checked"
 LOST = "lost_study"  # path of a chosen study that disappeared
@@ -113,6 +113,12 @@ def pick_study(settings: Settings) -> None:
 
 def _picked() -> None:
     st.session_state[STUDY] = st.session_state[PICKER]
+
+
+def name_study() -> None:
+    """Have the address name the study before another page is there, which is two steps of the history else."""
+    if STUDY not in st.query_params and (known := st.session_state.get(ADDRESS)):
+        st.query_params[STUDY] = known
 
 
 def follow_address() -> None:
@@ -379,15 +385,10 @@ def notes_of(cohort: Cohort, path: str) -> tuple[str, ...]:
     return cohort.notes
 
 
-def open_viewer(cohort: str, case: str, beside: tuple[str, str] | None = None) -> None:
-    """Go to the viewer and show this case, beside a (cohort, case) when given."""
+def open_viewer(cohort: str, case: str, beside: Sequence[tuple[str, str]] = ()) -> None:
+    """Go to the viewer and show this case, beside others, of (cohort, case); the address keeps the study."""
     st.session_state[SELECTED_COHORT], st.session_state[SELECTED_CASE] = cohort, case
-    st.session_state[SELECTED_BESIDE] = beside
-    to_viewer()
-
-
-def to_viewer() -> None:
-    """Go to the viewer."""
+    st.session_state[SELECTED_BESIDE] = list(beside)
     go_to("viewer")
 
 
@@ -400,7 +401,7 @@ def viewer_button(cohort: str, case: str, key: str, beside: tuple[str, str] | No
     """Show a button that opens a case in the viewer, beside a (cohort, case) when given."""
     what = f"{case} beside {beside[1]}" if beside else case
     if st.button(f"Open {what} in the viewer", key=key, icon=":material/view_in_ar:", type="primary"):
-        open_viewer(cohort, case, beside)
+        open_viewer(cohort, case, [beside] if beside else [])
 
 
 def words_of(point: Mapping[str, Any]) -> list[Any]:

@@ -17,11 +17,14 @@ from core.quality import QC_SCORES
 from core.study import Study, read_study
 from core.workflows import Results
 from core.workflows.viewing import PLANES, SHEET_COLUMNS, Sheet, case_scores, contact_sheet, undrawn
-from pages import access, job_parts, niivue, selection, shared
+from pages import access, job_parts, niivue, selection, shared, viewer_choices, viewer_parts
 
 AT_ONCE = 60  # thumbnails drawn while the page waits; more are drawn by a job
 NAME = "case name"
-LIST_COLUMNS = ("lowest QC", *QC_SCORES, "TIV")
+LOWEST = "lowest QC"
+LIST_COLUMNS = (LOWEST, "verdict", *QC_SCORES, "TIV")
+QC_HELP = "QC score of the segmentation, 0 to 1; higher is better."
+TIV_HELP = "Total intracranial volume, measured on the images as aligned to the atlas, or from a cohort's own table."
 
 
 def show_contact_sheet(study: Study, results: Results, radiological: bool) -> None:
@@ -29,10 +32,12 @@ def show_contact_sheet(study: Study, results: Results, radiological: bool) -> No
     names, plane, table = choose_brains(study, results)
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     scores = [NAME, *table.columns[2:]]
-    st.session_state.setdefault("viewer_sort", "lowest QC")
+    if st.session_state.get("viewer_sort") not in scores:
+        st.session_state["viewer_sort"] = LOWEST
     sort = left.selectbox("Sort by", scores, key="viewer_sort", format_func=score_label)
     down = right.toggle("Highest first", key="viewer_down")
     sheets = {name: sheet_of(study, results, name, plane) for name in names}
+    table["verdict"] = verdicts_of(study, results, table)
     cells = cells_of(table, sheets, sort, down, shared.labels_of(study.cohorts))
     sprites = {name: sprite_of(name, sheet, plane) for name, sheet in sheets.items() if sheet.image}
     letters = {"sagittal": "PA"}.get(plane, "RL" if radiological else "LR")
@@ -40,9 +45,10 @@ def show_contact_sheet(study: Study, results: Results, radiological: bool) -> No
     niivue.show_sheet(cells, sprites, letters=letters, mirrored=mirrored, on_open=open_cell, on_mark=mark_cell)
     st.caption(
         f"{len(cells)} brains, middle {plane} slices at one scale. Click a brain to open it; with Ctrl, ⌘ or Shift, "
-        "to select it."
+        "to select it. A red edge: the QC gate rejects it; the score it fails stands below."
     )
     show_missing(sheets)
+    viewer_choices.keep(study)
 
 
 def show_case_list(study: Study, results: Results, radiological: bool) -> None:
@@ -53,15 +59,19 @@ def show_case_list(study: Study, results: Results, radiological: bool) -> None:
     pictures = {name: pictures_of(sheet, mirrored) for name, sheet in sheets.items()}
     table.insert(0, "picture", [pictures[c].get(k, "") for c, k in zip(table["cohort"], table["case"], strict=True)])
     labels = shared.labels_of(study.cohorts)
+    table["verdict"] = verdicts_of(study, results, table)
     extra = [name for name in CHECKS if name in table] + [name for name in table if name.startswith("copy ratio")]
     shown = table[["picture", "case", "cohort", *LIST_COLUMNS, *extra]].replace({"cohort": labels})
     columns: dict[str, Any] = {name: shared.number(score_label(name), fmt="%.3g") for name in shown.columns[3:]}
-    columns |= {"TIV": shared.number("TIV (mm³)", "Total intracranial volume.", "%.0f")}
+    columns |= {name: shared.number(score_label(name), QC_HELP) for name in (LOWEST, *QC_SCORES)}
+    columns |= {"TIV": shared.number("TIV (mm³)", TIV_HELP, "%.0f")}
+    columns |= {"verdict": shared.text("QC gate", "Passes, the scores below the threshold, or why not judged.", 220)}
     columns |= {"picture": st.column_config.ImageColumn(plane.capitalize()), "cohort": shared.text("Cohort", width=180)}
     pairs = list(zip(table["cohort"], table["case"], strict=True))
     selection.show_cases(shown, columns, pairs, "case_list", height=640, row_height=84)
     st.caption(f"{len(shown)} cases. Click a heading to sort. {letters_note(plane, radiological)}")
     show_missing(sheets)
+    viewer_choices.keep(study)
 
 
 def choose_brains(study: Study, results: Results) -> tuple[list[str], str, pd.DataFrame]:
@@ -153,19 +163,25 @@ def cells_of(
     places = {(name, case): place for name, sheet in sheets.items() for place, case in enumerate(sheet.cases)}
     cells, chosen = [], set(selection.selected())
     values = table["case" if sort == NAME else sort]
-    for cohort, case, value in zip(table["cohort"], table["case"], values, strict=True):
+    for cohort, case, value, verdict in zip(table["cohort"], table["case"], values, table["verdict"], strict=True):
         if (cohort, case) in places:
             words = labels[cohort] if sort == NAME else "–" if np.isnan(value) else shared.brief(value)
-            item = {"cohort": cohort, "case": case, "label": labels[cohort], "caption": words}
+            item = {"cohort": cohort, "case": case, "label": labels[cohort], "caption": words, "verdict": verdict}
             cells.append(item | {"place": places[cohort, case], "selected": (cohort, case) in chosen})
     return cells
 
 
 def score_label(name: str) -> str:
-    """Return how a score is called, with its better end where it has one."""
-    if name in ("lowest QC", *QC_SCORES):
-        return f"{name} ↑" if name == "lowest QC" else f"QC {name} ↑"
-    return {"TIV": "TIV (mm³)"}.get(name, CHECKS.get(name, name))
+    """Return how a score is called."""
+    if name in QC_SCORES:
+        return f"QC {name}"
+    return {LOWEST: "Lowest QC score", "TIV": "TIV (mm³)"}.get(name, CHECKS.get(name, name))
+
+
+def verdicts_of(study: Study, results: Results, table: pd.DataFrame) -> list[str]:
+    """Return what the gate says of each row's case."""
+    verdicts, _ = viewer_parts.cached_known(results, str(study.path), shared.results_stamp(str(study.path)))
+    return [verdicts.get(pair, "") for pair in zip(table["cohort"], table["case"], strict=True)]
 
 
 def letters_note(plane: str, radiological: bool) -> str:

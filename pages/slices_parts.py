@@ -18,7 +18,7 @@ def show_slices(study: Study, results: Results, radiological: bool) -> None:
     """Show three planes of a real and a synthetic case; another case redraws only this part."""
     pair = viewer_choices.choose_pair(study)
     show_planes(study, results, list(pair.values()), radiological)
-    viewer_choices.keep()
+    viewer_choices.keep(study)
 
 
 def show_planes(study: Study, results: Results, chosen: Sequence[tuple[Cohort, str]], radiological: bool) -> None:
@@ -29,9 +29,9 @@ def show_planes(study: Study, results: Results, chosen: Sequence[tuple[Cohort, s
     st.session_state.setdefault("viewer_smooth", True)
     second.toggle("Smooth", key="viewer_smooth", help="Interpolate between voxels; off shows each voxel.")
     places = st.columns(len(chosen)) if beside else [st.container() for _ in chosen]
-    for place, (cohort, case) in zip(places, chosen, strict=True):
+    for index, (place, (cohort, case)) in enumerate(zip(places, chosen, strict=True)):
         with place:
-            show_case(study, results, cohort, case, position, opacity, radiological)
+            show_case(study, results, cohort, case, position, opacity, radiological, key=f"planes_{index}")
     st.caption(
         "L, R: the patient's left and right; A, P: anterior, posterior; S, I: superior, inferior. "
         "Black is −1 (background), white is 1."
@@ -57,7 +57,15 @@ def choose_position(study: Study) -> tuple[list[float], float]:
 
 
 def show_case(
-    study: Study, results: Results, cohort: Cohort, case: str, position: list[float], opacity: float, radiological: bool
+    study: Study,
+    results: Results,
+    cohort: Cohort,
+    case: str,
+    position: list[float],
+    opacity: float,
+    radiological: bool,
+    *,
+    key: str,
 ) -> None:
     """Draw the three planes of one case."""
     version = shared.case_version(study, results, cohort.name, case)
@@ -80,6 +88,6 @@ def show_case(
     )
     figure.update_traces(zsmooth="fast" if st.session_state["viewer_smooth"] else False)
     st.markdown(f"**{cohort.label}** · {case}")
-    shared.show_figure(figure, key=f"planes_{cohort.role}", alt=f"Three planes of {case}")
+    shared.show_figure(figure, key=key, alt=f"Three planes of {case}")
     if opacity and labels is None:
         st.caption("Not segmented yet, or by an older version of the engine: evaluate the study.")

@@ -6,12 +6,13 @@ import streamlit as st
 
 from pages import shared, sheet_parts, slices_parts, viewer_choices, viewer_parts
 
-SHOW = {
-    "Brains": viewer_parts.show_brains,
-    "Contact sheet": sheet_parts.show_contact_sheet,
-    "Case list": sheet_parts.show_case_list,
-    "Slices for print": slices_parts.show_slices,
-}
+FORMS = (
+    viewer_parts.show_brains,
+    sheet_parts.show_contact_sheet,
+    sheet_parts.show_case_list,
+    slices_parts.show_slices,
+)
+SHOW = dict(zip(viewer_choices.FORMS, FORMS, strict=True))
 CONVENTION_HELP = (
     "Off, neurological: the patient's left is on the left. On, radiological: the patient's left is on the right, as if "
     "seen from the feet. L and R are always shown."
@@ -20,12 +21,10 @@ CONVENTION_HELP = (
 study, results = shared.current_study(
     "Viewer", "Real and synthetic brains at the same position, and all of them at a glance."
 )
-viewer_choices.restore()
-for message in viewer_choices.take_selection(study):
+for message in viewer_choices.arrive(study):
     st.warning(message, icon=":material/link_off:")
 left, right = st.columns([4, 1], vertical_alignment="bottom")
 st.session_state.setdefault("viewer_show", "Brains")
 show = left.segmented_control("Show", list(SHOW), key="viewer_show", required=True, label_visibility="collapsed")
 radiological = right.toggle("Radiological", key="viewer_radiological", help=CONVENTION_HELP)
 SHOW[str(show)](study, results, radiological)
-viewer_choices.keep()

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
 import streamlit as st
 
 from core.study import Cohort, Study
-from pages import shared
+from core.workflows.viewing import PLANES
+from pages import niivue, selection, shared
 
+FORMS = ("Brains", "Contact sheet", "Case list", "Slices for print")
+SHEETS = FORMS[1:3]
 PREFIX = "viewer_"  # of every choice that is kept when another page, or another form, is shown
+RADIOLOGICAL = f"{PREFIX}radiological"
+MOST_IN_ADDRESS = 40  # selected cases: browsers and servers refuse very long addresses
+LISTS = ("panes", "cohorts")  # choices of several, in the address joined by |
 KEPT = "kept_choices"
 ADDRESS_VIEW = "address_view"
 ADDRESS_TOKEN = "address_token"
@@ -18,48 +27,151 @@ Choice = tuple[Cohort, str]
 
 
 def restore() -> None:
-    """Bring back the choices made before another page was shown."""
+    """Bring back the choices made before another page, or form, was shown."""
     for key, value in st.session_state.get(KEPT, {}).items():
         st.session_state.setdefault(key, value)
 
 
-def keep() -> None:
-    """Remember the choices: a widget that is not on the page loses its value."""
+def keep(study: Study) -> None:
+    """Remember the choices, here and in the address: a widget that is not on the page loses its value."""
     found = {key: value for key, value in st.session_state.items() if str(key).startswith(PREFIX)}
     st.session_state[KEPT] = st.session_state.get(KEPT, {}) | found
+    niivue.keep_address(address_of(study, st.session_state[KEPT]))
 
 
-def take_selection(study: Study) -> list[str]:
-    """Point the choices to the cases that another page, or the address, asks for; return what is not there."""
+def arrive(study: Study) -> list[str]:
+    """Restore the choices, follow an address that was opened, show the cases asked for; return what is not there.
+
+    While the page stays, its choices lead: the browser writes them into the address.
+    """
+    opened = RADIOLOGICAL not in st.session_state  # only widgets of the page shown last have a value
+    restore()
+    return (take_address(study) if opened else []) + take_wanted(study)
+
+
+def address_of(study: Study, kept: Mapping[str, Any]) -> dict[str, str]:
+    """Return the query that shows these choices again; the browser adds position, zoom and planes."""
+    show = kept.get(f"{PREFIX}show", FORMS[0])
+    link = {"study": shared.study_id(str(study.path)), "show": show}
+    link["radiological"] = "01"[bool(kept.get(RADIOLOGICAL))]
+    for side in SIDES:
+        cohort = kept.get(f"{PREFIX}{side}_cohort", "")
+        case = kept.get(f"{PREFIX}{side}_{cohort}", "")
+        if case and not missing(study, cohort, case):
+            link |= {f"{side}_cohort": cohort, f"{side}_case": case}
+    for name in LISTS:
+        if kept.get(PREFIX + name):
+            link[name] = "|".join(kept[PREFIX + name])
+    if show in SHEETS:
+        link |= {name: str(kept[PREFIX + name]) for name in ("plane", "sort", "down") if PREFIX + name in kept}
+    if show == FORMS[-1]:
+        link["position"] = ",".join(str(kept.get(PREFIX + axis, 0.0)) for axis in "xyz")
+    if view := st.session_state.get(ADDRESS_VIEW):
+        link["view"] = view
+    if pairs := selection.selected():
+        link["selected"] = "|".join("\n".join(pair) for pair in pairs[:MOST_IN_ADDRESS])
+    return link
+
+
+def take_address(study: Study) -> list[str]:
+    """Take the choices that the address names; return what is not there."""
     state, address = st.session_state, st.query_params.to_dict()
-    shared.clear_address()
-    wanted = [
-        (state.pop(shared.SELECTED_COHORT, None), state.pop(shared.SELECTED_CASE, None)),
-        state.pop(shared.SELECTED_BESIDE, None) or (None, None),
-    ]
-    if wanted[0][0] or address.get("cohort"):
-        state[f"{PREFIX}show"] = "Brains"
-    wanted += [(address.get(f"{side}cohort"), address.get(f"{side}case")) for side in ("", "real_", "synthetic_")]
-    messages = [message for cohort, case in wanted if cohort and (message := select(study, cohort, case or ""))]
-    if "panes" in address:
-        state[f"{PREFIX}panes"] = address["panes"].split("|")
+    if address.get("show") in FORMS:
+        state[f"{PREFIX}show"] = address["show"]
+    elif "cohort" in address or "view" in address:
+        state[f"{PREFIX}show"] = FORMS[0]
+    for name in LISTS:
+        if name in address:
+            state[PREFIX + name] = address[name].split("|")
     if "radiological" in address:
-        state[f"{PREFIX}radiological"] = address["radiological"] == "1"
+        state[RADIOLOGICAL] = address["radiological"] == "1"
+    if address.get("plane") in PLANES:
+        state[f"{PREFIX}plane"] = address["plane"]
+    if "sort" in address:
+        state[f"{PREFIX}sort"] = address["sort"]
+    if "down" in address:
+        state[f"{PREFIX}down"] = address["down"] == "True"
+    with suppress(ValueError):
+        position = [float(number) for number in address.get("position", "").split(",")]
+        if len(position) == 3 and all(math.isfinite(number) for number in position):
+            state.update({PREFIX + axis: number for axis, number in zip("xyz", position, strict=True)})
     if "view" in address:
         state[ADDRESS_VIEW], state[ADDRESS_TOKEN] = address["view"], state.get(ADDRESS_TOKEN, 0) + 1
-        state[f"{PREFIX}show"] = "Brains"
-    return messages
+    sides = [side for side in SIDES if f"{side}_cohort" in address]
+    messages = [choose(study, address[f"{side}_cohort"], address.get(f"{side}_case", "")) for side in sides]
+    if "cohort" in address:
+        messages += show_pairs(study, [(address["cohort"], address.get("case", ""))])
+    messages += [missing(study, *name.split("\n", 1)) for name in address.get("panes", "").split("|") if "\n" in name]
+    return [message for message in messages if message]
 
 
-def select(study: Study, cohort: str, case: str) -> str:
-    """Choose a case for its side; return what is wrong when the study has no such case."""
-    for found in study.cohorts:
-        if found.name == cohort and case in [c.case_id for c in found.cases]:
-            side = "synthetic" if found.role == "synthetic" else "real"  # training volumes are real ones
-            st.session_state[f"{PREFIX}{side}_cohort"] = cohort
-            st.session_state[f"{PREFIX}{side}_{cohort}"] = case
-            return ""
-    return f"There is no case {case!r} in {cohort!r}: its file was deleted, moved or renamed. Another is shown."
+def take_wanted(study: Study) -> list[str]:
+    """Show the cases that another page, or the sheet, asks for; return what is not there."""
+    state = st.session_state
+    first = (state.pop(shared.SELECTED_COHORT, None), state.pop(shared.SELECTED_CASE, None))
+    others = state.pop(shared.SELECTED_BESIDE, [])
+    if not first[0]:
+        return []
+    state[f"{PREFIX}show"] = FORMS[0]
+    return show_pairs(study, [first, *others])
+
+
+def show_pairs(study: Study, pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Put cases, of (cohort, case), into the panes; return what is not there.
+
+    The first case of each side is that side's chosen one, so that the selectors say what the panes show. A single case
+    is shown among the panes there are.
+    """
+    panes: list[str] = []
+    messages = []
+    for cohort, case in pairs:
+        side = next((side_of(c) for c in study.cohorts if c.name == cohort), "")
+        if side in panes:
+            messages.append(missing(study, cohort, case))
+            panes.append(f"{cohort}\n{case}")
+        else:
+            messages.append(choose(study, cohort, case))
+            panes += [side] if not messages[-1] else []
+    key = f"{PREFIX}panes"
+    if len(pairs) > 1:
+        st.session_state[key] = panes
+    elif panes and panes[0] not in st.session_state.get(key, panes):
+        st.session_state[key] = list(SIDES)  # instead of earlier cases
+    return [message for message in messages if message]
+
+
+def missing(study: Study, cohort: str, case: str) -> str:
+    """Say what is wrong when the study has no such cohort or case, else nothing."""
+    names = [found.name for found in study.cohorts]
+    if cohort not in names:
+        return (
+            f"There is no cohort {_plain(cohort)} in this study. Its cohorts are: {', '.join(names)}. Another is shown."
+        )
+    if case not in [found.case_id for found in study.cohort(cohort).cases]:
+        what = f"There is no case {_plain(case)} in {cohort!r}: its file was deleted, moved or renamed."
+        return f"{what} Another is shown."
+    return ""
+
+
+def _plain(text: str) -> str:
+    return repr(text[:100]).replace("[", "\\[").replace("<", "\\<")  # of an address: no links
+
+
+def side_of(cohort: Cohort) -> str:
+    """Return the side a cohort is chosen on; training volumes are real ones."""
+    return "synthetic" if cohort.role == "synthetic" else "real"
+
+
+def choose(study: Study, cohort: str, case: str) -> str:
+    """Choose a case, or the cohort alone, for its side; return what is wrong when the study has no such case."""
+    known = next((found for found in study.cohorts if found.name == cohort), None)
+    wrong = missing(study, cohort, case)
+    if known and (case == "" or not wrong):
+        st.session_state[f"{PREFIX}{side_of(known)}_cohort"] = cohort
+        if case:
+            st.session_state[f"{PREFIX}{side_of(known)}_{cohort}"] = case
+        return ""
+    return wrong
 
 
 def choose_case(study: Study, side: str) -> Choice | None:
@@ -84,21 +196,11 @@ def choose_case(study: Study, side: str) -> Choice | None:
     return cohorts[name], str(case)
 
 
-def choose_pair(study: Study) -> dict[str, Choice]:
-    """Let the user choose a real and a synthetic case."""
+def choose_pair(study: Study, sides: Sequence[str] = tuple(SIDES)) -> dict[str, Choice]:
+    """Let the user choose a case of each of the sides."""
     pair = {}
-    for place, side in zip(st.columns(2), ("real", "synthetic"), strict=True):
+    for place, side in zip(st.columns(2), sides, strict=False):
         with place:
             if choice := choose_case(study, side):
                 pair[side] = choice
     return pair
-
-
-def show_beside(pairs: Sequence[tuple[str, str]]) -> None:
-    """Have the viewer show cases, of (cohort, case): the first as the chosen one, all beside each other."""
-    state = st.session_state
-    state[shared.SELECTED_COHORT], state[shared.SELECTED_CASE] = pairs[0]
-    kept = state[KEPT] = state.get(KEPT, {})
-    if len(pairs) > 1:
-        kept[f"{PREFIX}panes"] = [f"{cohort}\n{case}" for cohort, case in pairs]
-    state.pop(f"{PREFIX}panes", None)

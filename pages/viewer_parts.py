@@ -8,15 +8,31 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from core import anatomy
 from core.errors import InputError
 from core.study import Cohort, Study, read_study
 from core.workflows import Results
 from core.workflows.results import qc_of
-from core.workflows.viewing import nearest_by_tiv, region_facts, template_files
+from core.workflows.viewing import case_verdicts, nearest_by_tiv, region_facts, template_files
 from pages import niivue, shared, slices_parts
-from pages.viewer_choices import ADDRESS_TOKEN, ADDRESS_VIEW, PREFIX, Choice, choose_pair, keep
+from pages.viewer_choices import ADDRESS_TOKEN, ADDRESS_VIEW, PREFIX, SIDES, Choice, choose_pair, keep, restore
 
-WITH_FACTS = 2  # cases described one beside the other; of more, the scores stand in a table
+SPACES = {  # whether a cohort's volumes come from a table
+    False: (
+        "atlas space",
+        "Volumes are measured on the image shown, which is aligned to the atlas. Where that stretched the head, as "
+        "SynthScope's own alignment does, they are not those of the person's own head (native space).",
+    ),
+    True: (
+        "as in its table",
+        "Volumes are those of the table that the study gives for this cohort, in the space its program measured in: "
+        "SynthSeg's are those of the scan it was given, often the person's own head (native space).",
+    ),
+}
+NO_WEBGL = (
+    "This browser has no WebGL 2, its 3D graphics, so the linked panes with zoom, 3D and regions are missing; the "
+    "slices below, *Contact sheet* and *Case list* work without it."
+)
 WARM = "warm_cases"  # cases whose neighbours the browser asked for
 PANES = {
     "real": "Real case",
@@ -31,25 +47,25 @@ PANES_HELP = (
 KEYS_HELP = (
     "**Drag** moves the crosshair in all panes, **wheel** goes through the slices, **right drag** sets the window, "
     "**middle drag** or two fingers pan and zoom. Keys: **J**/**K** next and previous case of the framed pane, "
-    "**space** segmentation, **1–5** planes, **arrows** move by a voxel, with **shift** through the slices. Under each "
-    "brain: the region under the cursor, its volume as measured, and the percentile of that region (left and right "
-    "averaged) among the real brains at equal head size. Shown with 256 grey levels (steps of 0.008); scores use "
-    "the full values."
+    "**space** segmentation, **1–5** planes, **arrows** move by a voxel, with **shift** through the slices. Above each "
+    "brain: total intracranial volume and what the QC gate says. Below: the region under the cursor, its volume and in "
+    "which space it was measured, and the percentile of that region (left and right averaged) among the real brains at "
+    "equal head size. Shown with 256 grey levels (steps of 0.008); scores use the full values."
 )
 
 
 @st.fragment
 def show_brains(study: Study, results: Results, radiological: bool) -> None:
     """Show the chosen brains in linked panes; another case redraws only this part."""
-    pair = choose_pair(study)
-    panes = make_panes(study, results, pair, choose_panes(study))
-    link = {"study": shared.study_id(str(study.path)), "panes": "|".join(st.session_state[f"{PREFIX}panes"])}
-    for side, (cohort, case) in pair.items():
-        link |= {f"{side}_cohort": cohort.name, f"{side}_case": case}
+    restore()  # a selector that was not needed comes back with its case
+    selectors = st.container()
+    wanted = choose_panes(study)
+    with selectors:
+        pair = choose_pair(study, sides_of(study, wanted))
+    panes = make_panes(study, results, pair, wanted)
     possible = niivue.show_panes(
         panes,
-        study=link["study"],
-        link=link | {"radiological": "01"[radiological]},
+        study=shared.study_id(str(study.path)),
         view=st.session_state.get(ADDRESS_VIEW, ""),
         token=st.session_state.get(ADDRESS_TOKEN, 0),
         bounds=bounds_of(study),
@@ -57,19 +73,20 @@ def show_brains(study: Study, results: Results, radiological: bool) -> None:
         on_step=take_step,
         on_warm=take_wish,
     )
+    shown = shown_cases(study, panes)
     if not possible:
-        st.info("This browser has no WebGL 2, so the linked viewer cannot draw. These slices show the same brains.")
-        slices_parts.show_planes(study, results, list(pair.values()), radiological)
+        st.info(NO_WEBGL, icon=":material/info:")
+        slices_parts.show_planes(study, results, shown, radiological)
     else:
         st.caption("How to move, and what is shown", help=KEYS_HELP)
-    shown = shown_cases(study, panes)
-    if len(shown) > WITH_FACTS:
-        show_scores(results, shown)
-        return keep()
-    for place, (cohort, case) in zip(st.columns(max(1, len(shown))), shown, strict=False):
-        with place:
-            show_facts(results, cohort, case)
-    keep()
+    show_facts(results, shown)
+    keep(study)
+
+
+def sides_of(study: Study, wanted: Sequence[str]) -> list[str]:
+    """Return the sides whose chosen case is in the panes: only these are chosen."""
+    nearest = "synthetic" if any(cohort.cases for cohort in study.synthetic) else "real"  # in size to this one
+    return [side for side in SIDES if side in wanted or (side == nearest and "nearest" in wanted)]
 
 
 def choose_panes(study: Study) -> list[str]:
@@ -121,6 +138,7 @@ def case_pane(
 ) -> dict[str, Any]:
     """Return one case as the component shows it; a case that cannot be read says why in its place."""
     pane = {"key": key, "title": title or shared.short_label(cohort), "case": case, "cohort": cohort.name}
+    pane |= known_of(study, results, cohort, case)
     try:
         version = shared.case_version(study, results, cohort.name, case)
         image, labels = shared.cached_files(str(study.path), cohort.name, case, version)
@@ -128,6 +146,27 @@ def case_pane(
         return pane | {"error": f"{case}: {error.what} {error.remedy}", "facts": {}}
     facts = cached_facts(results, str(study.path), shared.results_stamp(str(study.path)), cohort.name)
     return pane | files_of((image, labels), key + place) | {"facts": facts.get(case, {})}
+
+
+def known_of(study: Study, results: Results, cohort: Cohort, case: str) -> dict[str, Any]:
+    """Return what a reader wants to know of a case first, in a line, and in which space its volumes are."""
+    path = str(study.path)
+    verdicts, sizes = cached_known(results, path, shared.results_stamp(path))
+    verdict, size = verdicts.get((cohort.name, case), "not known yet"), sizes.get((cohort.name, case))
+    space, meaning = SPACES[bool(cohort.volumes)]
+    tiv = f"TIV {size / 1000:,.0f} cm³ ({space}) · " if size else ""
+    fails = verdict.startswith(("fails", "file"))
+    return {"size": tiv, "verdict": f"QC {verdict}", "fails": fails, "space": space, "meaning": meaning}
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def cached_known(
+    _results: Results, path: str, stamp: tuple[tuple[str, int], ...]
+) -> tuple[dict[tuple[str, str], str], dict[tuple[str, str], float]]:
+    """Return what the gate says of all cases, and their total intracranial volumes (mm³); not to be written into."""
+    del path, stamp
+    sizes = _results.volumes.set_index(["cohort", "subject"])[anatomy.TIV].dropna()
+    return case_verdicts(_results), sizes.to_dict()
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
@@ -204,41 +243,35 @@ def shown_cases(study: Study, panes: Sequence[dict[str, Any]]) -> list[Choice]:
     return [(study.cohort(cohort), case) for cohort, case in found]
 
 
-def show_scores(results: Results, shown: Sequence[Choice]) -> None:
-    """List the QC scores of the cases, a row each."""
-    rows = []
-    for cohort, case in shown:
-        qc = qc_of(results, cohort.name)
-        scores = qc.loc[case].to_dict() if case in qc.index else {}
-        rows.append({"case": case, "cohort": shared.short_label(cohort), **scores})
-    table = pd.DataFrame(rows)
-    names = [name for name in table if name not in ("case", "cohort")]
-    columns = {name: shared.number(name, "QC score, 0 to 1; higher is better.", "%.3f") for name in names}
-    shared.show_table(table, columns)
+def show_facts(results: Results, shown: Sequence[Choice]) -> None:
+    """List who the cases in the panes are and how their segmentation scored, a column each."""
+    threshold = next(iter(results.quality["threshold"].dropna()), None)
+    columns = {
+        f"{case} · {shared.short_label(cohort)}": facts_of(results, cohort, case, threshold) for cohort, case in shown
+    }
+    table = pd.DataFrame(columns).fillna("")
+    table = table[(table != "").any(axis=1)].rename_axis("fact").reset_index()
+    if len(table):
+        shared.show_table(
+            table, {"fact": shared.text("", width=170)} | {name: name for name in columns}, height="content"
+        )
+    if threshold is not None:
+        st.caption(f"QC scores go from 0 to 1, higher is better; the gate rejects below {threshold:.3f}.")
 
 
-def show_facts(results: Results, cohort: Cohort, case: str) -> None:
-    """Say who the case is and how its segmentation scored."""
+def facts_of(results: Results, cohort: Cohort, case: str, threshold: float | None) -> dict[str, str]:
+    """Return what is known of a person, and the QC scores, in words."""
     person = next(c for c in cohort.cases if c.case_id == case)
     rows = results.cases[(results.cases["cohort"] == cohort.name) & (results.cases["case"] == case)]
     facts = {
-        "participant": person.participant,
-        "age": f"{person.age:.0f} years" if person.age is not None else "",
-        "sex": {"F": "female", "M": "male"}.get(person.sex, ""),
-        "site": person.site,
-        "notes": "; ".join(rows["notes"].dropna().astype(str)),
+        "Participant": person.participant,
+        "Age": f"{person.age:.0f} years" if person.age is not None else "",
+        "Sex": {"F": "female", "M": "male"}.get(person.sex, ""),
+        "Site": person.site,
+        "Notes": "; ".join(rows["notes"].dropna().astype(str)),
     }
-    st.markdown(f"**{cohort.label}** · {case}")
-    st.caption(" · ".join(f"{key}: {value}" for key, value in facts.items() if value) or "No participant facts.")
-    qc = qc_of(results, cohort.name)
-    if case not in qc.index:
-        st.caption("QC scores: not known yet.")
-        return
-    scores = pd.DataFrame([qc.loc[case]])
-    threshold = results.quality["threshold"].dropna().head(1).tolist()
-    columns = {name: shared.number(name, "QC score, 0 to 1; higher is better.", "%.3f") for name in scores}
-    shared.show_table(scores, columns)
-    if threshold:
-        failed = scores.columns[(scores.iloc[0] < threshold[0])].tolist()
-        verdict = f"fails: {', '.join(failed)}" if failed else "passes"
-        st.caption(f"QC scores (0 to 1, higher is better) against the threshold {threshold[0]:.3f}: **{verdict}**.")
+    scores = qc_of(results, cohort.name)
+    for name, value in scores.loc[case].items() if case in scores.index else ():
+        fails = threshold is not None and value < threshold
+        facts[f"QC {name}"] = f"{value:.3f}" + (" ✗ fails" if fails else "")
+    return facts

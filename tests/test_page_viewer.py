@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -11,7 +12,8 @@ from core import jobs
 from core.settings import from_environment
 from core.study import CohortSpec, StudySpec, write_spec
 from core.workflows import remember_study, results_folder
-from pages import shared
+from pages import shared, viewer_choices
+from tests.test_viewer_browser import write_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,6 +53,11 @@ def sent(app, name="synthscope_viewer"):
     return json.loads(next(proto.json for proto in found if proto.component_name == name))
 
 
+def kept(app):
+    """What the page keeps in its address."""
+    return sent(app, "synthscope_address")["link"]
+
+
 def _protos(block):
     for child in getattr(block, "children", {}).values():
         if getattr(child, "type", "") == "bidi_component":
@@ -67,8 +74,8 @@ def test_panes_are_files_over_http(study):
 
 
 def test_a_link_restores_study_cases_panes_and_view(study):
-    link = sent(viewer(study, cohort="Alpha", case="a-02"))["link"]
-    assert link["synthetic_case"] == "a-02"
+    link = kept(viewer(study, cohort="Alpha", case="a-02"))
+    assert link["synthetic_case"] == "a-02" and link["radiological"] == "0"
     link |= {"panes": "synthetic|template|Alpha\na-01", "radiological": "1", "view": '{"mm":[1,2,3]}'}
     app = AppTest.from_file(str(ROOT / "pages" / "viewer.py"), default_timeout=60)
     for name, value in link.items():  # a session that never chose the study
@@ -76,12 +83,80 @@ def test_a_link_restores_study_cases_panes_and_view(study):
     data = sent(run(app))
     assert [pane["case"] for pane in data["panes"]] == ["a-02", "ICBM152, scaled", "a-01"]
     assert data["radiological"] is True and json.loads(data["view"]) == {"mm": [1, 2, 3]}
-    assert {**data["link"], "view": link["view"]} == link
+    assert kept(app) == link
+
+
+@pytest.mark.parametrize("show", viewer_choices.FORMS)
+def test_every_form_is_restored_by_its_address(study, show):
+    app = viewer(study, cohort="Alpha", case="a-02")
+    app.segmented_control(key="viewer_show").select(show)
+    app.toggle(key="viewer_radiological").set_value(True)
+    run(app)
+    if show == "Contact sheet":
+        app.multiselect(key="viewer_cohorts").set_value(["Alpha"])
+        app.selectbox(key="viewer_sort").select("case name")
+        run(app)
+    if show == "Slices for print":
+        app.slider(key="viewer_x").set_value(4.0)
+        run(app)
+    link = kept(app)
+    assert link["show"] == show and link["radiological"] == "1" and link["synthetic_case"] == "a-02"
+    assert kept(viewer(study, **link)) == link
+
+
+def test_once_open_the_choices_lead_not_the_address(study):
+    app = viewer(study, cohort="Alpha", case="a-02", radiological="1")
+    app.selectbox(key="viewer_synthetic_Alpha").select("a-01")
+    app.toggle(key="viewer_radiological").set_value(False)
+    link = kept(run(app))
+    assert link["synthetic_case"] == "a-01" and link["radiological"] == "0"
+
+
+def test_an_address_with_nonsense_is_left_out(study):
+    link = {"show": "x", "plane": "x", "sort": "x", "down": "x", "position": "nan,1e999,x", "radiological": "x"}
+    app = viewer(study, **link, panes="x|Alpha\na-77", cohorts="x", selected="x|y\nz")
+    assert [pane["case"] for pane in sent(app)["panes"]] == ["r-00", "a-00"]
+    assert "no case 'a-77'" in app.warning[0].value
+
+
+def test_selectors_show_what_the_panes_show(study):
+    app = viewer(study)
+    opened = {"selected_cohort": "Alpha", "selected_case": "a-02"}
+    for key, value in (opened | {"selected_beside": [("real", "r-01"), ("Alpha", "a-01")]}).items():
+        app.session_state[key] = value
+    assert [pane["case"] for pane in sent(run(app))["panes"]] == ["a-02", "r-01", "a-01"]
+    assert (app.selectbox(key="viewer_real_real").value, app.selectbox(key="viewer_synthetic_Alpha").value) == (
+        "r-01",
+        "a-02",
+    )
+    for key, value in (opened | {"selected_beside": [("Alpha", "a-01")]}).items():
+        app.session_state[key] = value
+    assert [pane["case"] for pane in sent(run(app))["panes"]] == ["a-02", "a-01"]
+    assert "viewer_real_real" not in [box.key for box in app.selectbox]  # no pane shows it
+    app.session_state["selected_cohort"], app.session_state["selected_case"] = "real", "r-01"
+    assert [pane["case"] for pane in sent(run(app))["panes"]] == ["r-01", "a-02"]
+
+
+def test_panes_and_lists_say_what_the_gate_says_and_in_which_space_volumes_are(study):
+    rows = [("real", "r-00"), ("real", "r-01"), ("Alpha", "a-00"), ("Alpha", "a-01")]
+    write_tables(results_folder(from_environment(), Path(study)), rows, np.random.default_rng(0))  # the last two fail
+    app = viewer(study)
+    real, synthetic = sent(app)["panes"]
+    assert (real["verdict"], synthetic["verdict"]) == ("QC passes", "QC fails: thalamus") and synthetic["fails"]
+    assert "cm³ (atlas space)" in real["size"] and "native space" in real["meaning"]
+    assert "0.500 ✗ fails" in app.dataframe[0].value.iloc[:, 2].tolist()
+    app.segmented_control(key="viewer_show").select("Contact sheet")
+    cells = sent(run(app), "synthscope_sheet")["cells"]
+    assert [cell["verdict"] for cell in cells][:2] == ["fails: thalamus"] * 2
+    app.segmented_control(key="viewer_show").select("Case list")
+    assert run(app).dataframe[0].value["verdict"].tolist() == ["passes"] * 2 + ["fails: thalamus"] * 2 + [""]
 
 
 def test_a_link_to_what_is_gone_is_explained(study):
     app = viewer(study, cohort="Alpha", case="a-99")
     assert "no case 'a-99' in 'Alpha'" in app.warning[0].value
+    assert "no cohort 'Beta'" in (words := viewer(study, cohort="Beta", case="a-00").warning[0].value)
+    assert "Its cohorts are: real, Alpha." in words
     assert [pane["case"] for pane in sent(app)["panes"]] == ["r-00", "a-00"]
     assert "does not know" in viewer(study, study="0123456789abcdef").warning[0].value
 

@@ -144,8 +144,53 @@ def test_the_crosshair_is_linked_and_tells_the_region(page):
     page.wait_for_timeout(500)
     first, second = facts(page)
     assert first.split("\n")[1].split(" mm")[0] == second.split("\n")[1].split(" mm")[0]
-    assert "mm³" in first and "percentile 42" in first
+    assert "mm³ (atlas space)" in first and "percentile 42" in first
     assert "0, -15, 5 mm" not in first  # it moved from the middle
+
+
+def test_a_reload_shows_the_same_and_no_step_of_the_history_is_added(page):
+    page.get_by_text("Radiological", exact=True).click()
+    page.wait_for_function("() => location.search.includes('radiological=1') && location.search.includes('view=')")
+    steps, before, address = page.evaluate("() => history.length"), facts(page), page.url
+    page.reload()
+    wait_for_case(page, "Alpha-000")
+    wait_for_case(page, "real-000")
+    page.wait_for_timeout(500)
+    assert page.get_by_role("switch", name="Radiological").is_checked() and facts(page) == before
+    assert (page.url, page.evaluate("() => history.length")) == (address, steps)
+    navigation = page.locator("[data-testid=stSidebarNavLink]")
+    navigation.filter(has_text="Quality").click()
+    page.get_by_role("heading", name="Scores of every volume").wait_for(timeout=120_000)
+    assert page.evaluate("() => history.length") == steps + 1
+    navigation.filter(has_text="Viewer").click()
+    wait_for_case(page, "Alpha-000")
+    page.wait_for_function("address => location.href === address", arg=address)
+    assert page.evaluate("() => history.length") == steps + 2 and facts(page) == before
+    page.get_by_text("Radiological", exact=True).click()
+    page.wait_for_function("() => location.search.includes('radiological=0')")
+
+
+def test_who_is_shown_and_what_the_gate_says_stand_above_the_fold(page):
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.wait_for_timeout(300)
+    head, below = page.locator(".pane header").first, page.locator(".pane .facts").first.bounding_box()
+    assert "real-000" in head.inner_text() and "cm³ (atlas space) · QC passes" in head.inner_text()
+    assert below["y"] + below["height"] < 900
+    page.set_viewport_size({"width": 1280, "height": 1000})
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_the_crosshair_is_wider_than_a_pixel(server, page, scale):
+    other = page.context.browser.new_page(viewport={"width": 1280, "height": 700}, device_scale_factor=scale)
+    visit(other, server)
+    wait_for_case(other, "real-000")
+    other.wait_for_timeout(1000)
+    shot = other.locator(".pane canvas").first.screenshot()
+    data = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).astype(int)
+    line = (data[..., 0] > 150) & (data[..., 2] < 90) & (np.ptp(data, axis=2) > 80)
+    widths = [np.diff(np.flatnonzero(np.diff(np.pad(row, 1).astype(int)))) for row in line]  # of runs and gaps
+    assert np.median([row[0] for row in widths if len(row)]) >= 1.2 * scale
+    other.close()
 
 
 def test_a_region_can_be_hidden(page):
@@ -156,10 +201,14 @@ def test_a_region_can_be_hidden(page):
     page.get_by_role("button", name="Regions").click()
     page.get_by_label("Find a region").fill("hippocampus")
     assert page.locator(".list label").all_inner_texts() == ["left hippocampus", "right hippocampus"]
+    page.get_by_role("button", name="Hide the 2 found").click()
+    page.wait_for_timeout(500)
+    without = colours(page, 0)
+    page.get_by_label("Find a region").fill("")
+    assert page.locator(".list input:checked").count() == page.locator(".list input").count() - 2
     page.get_by_role("button", name="Hide all").click()
     page.wait_for_timeout(500)
-    assert colours(page, 0) < full / 3
-    page.get_by_label("Find a region").fill("")
+    assert colours(page, 0) < full / 3 < without < full
     page.get_by_role("button", name="Show all").click()
     page.get_by_role("button", name="Regions").click()
 
@@ -233,6 +282,12 @@ def test_selected_points_are_selected_everywhere_and_open_in_the_viewer(page):
     wait_for_case(page, name)
     page.locator("[data-testid=stMain]").get_by_text("Case list", exact=True).click()
     page.get_by_role("button", name=f"Open {name} in the viewer").nth(1).wait_for(timeout=60_000)  # its row is ticked
+    table = page.get_by_test_id("stDataFrame")
+    for _ in range(2):  # up, down
+        table.click(position={"x": 150, "y": 17})
+        page.wait_for_timeout(1000)
+    row = page.locator("[data-testid=stDataFrame] [role=row][aria-selected=true]")
+    assert row.count() == 1 and name in row.inner_text() and sidebar.get_by_text("1 case selected").is_visible()
     page.go_back()
     page.get_by_role("heading", name="Scores of every volume").wait_for(timeout=60_000)
     assert sidebar.get_by_text("1 case selected").is_visible()
@@ -246,6 +301,7 @@ def test_without_webgl_the_slices_are_shown(server, playwright):
     visit(page, server)
     page.get_by_text("This browser has no WebGL 2").wait_for(timeout=120_000)
     page.locator(".js-plotly-plot").nth(1).wait_for(timeout=120_000)
+    assert not page.get_by_role("toolbar", name="View").is_visible() and not page.locator(".panes").is_visible()
     browser.close()
 
 

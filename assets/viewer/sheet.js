@@ -19,6 +19,11 @@ function cell(item, sprite, data) {
   const words = Object.assign(document.createElement("span"), { className: "words" });
   const name = item.case.length > 13 ? `${item.case.slice(0, 5)}…${item.case.slice(-7)}` : item.case; // ends differ
   words.append(Object.assign(document.createElement("b"), { textContent: name }), item.caption);
+  if (item.verdict.startsWith("fails")) {
+    button.classList.add("fails");
+    button.title += `. QC ${item.verdict}`;
+    words.append(Object.assign(document.createElement("em"), { textContent: item.verdict }));
+  }
   button.append(picture, ...letters, words);
   button.dataset.cohort = item.cohort;
   button.dataset.case = item.case;
@@ -46,7 +51,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     const selecting = event.ctrlKey || event.metaKey || event.shiftKey;
     if (button) setTriggerValue(selecting ? "mark" : "open", { cohort: button.dataset.cohort, case: button.dataset.case });
   };
-  const looks = JSON.stringify([data.sprites, data.letters, data.mirrored, data.cells.map((item) => [item.cohort, item.case, item.caption])]);
+  const looks = JSON.stringify([data.sprites, data.letters, data.mirrored, data.cells.map((item) => [item.cohort, item.case, item.caption, item.verdict])]);
   sheet.data = data;
   if (sheet.looks === looks) {
     [...sheet.children].forEach((button, index) => button.setAttribute("aria-pressed", data.cells[index].selected));

@@ -2,6 +2,8 @@
 // Python sends `panes` (files to fetch, names, region facts); this sends back "step", "warm", "pick" and "webgl".
 
 const shared = (globalThis.synthscopeViewer ??= { volumes: new Map(), views: new Map(), instances: new WeakMap() });
+const AROUND = 118; // pixels of a pane above and below its picture, and a margin
+const LINE = 1.5; // least width of the crosshair, pixels of the page
 const KEPT = 40; // decoded volumes in memory
 const SLICES = ["sagittal", "coronal", "axial", "planes", "render"]; // keys 1 to 5
 const NIIVUE_SLICE = { axial: 0, coronal: 1, sagittal: 2, planes: 3, render: 4 };
@@ -43,8 +45,15 @@ const HTML = `
 </div>`;
 
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
+const rounded = (value) => (typeof value === "number" ? Math.round(value * 100) / 100 : Array.isArray(value) ? value.map(rounded) : value);
 const close = (a, b) => a === b || (Array.isArray(a) && Array.isArray(b) && a.every((v, i) => Math.abs(v - b[i]) < 1e-4));
 const element = (tag, className, text = "") => Object.assign(document.createElement(tag), { className, textContent: text });
+
+// What of a study's view is not as at the start, for the address; see readView.
+shared.words = (study) => {
+  const view = Object.entries(shared.views.get(study) ?? {}).filter(([name, value]) => JSON.stringify(value) !== JSON.stringify(START[name]));
+  return view.length ? JSON.stringify(Object.fromEntries(view.map(([name, value]) => [name, rounded(value)]))) : "";
+};
 
 function loadLibrary(url) {
   shared.library ??= new Promise((done, fail) => {
@@ -106,12 +115,15 @@ class Viewer {
     this.box.addEventListener("input", (event) => this.moved(event));
     this.keys = (event) => this.pressed(event);
     for (const kind of ["keydown", "keyup"]) document.addEventListener(kind, this.keys, true);
+    this.resized = () => this.fit();
+    addEventListener("resize", this.resized);
   }
 
   find(selector) { return this.box.querySelector(selector); }
 
   close() {
     for (const kind of ["keydown", "keyup"]) document.removeEventListener(kind, this.keys, true);
+    removeEventListener("resize", this.resized);
     for (const pane of this.panes) this.drop(pane);
     this.box.remove();
     shared.instances.delete(this.root);
@@ -124,11 +136,8 @@ class Viewer {
     this.port = port;
     if (data.view && shared.applied !== data.token) Object.assign(this.view, START, readView(data.view, data.labels.length));
     shared.applied = data.token;
-    if (!document.createElement("canvas").getContext("webgl2")) {
-      this.find(".panes").textContent = "This browser offers no WebGL 2, which this viewer needs. The slices below need none.";
-      port.state("webgl", "missing");
-      return;
-    }
+    this.box.hidden = !document.createElement("canvas").getContext("webgl2");
+    if (this.box.hidden) return port.state("webgl", "missing"); // the page says what is missing, and draws slices
     try {
       this.library = await loadLibrary(data.library);
     } catch (error) {
@@ -154,8 +163,16 @@ class Viewer {
     this.panes = panes;
     this.active ??= panes.find((pane) => pane.key === "synthetic")?.key ?? panes[0]?.key;
     boxes.style.setProperty("--columns", panes.length < 4 ? Math.max(1, panes.length) : Math.ceil(panes.length / 2));
-    boxes.style.setProperty("--height", `${panes.length < 4 ? this.data.height : Math.round(this.data.height * 0.75)}px`);
+    this.fit();
     await Promise.all(wanted.map((item) => this.show(panes.find((pane) => pane.key === item.key), item)));
+  }
+
+  // The panes fill what is left of the window below them, with what is said under each; more rows are scrolled to.
+  fit() {
+    const [low, high] = this.data.heights;
+    let above = this.find(".panes").getBoundingClientRect().top;
+    for (let box = this.root.getRootNode().host ?? this.root; box; box = box.parentElement) above += box.scrollTop;
+    this.box.style.setProperty("--height", `${clamp(Math.floor(innerHeight - above - AROUND), low, high)}px`);
   }
 
   build(item) {
@@ -185,7 +202,19 @@ class Viewer {
     await pane.nv.attachToCanvas(pane.canvas, false);
     const draw = pane.nv.drawScene.bind(pane.nv);
     pane.nv.drawScene = () => { const drawn = draw(); this.follow(pane); return drawn; };
+    const cross = pane.nv.drawCrosshairs3D.bind(pane.nv);
+    pane.nv.drawCrosshairs3D = (...given) => { this.widen(pane.nv); return cross(...given); };
     pane.nv.onIntensityChange = (volume) => this.set({ low: clamp(volume.cal_min, -1, 0.95), high: clamp(volume.cal_max, -0.95, 1) });
+  }
+
+  // The crosshair is so wide in mm that it is not lost between pixels, whatever the zoom and the size of the pane.
+  widen(nv) {
+    const slice = nv.screenSlices.at(-1);
+    if (!(slice?.fovMM[0] > 0) || slice.axCorSag > 2) return; // in 3D as in the slices
+    const width = Math.max(0.5, (LINE * nv.uiData.dpr * slice.fovMM[0]) / slice.leftTopWidthHeight[2]);
+    if (Math.abs(width - nv.opts.crosshairWidth) < 0.01) return;
+    nv.opts.crosshairWidth = width;
+    if (nv.crosshairs3D) nv.crosshairs3D.mm = [NaN, NaN, NaN]; // has it made anew
   }
 
   drop(pane) {
@@ -252,6 +281,7 @@ class Viewer {
     this.quiet = false;
     this.controls();
     this.say();
+    globalThis.synthscopeAddress?.write();
   }
 
   // Window, colours and what is hidden go to the graphics card.
@@ -296,6 +326,7 @@ class Viewer {
     };
     if (Object.keys(now).every((name) => close(now[name], this.view[name]))) return;
     Object.assign(this.view, now);
+    globalThis.synthscopeAddress?.write();
     this.leader = pane;
     this.frame ??= requestAnimationFrame(() => {
       this.frame = null;
@@ -310,12 +341,16 @@ class Viewer {
 
   heading(pane) {
     const { item } = pane;
-    pane.head.replaceChildren(element("b", "", item.title), element("span", "case", pane.waiting ?? item.case));
+    const old = pane.waiting && pane.waiting !== item.case;
+    const line = Object.assign(element("span", "known", old ? "…" : item.size ?? ""), { title: [item.size, item.verdict, item.meaning].join("\n").trim() });
+    if (!old && item.verdict) line.append(element("span", item.fails ? "fails" : "", item.verdict));
+    pane.facts.title = item.meaning ?? "";
+    pane.head.replaceChildren(element("b", "", item.title), element("span", "case", pane.waiting ?? item.case), line);
     if (item.cases?.length > 1)
       for (const [by, sign, words] of [[-1, "‹", "Previous case (K)"], [1, "›", "Next case (J)"]]) {
         const button = Object.assign(element("button", "", sign), { title: words });
         button.addEventListener("click", () => this.step(pane, by));
-        pane.head.append(button);
+        pane.head.insertBefore(button, line);
       }
     this.marks();
   }
@@ -339,16 +374,17 @@ class Viewer {
     const { image, labels, item } = pane;
     const at = image.mm2vox(mm);
     const parts = [];
+    const rest = [`${mm.map((v) => v.toFixed(0)).join(", ")} mm`];
     if (labels) {
       const row = labels.rows[at[0] + labels.hdr.dims[1] * (at[1] + labels.hdr.dims[2] * at[2])] ?? 0;
       const [volume, percentile] = item.facts[row] ?? [];
       parts.push(row ? this.data.labels[row - 1][0] : "no region");
-      if (volume != null) parts.push(`${Math.round(volume).toLocaleString("en")} mm³`);
-      if (percentile != null) parts.push(`percentile ${percentile.toFixed(0)}`);
+      if (volume != null) parts.push(`${Math.round(volume).toLocaleString("en")} mm³ (${item.space})`);
+      if (percentile != null) rest.push(`percentile ${percentile.toFixed(0)}`);
     } else parts.push("not segmented");
     const value = image.getValue(...at);
-    const where = `${mm.map((v) => v.toFixed(0)).join(", ")} mm` + (Number.isFinite(value) ? ` · intensity ${value.toFixed(2)}` : "");
-    return `${parts.join(" · ")}\n${where}`;
+    if (Number.isFinite(value)) rest.push(`intensity ${value.toFixed(2)}`);
+    return `${parts.join(" · ")}\n${rest.join(" · ")}`;
   }
 
   announce(text) {
@@ -382,6 +418,9 @@ class Viewer {
     const present = new Set(this.panes.flatMap((pane) => Object.keys(pane.item?.facts ?? {}).map(Number)));
     const rows = this.data.labels.map(([name, ...colour], index) => ({ name, colour, row: index + 1 }))
       .filter(({ name, row }) => (!present.size || present.has(row)) && name.toLowerCase().includes(words));
+    this.found = words ? rows.map(({ row }) => row) : null;
+    for (const [name, verb] of [["all", "Show"], ["none", "Hide"]])
+      Object.assign(this.find(`[data-do=${name}]`), { textContent: words ? `${verb} the ${rows.length} found` : `${verb} all`, disabled: !rows.length });
     const boxes = rows.map(({ name, colour, row }) => {
       const label = element("label", "");
       const box = Object.assign(element("input", ""), { type: "checkbox", checked: !this.view.hidden.includes(row) });
@@ -399,13 +438,14 @@ class Viewer {
     if (button?.dataset.slice) this.set({ slice: button.dataset.slice });
     if (!button?.dataset.do) return;
     const { view } = this;
-    const every = this.data.labels.map((_, index) => index + 1);
+    const meant = this.found ?? this.data.labels.map((_, index) => index + 1);
+    const others = view.hidden.filter((row) => !meant.includes(row));
     ({
       overlay: () => this.set({ overlay: !view.overlay }),
       outline: () => this.set({ outline: !view.outline, overlay: true }),
       regions: () => this.set({ regions: !view.regions, overlay: view.overlay || !view.regions }),
-      all: () => this.set({ hidden: [] }),
-      none: () => this.set({ hidden: every }),
+      all: () => this.set({ hidden: others }),
+      none: () => this.set({ hidden: [...others, ...meant] }),
       swipe: () => this.set({ swipe: view.swipe === null ? 0.5 : null }),
       reset: () => this.set({ ...START, overlay: view.overlay, regions: view.regions, hidden: [], pan: [0, 0, 0, 1] }),
       link: () => this.copyLink(),
@@ -424,15 +464,12 @@ class Viewer {
   }
 
   async copyLink() {
-    const address = new URL(location.href);
-    const view = { ...this.view, mm: this.view.mm?.map((v) => Math.round(v * 100) / 100) };
-    address.search = new URLSearchParams({ ...this.data.link, view: JSON.stringify(view) });
-    this.link = address.href;
+    const address = globalThis.synthscopeAddress.href();
     try {
-      await navigator.clipboard.writeText(address.href);
+      await navigator.clipboard.writeText(address);
       this.announce("Link copied");
     } catch {
-      prompt("Copy this link:", address.href); // without https the clipboard is closed
+      prompt("Copy this link:", address); // without https the clipboard is closed
     }
   }
 

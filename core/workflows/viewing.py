@@ -20,7 +20,7 @@ from core.store import Store, content_key
 from core.study import Study, read_study
 from core.volume import Volume, byte_nifti, load_on_grid, resample, template
 from core.workflows.cohorts import Prepared, prepare, template_of
-from core.workflows.results import Results, load_case, load_case_labels, source_of
+from core.workflows.results import Results, load_case, load_case_labels, qc_of, source_of
 from core.workflows.tasks import Source
 
 PLANES = ("sagittal", "coronal", "axial")  # by the axis they cut
@@ -216,6 +216,30 @@ def contact_sheet(settings: Settings, study: Study, cohort: str, plane: str) -> 
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="JPEG", quality=88)
     return Sheet(buffer.getvalue(), (width, height), tuple(planes), missing)
+
+
+def case_verdicts(results: Results) -> dict[tuple[str, str], str]:
+    """Return what the gate says of each case in words: "passes", the scores it fails, or why its file was rejected.
+
+    Returns
+    -------
+    dict
+        By cohort and case; cases that are not judged yet are not in it.
+    """
+    words: dict[tuple[str, str], str] = {}
+    for row in results.cases[results.cases["status"] == "rejected"].itertuples():
+        reason = str(row.reason).removeprefix(f"{row.path}: ")  # the case is known
+        words[str(row.cohort), str(row.case)] = f"file rejected: {reason}"
+    gates = results.quality.dropna(subset=["threshold"])
+    for cohort, threshold in zip(gates["cohort"].astype(str), gates["threshold"], strict=True):
+        qc = qc_of(results, cohort)
+        if len(qc):
+            words |= {(cohort, str(case)): "passes" for case in qc.index}
+            failing = quality.failing_cases(qc, threshold)
+            for case, failed in zip(failing["subject"], failing["failed"], strict=True):
+                every = failed.count(", ") + 1 == len(quality.QC_SCORES)
+                words[cohort, str(case)] = "fails: all scores" if every else f"fails: {failed}"
+    return words
 
 
 def case_scores(results: Results, cases: Mapping[str, Sequence[str]]) -> pd.DataFrame:
