@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import textwrap
 import time
 from collections.abc import Iterable, Mapping
@@ -20,7 +21,7 @@ from core.errors import InputError, SynthScopeError
 from core.jobs import Job
 from core.segmentation import SEGMENTERS
 from core.settings import Settings, from_environment
-from core.study import Cohort, Study, read_study
+from core.study import Cohort, Study, read_study, seen_of, times_of
 from core.volume import Volume
 from core.workflows import Results, demo_folder, known_studies, load_case, load_case_labels, read_results
 from core.workflows.results import rank_scores, results_folder, source_of
@@ -29,6 +30,8 @@ from core.workflows.verdicts import Verdict, verdicts
 from core.workflows.viewing import case_files, thumbnail
 from pages import access, job_parts
 from pages.job_parts import DEMO_JOB
+
+Stamp = tuple[tuple[str, int], ...]  # files and when they were written
 
 # session keys
 STUDY = "study"  # path of the chosen study.toml
@@ -43,7 +46,8 @@ WANTED = "wanted"  # page and query of an address that was opened before app.py 
 ADDRESS = "study_in_address"  # short name of the study that the address held when it was last looked at
 UNKNOWN = "unknown_study"  # the address named a study that the workspace does not know
 
-STUDY_SECONDS = 2.0  # until new files of a study are seen
+LOOK_SECONDS = 2.0  # until new files of a study are seen
+STUDY_SECONDS = 60.0  # until those are seen that come into a folder without cases
 FEW_COHORTS = 4  # as many fit into half a page with their numbers
 LABEL_WIDTH = 36  # characters of a cohort's label on one line of an axis
 FLAT_ROW = 21  # pixels: about that of a heatmap row
@@ -76,6 +80,17 @@ def arrive() -> None:
     st.session_state[ROUTED] = True
     if wanted := st.session_state.pop(WANTED, None):
         st.switch_page(f"pages/{wanted[0]}.py", query_params=wanted[1])
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def settle(modules: int) -> None:
+    """Leave what is loaded out of the garbage collection that follows every run: it took most of a run's time.
+
+    ``modules`` grows with the libraries loaded, so this happens again after each larger one, and no more.
+    """
+    del modules
+    gc.collect()
+    gc.freeze()
 
 
 def _leave_for_app() -> None:
@@ -267,7 +282,7 @@ def show_gaps(study: Study, results: Results, *words: str) -> None:
 # -- cached reads ------------------------------------------------------------------------------------------------------
 
 
-def results_stamp(path: str) -> tuple[tuple[str, int], ...]:
+def results_stamp(path: str) -> Stamp:
     """Return the names and times of a study's result files, which change whenever a result does."""
     return stamp_of(settings(), path)
 
@@ -278,28 +293,46 @@ def study_version(path: str) -> int:
     return file.stat().st_mtime_ns if file.exists() else 0
 
 
-@st.cache_resource(max_entries=16, ttl=STUDY_SECONDS, show_spinner=False)
 def cached_study(path: str, version: int) -> Study:
-    """Read a study, which looks for the files of every cohort: once for all who look at it within some seconds."""
+    """Read a study, which looks for the files of every cohort: again once files have come or gone."""
+    study, seen, read = _known_study(path, version)
+    if files_changed(path, read, seen):
+        _known_study.clear(path, version)
+        study, *_ = _known_study(path, version)
+    return study
+
+
+@st.cache_resource(max_entries=16, ttl=STUDY_SECONDS, show_spinner=False)
+def _known_study(path: str, version: int) -> tuple[Study, Stamp, int]:
     del version
-    return read_study(path)
+    begin = time.time_ns()
+    study = read_study(path)
+    seen = seen_of(study)
+    return study, seen if all(changed < begin for _, changed in seen) else (), begin  # (): it changed meanwhile
 
 
-@st.cache_data(max_entries=8, show_spinner=False)
-def cached_ranks(path: str, stamp: tuple[tuple[str, int], ...]) -> pd.DataFrame:
+@st.cache_resource(max_entries=16, ttl=LOOK_SECONDS, show_spinner=False)
+def files_changed(path: str, read: int, _seen: Stamp) -> bool:
+    """Look whether the folders of a study changed since it was ``read``: once for all who look within some seconds."""
+    del path, read
+    return not _seen or times_of(_seen) != _seen
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def cached_ranks(path: str, stamp: Stamp) -> pd.DataFrame:
     """Rank the cohorts by every score."""
     return rank_scores(cached_results(path, stamp))
 
 
-@st.cache_data(max_entries=8, show_spinner=False)
-def cached_verdicts(path: str, stamp: tuple[tuple[str, int], ...], version: int) -> list[Verdict]:
+@st.cache_resource(max_entries=8, show_spinner=False)
+def cached_verdicts(path: str, stamp: Stamp, version: int) -> list[Verdict]:
     """Judge every synthetic cohort; ``version`` is that of the study file."""
     return verdicts(cached_study(path, version), cached_results(path, stamp))
 
 
-@st.cache_data(max_entries=8, show_spinner=False)
-def cached_results(path: str, stamp: tuple[tuple[str, int], ...]) -> Results:
-    """Read a study's results; ``stamp`` makes new files be read again."""
+@st.cache_resource(max_entries=8, show_spinner=False)
+def cached_results(path: str, stamp: Stamp) -> Results:
+    """Read a study's results, not to be written into; ``stamp`` makes new files be read again."""
     del stamp
     return read_results(settings(), path)
 
@@ -370,8 +403,7 @@ def engine_note(study: Study) -> str:
 
 def notes_of(cohort: Cohort, path: str) -> tuple[str, ...]:
     """Return what does not match in a cohort; a cohort of the demo that is still being made has nothing to match."""
-    job = job_of(path)
-    if not cohort.cases and is_demo(path) and job and job.active:
+    if not cohort.cases and is_demo(path) and (job := job_of(path)) and job.active:
         return ("Being simulated.",)
     return cohort.notes
 

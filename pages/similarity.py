@@ -85,7 +85,10 @@ def show_meaning(results: Results) -> None:
     fingerprints = results.provenance.get("fingerprints", {})
     with st.expander("What the fingerprints stand for"):
         rows = [{"fingerprint": key, **{k: str(v) for k, v in items.items()}} for key, items in fingerprints.items()]
-        shared.show_table(pd.DataFrame(rows), {}) if rows else st.caption("Not recorded yet.")
+        if rows:
+            shared.show_table(pd.DataFrame(rows), {})
+        else:
+            st.caption("Not recorded yet.")
 
 
 @st.fragment
