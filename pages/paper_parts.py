@@ -26,7 +26,7 @@ def show_table_3(key: str) -> None:
     """Show effect sizes, and what the table itself counts."""
     long = paper_table(3).melt(["group", "region"], var_name="cohort", value_name="cohens_d")
     help_text = "Cohen's d, N = 400 each. 0 is best; positive: the real region is larger."
-    shared.show_effects(long, key, dict.fromkeys(long["cohort"], help_text))
+    shared.show_effects(long, key, dict.fromkeys(long["cohort"], help_text), ("the paper",))
     counts = count_effects(long).sort_values("best", ascending=False)
     best = ", ".join(f"{name} {row['best']:.0f}" for name, row in counts.iterrows())
     beyond = ", ".join(f"{name} {row['beyond']:.0f}" for name, row in counts.iterrows())

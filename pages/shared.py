@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import textwrap
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -337,6 +337,21 @@ def cached_results(path: str, stamp: Stamp) -> Results:
     return read_results(settings(), path)
 
 
+@st.cache_resource(max_entries=512, show_spinner=False)
+def kept(what: str, of: tuple[Any, ...], _make: Callable[[], Any]) -> Any:
+    """Return what ``_make`` makes of the results and choices in ``of``: made once, and not to be written into.
+
+    ``of`` begins with `basis` where it is made of results.
+    """
+    return _make()
+
+
+def basis(study: Study) -> tuple[Any, ...]:
+    """Return what tables and figures of a study change with: its results and the names of its cohorts."""
+    path = str(study.path)
+    return path, results_stamp(path), tuple(cohort.label for cohort in study.cohorts)
+
+
 @st.cache_data(max_entries=12, show_spinner=False)
 def cached_case(path: str, cohort: str, case: str, version: int) -> tuple[Volume, Volume | None]:
     """Load a volume and its label map; ``version`` makes a changed file be read again."""
@@ -443,6 +458,17 @@ def show_error(error: SynthScopeError) -> None:
     st.error("\n\n".join(line for line in lines if line))
 
 
+def show_tabs(tabs: Mapping[str, tuple[Callable[[], None], tuple[str, ...]]], key: str) -> None:
+    """Draw the open tab alone; choices made on the others, whose keys begin as said, are kept."""
+    for tab, (show, keys) in zip(st.tabs(list(tabs), key=key, on_change="rerun"), tabs.values(), strict=True):
+        if tab.open:
+            with tab:
+                show()
+        else:
+            for held in [name for name in st.session_state if str(name).startswith(keys)]:
+                st.session_state[held] = st.session_state[held]
+
+
 def number(label: str, help_text: str = "", fmt: str = "%.3g", width: Any = None) -> Any:
     """Describe a column of numbers."""
     return st.column_config.NumberColumn(label, help=help_text or None, format=fmt, width=width)
@@ -461,12 +487,37 @@ def show_table(table: pd.DataFrame, columns: Mapping[str, Any], *, height: Any =
 
 def show_figure(figure: Any, key: str, **options: Any) -> Any:
     """Show a figure in the text colour of the page's theme."""
-    colour = TEXT_COLOURS["dark" if st.context.theme.type == "dark" else "light"]
-    figure.update_layout(
+    return show_dressed(dressed(figure, theme()), key, **options)
+
+
+def show_kept(key: str, of: tuple[Any, ...], build: Callable[[], Any], **options: Any) -> Any:
+    """Show a figure that is built once for the results and choices in ``of``, see `kept`."""
+    return show_dressed(kept_figure(key, of, build), key, **options)
+
+
+def kept_figure(key: str, of: tuple[Any, ...], build: Callable[[], Any]) -> Any:
+    """Return a figure for the page's theme, built once, see `kept`."""
+    colours = theme()
+    return kept(key, (*of, colours), lambda: dressed(build(), colours))
+
+
+def show_dressed(figure: Any, key: str, **options: Any) -> Any:
+    """Show a figure as it is."""
+    return st.plotly_chart(figure, theme=None, key=key, config={"displaylogo": False}, **options)
+
+
+def theme() -> str:
+    """Return the theme of the page, "dark" or "light"."""
+    return "dark" if st.context.theme.type == "dark" else "light"
+
+
+def dressed(figure: Any, theme: str) -> Any:
+    """Give a figure the text colour of a theme."""
+    colour = TEXT_COLOURS[theme]
+    return figure.update_layout(
         font={"family": "'Source Sans', sans-serif", "color": colour, "size": 13},
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": colour, "activecolor": colour},
     )
-    return st.plotly_chart(figure, theme=None, key=key, config={"displaylogo": False}, **options)
 
 
 def brief(value: float) -> str:
@@ -527,7 +578,9 @@ def effect_columns() -> dict[str, Any]:
     }
 
 
-def show_effects(effects: pd.DataFrame, key: str, help_texts: Mapping[str, str], **options: Any) -> Any:
+def show_effects(
+    effects: pd.DataFrame, key: str, help_texts: Mapping[str, str], of: tuple[Any, ...], **options: Any
+) -> Any:
     """Show effect sizes as a heatmap and, row beside row, as the paper's Table 3.
 
     Parameters
@@ -538,8 +591,26 @@ def show_effects(effects: pd.DataFrame, key: str, help_texts: Mapping[str, str],
         Unique on the page.
     help_texts : mapping
         What each cohort's column holds, by short name.
+    of : tuple
+        What the effect sizes change with, see `kept`.
     """
     left, right = st.columns(2)
+    with left:
+        show_kept(f"{key}_heatmap", of, lambda: _effect_heatmap(effects))
+    table = kept(f"{key}_wide", of, lambda: _effects_side_by_side(effects))
+    columns = {"region": text("Region", width=140)}
+    columns |= {
+        name: st.column_config.NumberColumn(name, help=words, format="%+.2f", width=70)
+        for name, words in help_texts.items()
+        if name in table
+    }
+    columns["noise"] = st.column_config.NumberColumn("± noise", help=NOISE_HELP, format="%.2f", width=60)
+    with right:
+        height = (len(table) + 2) * FLAT_ROW
+        return show_table(table, columns, key=f"{key}_table", height=height, row_height=FLAT_ROW, **options)
+
+
+def _effect_heatmap(effects: pd.DataFrame) -> Any:
     figure = plots.effect_heatmap(effects)
     names = list(dict.fromkeys(effects["cohort"]))
     if len(names) > FEW_COHORTS:  # narrow columns: one line a name, and numbers in the table and on hover alone
@@ -548,23 +619,17 @@ def show_effects(effects: pd.DataFrame, key: str, help_texts: Mapping[str, str],
         figure.update_traces(texttemplate="")
     else:
         figure.update_xaxes(tickangle=-40, tickvals=names, ticktext=[wrapped(name, 24) for name in names])
-    figure.update_yaxes(title=None)
-    with left:
-        show_figure(figure, f"{key}_heatmap")
+    return figure.update_yaxes(title=None)
+
+
+def _effects_side_by_side(effects: pd.DataFrame) -> pd.DataFrame:
+    """Return d as in the paper's Table 3: a row a region, a column a cohort."""
     order = [list(dict.fromkeys(effects[name])) for name in ("region", "cohort")]
     table = effects.pivot_table("cohens_d", "region", "cohort", sort=False, dropna=False)
     table = table.reindex(index=order[0], columns=order[1])
     if "noise_floor" in effects and effects["noise_floor"].notna().any():
         table.insert(0, "noise", effects.groupby("region")["noise_floor"].max())
-    table = table.reset_index()
-    columns = {"region": text("Region", width=140)}
-    columns |= {
-        name: st.column_config.NumberColumn(name, help=help_texts[name], format="%+.2f", width=70) for name in order[1]
-    }
-    columns["noise"] = st.column_config.NumberColumn("± noise", help=NOISE_HELP, format="%.2f", width=60)
-    with right:
-        height = (len(table) + 2) * FLAT_ROW
-        return show_table(table, columns, key=f"{key}_table", height=height, row_height=FLAT_ROW, **options)
+    return table.reset_index()
 
 
 def clock(seconds: float | None) -> str:

@@ -41,7 +41,9 @@ def demo_folder(settings: Settings) -> Path:
     """Return the folder of the demo study, with its study.toml in place; another demo gets another folder."""
     made_from = [DEMO / "study.toml", DEMO / "cohorts.json"]
     made_from += [path for name in GENERATORS if (path := demo_checkpoint(name))]
-    name = _demo_name(settings.workspace, settings.demo_cases, tuple((path, path.stat().st_mtime_ns) for path in made_from))
+    name = _demo_name(
+        settings.workspace, settings.demo_cases, tuple((path, path.stat().st_mtime_ns) for path in made_from)
+    )
     folder = Store(settings.workspace).folder("demo", name)
     if not (folder / "study.toml").is_file():
         write_spec(read_spec(DEMO / "study.toml"), folder / "study.toml")
