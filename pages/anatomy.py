@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -113,14 +113,27 @@ def show_effects(study: Study, table: pd.DataFrame, choices: tuple[Any, ...]) ->
     select = {"on_select": "rerun", "selection_mode": "single-row"}
     event = shared.show_effects(labelled, "effects", help_texts, choices, **select)
     st.caption("Right: the layout of the paper's Table 3. Choose a row to see the volumes behind it. " + BLIND_SPOT)
+    lines, noise = shared.kept("verdicts of regions", choices, lambda: (_verdict_lines(table, names), noise_of(table)))
+    for line in lines:
+        st.markdown(line)
+    if noise:
+        st.caption(noise + " In brackets in the heatmap: within that noise.")
+    rows = event["selection"]["rows"]
+    return str(list(dict.fromkeys(table["region"]))[rows[0]]) if rows else ""
+
+
+def noise_of(table: pd.DataFrame) -> str:
+    """Say how the differences stand to the engine's noise; "" where that was not asked."""
+    return noise_note(table) if "noise_floor" in table else ""
+
+
+def _verdict_lines(table: pd.DataFrame, names: Mapping[str, str]) -> list[str]:
+    lines = []
     for name, verdicts in table.groupby("cohort", sort=False)["verdict"]:
         counts = verdicts.value_counts()
         words = ", ".join(f"{counts.get(v, 0)} {v}" for v in ("equivalent", "different", "undetermined"))
-        st.markdown(f"{names[name]}: {words}")
-    if "noise_floor" in table:
-        st.caption(noise_note(table) + " In brackets in the heatmap: within that noise.")
-    rows = event["selection"]["rows"]
-    return str(list(dict.fromkeys(table["region"]))[rows[0]]) if rows else ""
+        lines.append(f"{names[str(name)]}: {words}")
+    return lines
 
 
 def show_region(study: Study, results: Results, table: pd.DataFrame, picked: str) -> None:

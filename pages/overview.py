@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -65,6 +66,13 @@ def show_order(study: Study, results: Results) -> None:
     if ranked.empty:
         shared.still_computing("The order of the cohorts")
         return
+    table, columns = shared.kept("order", shared.basis(study), lambda: order_table(study, ranked))
+    shared.show_table(table, columns, row_height=ORDER_ROW, key="order", alt="Place of each cohort by the main scores")
+    st.caption(f"{HOW_TO_READ} All metrics, *as published* too: page *Similarity*.")
+
+
+def order_table(study: Study, ranked: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return the places by each score, and what its columns are."""
     names = shared.labels_of(study.cohorts)
     rows = [*(c.label for c in study.synthetic), "Floor", "N real / synthetic"]
     table, columns = pd.DataFrame({"cohort": rows}), {"cohort": shared.text("Cohort", width=shared.COHORT_WIDTH)}
@@ -77,8 +85,7 @@ def show_order(study: Study, results: Results) -> None:
         table[title] = table["cohort"].map(cells).fillna("still computing")
         arrow = shared.GOOD_END[group["direction"].iloc[0]].partition(" ")[0]
         columns[title] = shared.text(f"{title} {arrow}", f"{column_help(str(metric))} {HOW_TO_READ}", 170)
-    shared.show_table(table, columns, row_height=ORDER_ROW, key="order", alt="Place of each cohort by the main scores")
-    st.caption(f"{HOW_TO_READ} All metrics, *as published* too: page *Similarity*.")
+    return table, columns
 
 
 def place(row: pd.Series) -> str:
@@ -122,7 +129,8 @@ def show_samples(study: Study, results: Results, cohort: Cohort, plane: str) -> 
 
 def show_counts(study: Study, results: Results) -> None:
     """Show how many cases were found, used and rejected."""
-    counts = cohort_verdicts(results, [cohort.name for cohort in study.cohorts])
+    names = [cohort.name for cohort in study.cohorts]
+    counts = shared.kept("counts", shared.basis(study), lambda: cohort_verdicts(results, names))
     table = pd.DataFrame(
         {
             "cohort": [cohort.label for cohort in study.cohorts],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,8 @@ def show_table_1() -> None:
     metric = st.segmented_control(
         "Order by", ["fid", "mmd"], default="fid", required=True, format_func=str.upper, key="paper_order"
     )
-    agreement = compare.rank_agreement(ranked, str(metric), "published")
+    find = partial(compare.rank_agreement, ranked, str(metric), "published")
+    agreement = shared.kept("paper's agreement", (metric,), find)
     encoders = {name: parts.encoder_label(name) for name in agreement.tau.index}
     st.markdown(f"{compare.order_sentence(agreement, encoders, names)} The paper gives no intervals, so every "
                 "difference counts here, however small.")  # fmt: skip

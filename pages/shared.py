@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 from streamlit.errors import StreamlitAPIException
@@ -27,7 +26,7 @@ from core.workflows import Results, demo_folder, known_studies, load_case, load_
 from core.workflows.results import rank_scores, results_folder, source_of
 from core.workflows.results import results_stamp as stamp_of
 from core.workflows.verdicts import Verdict, verdicts
-from core.workflows.viewing import case_files, thumbnail
+from core.workflows.viewing import case_files, png_file, thumbnail
 from pages import access, job_parts
 from pages.job_parts import DEMO_JOB
 
@@ -360,11 +359,12 @@ def cached_case(path: str, cohort: str, case: str, version: int) -> tuple[Volume
     return load_case(settings(), study, cohort, case), load_case_labels(settings(), study, cohort, case)
 
 
-@st.cache_data(max_entries=512, show_spinner=False)
-def cached_planes(path: str, cohort: str, case: str, version: int) -> dict[str, np.ndarray]:
-    """Return the three middle planes of a case as grey values."""
+@st.cache_resource(max_entries=512, show_spinner=False)
+def cached_planes(path: str, cohort: str, case: str, version: int) -> dict[str, bytes]:
+    """Return the three middle planes of a case as PNG files."""
     del version
-    return thumbnail(settings(), source_of(settings(), cached_study(path, study_version(path)), cohort, case))
+    planes = thumbnail(settings(), source_of(settings(), cached_study(path, study_version(path)), cohort, case))
+    return {name: png_file(plane) for name, plane in planes.items()}
 
 
 @st.cache_data(max_entries=64, show_spinner=False)

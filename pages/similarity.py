@@ -101,10 +101,11 @@ def show_page(study: Study, results: Results, path: str, stamp: shared.Stamp) ->
     names = {cohort.name: shared.short_label(cohort) for cohort in study.cohorts}
     agreement = parts.cached_agreement(path, stamp, focus.metric, focus.variant)
     with top:
-        st.markdown(parts.answer(scores, focus, names))
+        of = (*shared.basis(study), focus)
+        st.markdown(shared.kept("answer", of, lambda: parts.answer(scores, focus, names)))
         if scores["encoder"].any():
             encoders = {name: parts.encoder_label(name) for name in agreement.tau.index}
-            st.markdown(compare.order_sentence(agreement, encoders, names))
+            st.markdown(shared.kept("sentence", of, lambda: compare.order_sentence(agreement, encoders, names)))
     show_focus(study, results, scores, focus)
     st.subheader("Table 1")
     ours, theirs = st.tabs(["This study", "The paper, as printed"], key="table_one_tab", on_change="rerun")

@@ -166,18 +166,13 @@ def sizes(scores: pd.DataFrame) -> str:
 # -- Table 1 -----------------------------------------------------------------------------------------------------------
 
 
-def show_table_one(cells: pd.DataFrame, names: Mapping[str, str], key: str, n_note: str = "") -> None:
-    """Show scores in the layout of the paper's Table 1: encoders over metrics."""
-    rows = list(dict.fromkeys(cells["cohort"]))
-    texts: dict[tuple[str, str], list[str]] = {("", "Cohort"): [names.get(name, name) for name in rows]}
-    config: dict[int, Any] = {1: shared.text("Cohort", width=150)}  # by position, where 0 is the hidden index
-    for (encoder, column), part in cells.groupby(["encoder", "column"], sort=False):
-        title = (encoder_label(encoder) if encoder else "volumes", str(column))
-        part = part.set_index("cohort").loc[rows]
-        texts[title] = [cell_text(str(cohort), row) for cohort, row in part.iterrows()]
-        config[len(texts)] = column_of(part, n_note)
+def show_table_one(
+    cells: pd.DataFrame, names: Mapping[str, str], key: str, of: tuple[Any, ...], n_note: str = ""
+) -> None:
+    """Show scores in the layout of the paper's Table 1: encoders over metrics; ``of`` is what they change with."""
+    table, config = shared.kept(key, of, lambda: table_one_texts(cells, names, n_note))
     st.dataframe(
-        pd.DataFrame(texts),
+        table,
         column_config=config,
         hide_index=True,
         row_height=shared.TALL_ROW,
@@ -186,6 +181,19 @@ def show_table_one(cells: pd.DataFrame, names: Mapping[str, str], key: str, n_no
         key=key,
         alt="Similarity scores in the layout of Table 1 of the paper: cohorts by encoder and metric",
     )
+
+
+def table_one_texts(cells: pd.DataFrame, names: Mapping[str, str], n_note: str) -> tuple[pd.DataFrame, dict[int, Any]]:
+    """Return the cells of Table 1 in words, and what its columns are."""
+    rows = list(dict.fromkeys(cells["cohort"]))
+    texts: dict[tuple[str, str], list[str]] = {("", "Cohort"): [names.get(name, name) for name in rows]}
+    config: dict[int, Any] = {1: shared.text("Cohort", width=150)}  # by position, where 0 is the hidden index
+    for (encoder, column), part in cells.groupby(["encoder", "column"], sort=False):
+        title = (encoder_label(encoder) if encoder else "volumes", str(column))
+        part = part.set_index("cohort").loc[rows]
+        texts[title] = [cell_text(str(cohort), row) for cohort, row in part.iterrows()]
+        config[len(texts)] = column_of(part, n_note)
+    return pd.DataFrame(texts), config
 
 
 def column_of(part: pd.DataFrame, n_note: str) -> Any:
@@ -219,7 +227,8 @@ def show_study_table(cells: pd.DataFrame, study: Study, variant: str) -> None:
     """Show Table 1 filled by this study, with its download."""
     names = {cohort.name: shared.short_label(cohort) for cohort in study.synthetic}
     names[compare.REAL] = f"{study.real.label}: floor"
-    show_table_one(cells.assign(variant=variant), names, "table_one_study")
+    of = (*shared.basis(study), variant, study.settings.encoders)
+    show_table_one(cells.assign(variant=variant), names, "table_one_study", of)
     lacking = [short for name, short in SHORT_ENCODERS.items() if name not in study.settings.encoders]
     note = f" The paper's {', '.join(lacking)} are not encoders of this study." if lacking else ""
     st.caption(
@@ -233,9 +242,10 @@ def show_paper_table() -> None:
     """Show Table 1 as printed in the paper, in the same form."""
     ranked = cached_paper()
     cohorts = list(dict.fromkeys(ranked["cohort"]))
-    cells = compare.table_one(ranked, cohorts, list(compare.PAPER_ENCODERS.values()), "published")
+    encoders = list(compare.PAPER_ENCODERS.values())
+    cells = shared.kept("paper's cells", (), lambda: compare.table_one(ranked, cohorts, encoders, "published"))
     note = f"As printed, N = {compare.PAPER_N} each"
-    show_table_one(cells.assign(variant="published"), {compare.REAL: "real MRIs"}, "table_one_paper", note)
+    show_table_one(cells.assign(variant="published"), {compare.REAL: "real MRIs"}, "table_one_paper", (), note)
     st.caption(
         "Wu et al., MICCAI 2024, numbers as printed. ★ best; ☆ best, tied by equal numbers: the paper gives no "
         "intervals and no floors. MS-SSIM of real MRIs is by another formula than that of the synthetic ones."
