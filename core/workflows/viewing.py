@@ -146,6 +146,13 @@ def plane_image(volume: Volume, plane: str) -> np.ndarray:
     return np.asarray(np.clip((middle.T[::-1] + 1) * 127.5, 0, 255).astype(np.uint8))
 
 
+def png_file(plane: NDArray[np.uint8]) -> bytes:
+    """Return grey values, shape (rows, columns), as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(plane).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
 def thumbnail(settings: Settings, source: Source) -> dict[str, NDArray[np.uint8]]:
     """Return the middle planes of a case, by name; they are kept in the store."""
 
