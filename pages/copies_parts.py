@@ -21,19 +21,19 @@ NO_TRAINING = (
     "**Gap: no training cohort.** Whether volumes were copied can only be judged against what the generator saw. "
     "Give the study a `[training]` cohort on the page *Studies*, or in study.toml, and evaluate it again."
 )
-COHORT_WIDTH = 175  # pixels: all columns fit beside the sidebar on a small screen
+COHORT_WIDTH = 182  # pixels: all columns fit beside the sidebar on a small screen
 PAIR_COLUMNS = {
     "cohort": shared.text("Cohort", width=COHORT_WIDTH),
-    "case": shared.text("Synthetic case", width=200),
+    "case": shared.text("Synthetic case", width=218),
     "nearest_training": shared.text("Nearest training case", width=150),
     "ratio": shared.number("Ratio", "Distance to the nearest training case over that to the nearest held-out case. "
-                           "Far below 1: suspiciously near. No unit.", width=65),
-    "distance_training": shared.number("To training", "Distance to the nearest training case.", width=90),
+                           "Far below 1: suspiciously near. No unit.", width=60),
+    "distance_training": shared.number("To training", "Distance to the nearest training case.", width=82),
     "distance_held_out": shared.number("To held-out", "Distance to the nearest real case that was held out.", width=90),
 }  # fmt: skip
 CHECK_COLUMNS = {
     "cohort": shared.text("Cohort", width=COHORT_WIDTH),
-    "space": shared.text("Measured on", "Features of an encoder, or the volumes themselves.", 135),
+    "space": shared.text("Measured on", "Features of an encoder, or the volumes themselves.", 130),
     "nearer": shared.text("Nearer to training", "Share of volumes nearer to training than to held-out people; about "
                           "50 % without copying. 95 % Wilson interval, which takes volumes as independent: look-alikes "
                           "are not.", 145),

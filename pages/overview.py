@@ -19,7 +19,7 @@ from core.workflows.viewing import PLANES
 from pages import selection, shared
 
 SAMPLES = 6  # brains of each cohort
-ORDER_COHORT, ORDER_WIDTH = 168, 195  # pixels: three encoders fit beside the cohorts
+ORDER_COHORT, ORDER_WIDTH = 186, 188  # pixels: three encoders fit beside the cohorts
 MAIN_METRICS = ("fid", "mmd2-rbf", "ms-ssim")
 STATES = {
     "good": (":material/check_circle:", "green"),

@@ -15,7 +15,7 @@ from core.study import Study
 from core.tables import csv_text
 from core.workflows import Results
 from core.workflows.regional import what_if_gate
-from core.workflows.results import qc_caveats, qc_of
+from core.workflows.results import image_failures, qc_caveats, qc_of
 from pages import access, paper_parts, selection, shared
 
 FAILING_COLUMNS = {
@@ -47,6 +47,9 @@ def show_gate(study: Study, results: Results) -> None:
     else:
         st.success(f"All cohorts pass the gate: at most {allowed} of their volumes fail.")
     shared.show_quality(table, "gate")
+    counts = {cohort.label: image_failures(results, cohort.name) for cohort in study.synthetic}
+    if refused := ", ".join(f"{label} {bad} of {n}" for label, (bad, n) in counts.items() if bad):
+        st.caption(f"Not in the table, and failing too: volumes that the image checks refused before ({refused}).")
     st.caption(
         "A volume fails when any of its eight scores is below the threshold. The threshold is one for all scores, "
         + (

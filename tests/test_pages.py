@@ -144,7 +144,13 @@ def test_a_broken_study_file_is_explained(page, study):
     [
         (
             "overview",
-            ["Alpha", "fails the gate by no more than chance", "1 of 3 volumes fail", "0.123 [0.1–0.15]", "View"],
+            [
+                "Alpha",
+                "plausible in part, 2 of 3 volumes pass the gate",
+                "1 of 3 volumes fail",
+                "0.123 [0.1–0.15]",
+                "View",
+            ],
         ),
         ("viewer", ["r0", "a0", "No participant facts.", "0.700"]),
         ("similarity", ["0.123 [0.1 – 0.15], floor 0.02", "too few volumes", "lower is better", "no training cohort"]),
