@@ -1,4 +1,4 @@
-"""Make the animation of the README from a running app: ``python docs/make_animation.py http://localhost:8501``.
+"""Make the animation of the README from a running app: ``python -m docs.make_animation http://localhost:8501``.
 
 From a number to the brains behind it: points of the quality page, their brains, a region, the sheet of all brains.
 """
@@ -6,12 +6,13 @@ From a number to the brains behind it: points of the quality page, their brains,
 from __future__ import annotations
 
 import io
-import shutil
 import sys
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
+
+from docs.make_screenshots import chromium_page, settle
 
 TARGET = Path(__file__).parent / "images" / "tour.gif"
 SIZE, SHOWN, COLOURS = (1280, 860), (960, 645), 96
@@ -94,19 +95,12 @@ def play(page: Page, film: Film) -> None:
 
 def main(url: str) -> None:
     """Write the animation."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    options = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=options)
-        page = browser.new_page(viewport={"width": SIZE[0], "height": SIZE[1]})
-        page.set_default_timeout(90_000)
+    with chromium_page(*SIZE) as page:
         page.goto(url)
-        page.get_by_role("heading").first.wait_for()
-        page.wait_for_timeout(5000)
+        settle(page)
         film = Film(page)
         play(page, film)
         film.save(TARGET)
-        browser.close()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import shutil
 import sys
 import textwrap
 from dataclasses import replace
@@ -20,12 +19,12 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
 from core import metrics, settings, simulate, workflows
 from core.cluster import open_pool
 from core.pools import Context
 from core.study import CohortSpec, StudySettings, StudySpec, write_spec
+from docs.make_screenshots import chromium_page
 
 DOCS = Path(__file__).parent
 TABLE, PICTURE = DOCS / "control_response.csv", DOCS / "images" / "control_response.png"
@@ -124,14 +123,10 @@ def figure(table: pd.DataFrame) -> go.Figure:
 
 def draw(chart: go.Figure, path: Path) -> None:
     """Write a figure as a small PNG."""
-    size = {"width": int(chart.layout.width), "height": int(chart.layout.height)}
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport=size)
+    with chromium_page(int(chart.layout.width), int(chart.layout.height)) as page:
         page.set_content(chart.to_html(include_plotlyjs=True, config={"staticPlot": True}))
         page.wait_for_timeout(2000)
         picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-        browser.close()
     path.parent.mkdir(exist_ok=True)
     picture.quantize(128, kmeans=1).save(path, optimize=True)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -31,17 +33,26 @@ WIDTH, COLOURS = 1280, 256
 
 def settle(page: Page) -> None:
     """Wait until the page has stopped computing and drawing."""
-    page.get_by_role("heading").first.wait_for(timeout=60_000)
+    page.get_by_role("heading").first.wait_for()
     page.wait_for_timeout(6000)
 
 
-def main(url: str) -> None:
-    """Write one small PNG a page."""
+@contextmanager
+def chromium_page(width: int, height: int) -> Iterator[Page]:
+    """Launch headless Chromium, with WebGL in software, and yield a page of this size."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     options = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=options)
-        page = browser.new_page(viewport={"width": WIDTH, "height": 900})
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.set_default_timeout(90_000)
+        yield page
+        browser.close()
+
+
+def main(url: str) -> None:
+    """Write one small PNG a page."""
+    with chromium_page(WIDTH, 900) as page:
         page.goto(url)
         settle(page)
         links = page.locator("[data-testid=stSidebarNavLink]")
@@ -55,7 +66,6 @@ def main(url: str) -> None:
             picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
             picture.quantize(COLOURS, kmeans=1).save(FOLDER / f"{name}.png", optimize=True)
             page.set_viewport_size({"width": WIDTH, "height": 900})
-        browser.close()
 
 
 if __name__ == "__main__":

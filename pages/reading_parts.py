@@ -21,6 +21,13 @@ SESSION = "reading"  # in the address, so that a reload goes on
 UNBLINDED = "unblinded"  # fingerprints of the studies whose results were opened without reading
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "reader"
 PANEL_HEIGHT = {"rating": 300, "forced choice": 205}  # pixels of the longest side of a plane
+INTRODUCTION = """
+You see brains without their names and say which are real. Everything goes by keyboard or mouse; each answer is saved at
+once, a reload or a pause loses nothing, and nothing tells before the end whether you were right.
+
+Enter a name to begin, or the name of an earlier session to go on with it.
+"""
+REPEATS_HELP = "So many cases come a second time, unannounced: how far a reader agrees with oneself."
 MODE_NAMES = {"rating": "Rate one brain at a time", "forced choice": "Choose the real one of two"}
 
 
@@ -49,7 +56,7 @@ def show_entry(study: Study, known: list[Session]) -> None:
         return
     reader = access.user() or ask_reader()
     if not reader:
-        st.caption("Enter a name to begin, or the name of an earlier session to go on with it.")
+        st.markdown(INTRODUCTION)
         return
     mine = [session for session in known if session.reader == reader]
     if mine and not show_earlier(reader, mine):
@@ -61,7 +68,8 @@ def ask_reader() -> str:
     """Ask who reads; "" until there is a name."""
     first, second = st.columns(2)
     name = first.text_input("Reader", key="reader_name", help="Name or initials.")
-    key = second.text_input("Key", key="reader_key", help="Only when two readers have one name: anything that differs.")
+    help_text = "Only when two readers have one name: anything that differs, for example the department."
+    key = second.text_input("Key (optional)", key="reader_key", help=help_text)
     return readings.reader_name(name, key) if name.strip() else ""
 
 
@@ -72,12 +80,11 @@ def show_earlier(reader: str, mine: list[Session]) -> bool:
     for session in mine[:5]:
         state = "complete" if session.complete else f"{session.position} of {len(session.plan)} saved"
         label = f"{MODE_NAMES[session.mode]}, {shared.clock(session.created)}: {state}"
-        if st.button(("See " if session.complete else "Go on: ") + label, key=f"go_{session.id}"):
+        if st.button(("See the results: " if session.complete else "Go on: ") + label, key=f"go_{session.id}"):
             st.query_params[SESSION] = session.id
             st.rerun()
-    choices = ["—", "I am another reader", "I read once more"]
-    choices = [choice for choice in choices if choice != "I am another reader" or not access.user()]
-    choice = st.radio("Otherwise", choices, horizontal=True, key="who")
+    choices = ["I read once more"] if access.user() else ["I am another reader", "I read once more"]
+    choice = st.radio("Otherwise", choices, index=None, horizontal=True, key="who")
     if choice == "I am another reader":
         st.info("Enter a key above that tells you apart, for example your department.")
     return choice == "I read once more"
@@ -90,7 +97,7 @@ def show_form(study: Study, fakes: list[str], reader: str) -> None:
     chosen = st.multiselect("Synthetic cohorts", fakes, fakes, format_func=names.__getitem__, key="reading_cohorts")
     columns = st.columns(3)
     n = int(columns[0].number_input("Cases", 2, 500, 20, key="reading_n", help="Half of them real, in rating."))
-    share = columns[1].number_input("Hidden repeats (%)", 0, 100, 20, 5, key="reading_repeats")
+    share = columns[1].number_input("Hidden repeats (%)", 0, 100, 20, 5, key="reading_repeats", help=REPEATS_HELP)
     help_text = (
         "Readers with one seed see the same cases, each in an order of their own; only then can they be compared."
     )
@@ -125,7 +132,7 @@ def show_panel(study: Study, session: Session) -> None:
             "the ratings belong to the session and are all kept."
         )
     if message := st.session_state.pop("reading_problem", None):
-        st.warning(message, icon=":material/warning:")
+        st.warning(message[:1].upper() + message[1:], icon=":material/warning:")
     position, total = session.position, len(session.plan)
     st.progress(position / total, text=f"{session.reader} · case {position + 1} of {total}")
     token = f"{session.id}-{position}"
@@ -220,24 +227,22 @@ def may_see_results(study: Study, known: list[Session], current: Session | None)
     return False
 
 
-def show_results(study: Study, results: Results, known: list[Session]) -> None:
-    """Show what complete sessions say, one task at a time."""
+def show_results(study: Study, results: Results, known: list[Session], current: Session | None) -> None:
+    """Show what complete sessions say, one task at a time; first the one that was just read."""
     complete = [session for session in known if session.complete]
     if not complete:
         st.info("Results appear here when a session is complete; until then nothing is given away.")
         return
     modes = [mode for mode in MODES if any(session.mode == mode for session in complete)]
-    mode = st.radio("Task read", modes, format_func=MODE_NAMES.__getitem__, horizontal=True, key="results_mode")
+    start = modes.index(current.mode) if current else 0
+    mode = st.radio("Task read", modes, start, format_func=MODE_NAMES.__getitem__, horizontal=True, key="results_mode")
     chosen = [session for session in complete if session.mode == mode]
     ratings = readings.read_ratings(shared.settings(), chosen, study.real.name)
     st.caption(f"Complete sessions: {len(chosen)}. A case that was left out counts nowhere.")
     shared.show_table(reader_study.reader_summary(ratings, study.real.name), SUMMARY_COLUMNS)
     show_by_cohort(study, ratings, mode)
-    left, right = st.columns([2, 3])
-    with left:
-        show_agreement(ratings, mode)
-    with right:
-        show_correlation(study, results, ratings)
+    show_agreement(ratings, mode)
+    show_correlation(study, results, ratings)
     access.download("Download all ratings (CSV)", csv_text(ratings), "readings.csv", "text/csv")
 
 

@@ -24,4 +24,4 @@ with reading:
     reading_parts.show_entry(study, known)
 with said:
     if reading_parts.may_see_results(study, known, current):
-        reading_parts.show_results(study, results, known)
+        reading_parts.show_results(study, results, known, current)

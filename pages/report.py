@@ -16,7 +16,10 @@ from pages import access, job_parts, niivue, shared
 
 REPORT_JOB = "core.report:publish"
 DROP_HELP = "Leaves out every picture, point, name and hash of a single real or training scan; aggregates stay."
-PRESENT_HELP = "Opens the report in a new tab in large type, one section a step: arrow keys go on and back, Esc ends."
+PRESENT_HELP = (
+    "Opens the report in a new tab, one section a step, as large as the window: arrow keys, Space and Page keys go on "
+    "and back, Home and End to the ends, Esc ends."
+)
 FILES = {
     "html": ("Report (HTML)", "text/html", "Opens in any browser without network; prints to PDF from there."),
     "slides": (
@@ -43,7 +46,7 @@ def show_job(path: str, drop: bool) -> None:
     job = newest_job(path, drop)
     if job and job.active:
         jobs.ensure_runner(shared.settings())
-        words = "waiting for a worker" if job.state == "queued" else job.message
+        words = "waiting for a worker" if job.state == "queued" else job.message or "begun"
         st.progress(min(max(job.progress, 0.0), 1.0), text=f"Making the report: {words}")
     elif st.session_state.pop("report_waits", False):
         st.rerun()
@@ -64,7 +67,7 @@ def show_state(study: Study, results: Results, drop: bool, made: Published | Non
         st.fragment(show_job, run_every=job_parts.POLL_SECONDS)(path, drop)
         return
     if job and job.state == "failed":
-        st.error(f"The report could not be made. {job.error}", icon=":material/error:")
+        st.error(f"The report could not be made. {job.error} The log is on the page Jobs.", icon=":material/error:")
     if made and made.stamp != shared.results_stamp(path):
         st.warning("The results have changed since this report was made.", icon=":material/update:")
     elif made and not made.complete:
@@ -72,10 +75,13 @@ def show_state(study: Study, results: Results, drop: bool, made: Published | Non
     elif made is None and not results.provenance.get("complete"):
         st.info("The evaluation goes on: a report made now says what is missing.", icon=":material/hourglass_top:")
     label = "Make it again" if made else "Make the report"
-    lock = access.lock("editor", help="Takes some seconds, in the background.")
+    lock = access.lock("editor", help="About half a minute, in the background: you may leave this page.")
     if st.button(label, type="secondary" if made else "primary", **lock):
-        make(study, drop)
+        with st.spinner("Making the report"):
+            make(study, drop)
         st.rerun()
+    if made is None:
+        st.caption(f"Makes, all at once: {', '.join(label for label, _, _ in FILES.values())}.")
 
 
 @st.cache_data(max_entries=16, show_spinner=False)
@@ -112,7 +118,7 @@ study, results = shared.current_study(
 if not results.provenance:
     shared.still_computing("The report")
     st.stop()
-drop = st.toggle("Leave individuals out", key="report_drop", help=DROP_HELP)
+drop = st.toggle("Leave individual scans out", key="report_drop", help=DROP_HELP)
 st.markdown("**What the files hold of single people**")
 st.markdown("\n".join(f"- {line}" for line in contents(study, results, drop)))
 published = read_published(shared.settings(), str(study.path), drop)

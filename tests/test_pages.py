@@ -205,7 +205,7 @@ def test_an_open_page_revives_a_dead_runner(study, monkeypatch):
 
 def test_the_report_is_made_in_the_background_and_offered(study):
     app = show("report", study)
-    assert "quality scores of single real scans" in words(app)
+    assert "quality scores of single real scans" in words(app) and "Makes, all at once: Report (HTML)" in words(app)
     app.toggle(key="report_drop").set_value(True).run()
     assert "No picture, case name" in words(app)
     next(b for b in app.button if b.label == "Make the report").click().run()
@@ -227,6 +227,13 @@ def test_the_report_is_made_in_the_background_and_offered(study):
     assert "results have changed" in words(app)
     app.toggle(key="report_drop").set_value(False).run()
     assert not app.get("download_button")  # the other report was never made
+    next(b for b in app.button if b.label == "Make the report").click().run()
+    job = jobs.list_jobs(settings, function="core.report:publish")[0]
+    with jobs._database(settings) as db:
+        db.execute("UPDATE jobs SET state = 'failed', error = 'no room on disk.' WHERE id = ?", (job.id,))
+    app.run()
+    assert "no room on disk. The log is on the page Jobs." in words(app)
+    assert any(b.label == "Make the report" for b in app.button)
 
 
 def test_the_address_keeps_the_study(study, workspace):

@@ -8,6 +8,7 @@ from core import readings
 from core.settings import Settings
 from core.study import read_study
 from core.workflows import remember_study
+from pages.shared import study_id
 from tests.test_browser import Server, _settle, browser, page  # noqa: F401 - fixtures
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -64,6 +65,16 @@ def test_ten_cases_by_keyboard_with_a_reload_and_a_second_tab(server, page, brow
     page.keyboard.press("Tab")
     _settle(page)
     page.get_by_role("button", name="Begin").click()
+    _case(page, 1, 10)
+    page.locator(".reader canvas").first.click()  # looks; a double click marks
+    page.keyboard.press("r")
+    page.keyboard.press("Enter")
+    said = page.locator(".reader [role=status]")
+    assert said.inner_text() == "Still to say: realism, slice consistency, anatomy."
+    page.locator(".reader canvas").first.dblclick()
+    assert said.inner_text() == "1 mark"
+    page.keyboard.press("u")
+    assert said.inner_text() == ""
     for number in range(1, 6):
         _case(page, number, 10)
         _rate(page, "r")
@@ -100,3 +111,27 @@ def test_ten_cases_by_keyboard_with_a_reload_and_a_second_tab(server, page, brow
     assert kept.loc[5, ["realism", "consistency", "anatomy"]].tolist() == [5, 4, 3]
     assert kept.loc[5, "note"] == "r 1 2 cortex"
     assert (kept["marks"] != "[]").sum() == 9
+
+
+def test_a_mark_waits_for_the_choice_and_the_results_open_on_the_task_read(server, page):  # noqa: F811
+    study, reader = server.study, "Bea"
+    for mode in ("rating", "forced choice"):
+        plan = readings.make_plan(study, ["Hidden"], mode, 2, 0, 0, reader)
+        session = readings.start_session(server.settings, study, reader, mode, plan, 0)
+        if mode == "rating":
+            whole = readings.read_session(server.settings, session)
+            for position in range(len(plan)):
+                readings.save_rating(server.settings, whole, position, readings.Rating("real", 3, 3, 3))
+    page.goto(f"{server.url}/reading_room?study={study_id(str(study.path))}&reading={session}")
+    _case(page, 1, 2)
+    said = page.locator(".reader [role=status]")
+    page.keyboard.press("m")
+    assert "First say which one is real" in said.inner_text()
+    for number in (1, 2):
+        _case(page, number, 2)
+        for key in ("ArrowRight", "m", "Enter"):
+            page.keyboard.press(key)
+    page.get_by_text("all 2 answers are saved").wait_for(timeout=20_000)
+    assert page.get_by_role("radio", name="Choose the real one of two").is_checked()
+    kept = readings.read_ratings(server.settings, [readings.read_session(server.settings, session)], "real")
+    assert [text.startswith('[["left"') for text in kept["marks"]] == [True, True]

@@ -50,12 +50,12 @@ class Panel {
     this.note.oninput = () => this.change({ note: this.note.value });
     this.save = element("button", { className: "save", textContent: "Save and next (Enter)", onclick: () => this.finish() });
     const skip = element("button", { textContent: "Cannot judge (0)", onclick: () => this.skip() });
-    this.count = element("span", { className: "ends" });
+    this.count = element("span", { className: "ends", role: "status" });
     const keys = this.forced
-      ? "<kbd>←</kbd> <kbd>→</kbd> which one is real"
+      ? "<kbd>←</kbd> <kbd>→</kbd> the real one"
       : "<kbd>R</kbd> real, <kbd>S</kbd> synthetic, <kbd>1</kbd>–<kbd>5</kbd> the bold scale, <kbd>Backspace</kbd> rate again";
-    const help = element("div", { className: "help", innerHTML: `<kbd>↑</kbd> <kbd>↓</kbd> slice, <kbd>V</kbd> next plane, ${keys}, `
-      + "<kbd>M</kbd> or a click marks what gave it away, <kbd>U</kbd> takes the last mark back, <kbd>N</kbd> note, <kbd>Enter</kbd> save" });
+    const help = element("div", { className: "help", innerHTML: `<kbd>↑</kbd> <kbd>↓</kbd> or wheel: slice, <kbd>V</kbd> next plane, click: crosshair, ${keys}, `
+      + `<kbd>M</kbd> or a double click marks what gave it away${this.forced ? " in the other one" : ""}, <kbd>U</kbd> takes the last mark back, <kbd>N</kbd> note, <kbd>Enter</kbd> save` });
     this.root.replaceChildren(area, this.rows, this.note, element("div", { style: "margin-top:8px" }, this.save, skip, this.count), help);
     this.root.focus({ preventScroll: true });
   }
@@ -73,8 +73,8 @@ class Panel {
       at[across] = Math.min(volume.shape[across] - 1, Math.floor(event.offsetX / canvas.clientWidth * volume.shape[across]));
       at[up] = Math.min(volume.shape[up] - 1, Math.floor((1 - event.offsetY / canvas.clientHeight) * volume.shape[up]));
       this.change({ at, plane: p });
-      this.mark(v);
     };
+    canvas.ondblclick = () => this.mark(v); // its clicks have moved the crosshair there
     canvas.onwheel = (event) => { event.preventDefault(); this.change({ plane: p }); this.step(event.deltaY < 0 ? 1 : -1); };
     this.canvases.push({ canvas, v, p });
     return canvas;
@@ -126,8 +126,10 @@ class Panel {
       this.row(label, s === scale, [1, 2, 3, 4, 5].map((n) => [n, String(n)]), this.state[key], (n) => this.rate(s, n), low, high)));
     this.rows.replaceChildren(...rows.flat());
     this.save.disabled = this.sent || !this.ready();
-    this.count.textContent = marks.length ? ` ${marks.length} mark${marks.length > 1 ? "s" : ""}` : "";
+    this.say(marks.length ? `${marks.length} mark${marks.length > 1 ? "s" : ""}` : "");
   }
+
+  say(text) { this.count.textContent = text; }
 
   row(label, active, options, chosen, pick, low = "", high = "") {
     const buttons = options.map(([value, text]) => {
@@ -148,14 +150,25 @@ class Panel {
     this.change({ at });
   }
 
+  markByKey() {
+    if (this.forced && this.state.answer !== "left" && this.state.answer !== "right") return this.say("First say which one is real; the mark goes on the other.");
+    this.mark(this.forced && this.state.answer === "left" ? 1 : 0);
+  }
+
   mark(v) { this.change({ marks: [...this.state.marks, { v, at: [...this.state.at] }] }); }
 
-  ready() { return this.state.answer && (this.forced || SCALES.every(([key]) => this.state[key])); }
+  missing() {
+    const scales = this.forced ? [] : SCALES.filter(([key]) => !this.state[key]).map(([, label]) => label.toLowerCase());
+    return [...(this.state.answer ? [] : [this.forced ? "which one is real" : "real or synthetic"]), ...scales];
+  }
+
+  ready() { return !this.missing().length; }
 
   skip() { this.change({ answer: "skipped" }); this.finish(true); }
 
   finish(skipped = false) {
-    if (this.sent || !(skipped || this.ready())) return;
+    if (this.sent) return;
+    if (!skipped && !this.ready()) return this.say(`Still to say: ${this.missing().join(", ")}.`);
     this.sent = true;
     const { origin, spacing } = this.data.volumes[0], { answer, note, realism, consistency, anatomy, started } = this.state;
     const marks = this.state.marks.map(({ v, at }) => [...(this.forced ? [["left", "right"][v]] : []), ...at.map((i, a) => origin[a] + i * spacing)]);
@@ -175,7 +188,7 @@ class Panel {
     if (event.key === "Enter" && target.tagName === "BUTTON") return; // the focused button itself
     const act = {
       ArrowUp: () => this.step(1), ArrowDown: () => this.step(-1), v: () => this.change({ plane: (this.state.plane + 1) % 3 }),
-      m: () => this.mark(this.state.answer === "right" ? 0 : this.forced && this.state.answer === "left" ? 1 : 0),
+      m: () => this.markByKey(),
       u: () => this.change({ marks: this.state.marks.slice(0, -1) }), n: () => this.note.focus(), Enter: () => this.finish(), 0: () => this.skip(),
       ...(this.forced ? { ArrowLeft: () => this.change({ answer: "left" }), ArrowRight: () => this.change({ answer: "right" }) } : {
         r: () => this.change({ answer: "real" }), s: () => this.change({ answer: "synthetic" }),
