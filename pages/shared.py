@@ -379,7 +379,7 @@ def cached_planes(path: str, cohort: str, case: str, version: int) -> dict[str, 
 def cached_files(path: str, cohort: str, case: str, version: int) -> tuple[bytes, bytes | None]:
     """Return a case and its label map as the viewer's files."""
     del version
-    return case_files(settings(), read_study(path), cohort, case)
+    return case_files(settings(), cached_study(path, study_version(path)), cohort, case)
 
 
 def case_version(study: Study, results: Results, cohort: str, case: str) -> int:

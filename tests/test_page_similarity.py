@@ -296,7 +296,7 @@ def test_the_viewer_shows_a_copy_beside_its_original(full, monkeypatch):
     app = AppTest.from_file(str(ROOT / "pages" / "viewer.py"), default_timeout=60)
     app.session_state["study"] = full
     app.session_state["selected_cohort"], app.session_state["selected_case"] = "Near", "Near-2"
-    app.session_state["selected_beside"] = ("training", "training-1")
+    app.session_state["selected_beside"] = [("training", "training-1")]
     app.run()
     assert app.selectbox(key="viewer_synthetic_Near").value == "Near-2"
     assert app.selectbox(key="viewer_real_cohort").value == "training"
