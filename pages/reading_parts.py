@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,9 @@ def show_panel(study: Study, session: Session) -> None:
     if given:  # its position is an earlier one when another tab has gone on: saving it says so
         save(session, int(given["token"].rpartition("-")[2]), given)
         st.rerun()
+    if position + 1 < total:
+        with suppress(SynthScopeError):  # the next case is read while this one is judged
+            cached_volumes(str(study.path), study, session.id, position + 1)
 
 
 def save(session: Session, position: int, given: dict[str, Any]) -> None:

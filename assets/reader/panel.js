@@ -175,6 +175,7 @@ class Panel {
     const rated = skipped ? {} : { realism, consistency, anatomy };
     this.send({ token: this.data.token, answer, note, marks, seconds: (Date.now() - started) / 1000, ...rated });
     this.show();
+    this.say("Saving …");
   }
 
   key(event) {
