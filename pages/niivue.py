@@ -48,8 +48,8 @@ def show_panes(
     Parameters
     ----------
     panes : sequence of mapping
-        ``key``, ``title``, ``case``, ``image`` and ``labels`` (addresses), ``facts``, ``error``; ``size`` of the head
-        and ``verdict`` of the gate in words, whether it ``fails``, ``space`` of its volumes and its ``meaning``;
+        ``key``, ``title``, ``case``, ``image`` and ``labels`` (addresses), ``facts``, ``error``; ``verdict`` of the
+        gate, whether it ``fails``, what else is ``known`` of it in words, ``space`` of volumes and its ``meaning``;
         ``cases`` that it steps through, ``previous`` and ``next`` pane.
     study : str
         Identity of the study, whose view is kept.

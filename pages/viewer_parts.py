@@ -152,11 +152,12 @@ def known_of(study: Study, results: Results, cohort: Cohort, case: str) -> dict[
     """Return what a reader wants to know of a case first, in a line, and in which space its volumes are."""
     path = str(study.path)
     verdicts, sizes = cached_known(results, path, shared.results_stamp(path))
-    verdict, size = verdicts.get((cohort.name, case), "not known yet"), sizes.get((cohort.name, case))
+    verdict, _, why = verdicts.get((cohort.name, case), "unknown yet").partition(": ")
+    size = sizes.get((cohort.name, case))
     space, meaning = SPACES[bool(cohort.volumes)]
-    tiv = f"TIV {size / 1000:,.0f} cm³ ({space}) · " if size else ""
-    fails = verdict.startswith(("fails", "file"))
-    return {"size": tiv, "verdict": f"QC {verdict}", "fails": fails, "space": space, "meaning": meaning}
+    known = [f"TIV {size / 1000:,.0f} cm³ ({space})"] if size else []
+    known += [f"fails {why}" if verdict.startswith("fails") else why] if why else []
+    return {"verdict": f"QC {verdict}", "fails": bool(why), "known": known, "space": space, "meaning": meaning}
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)

@@ -142,14 +142,15 @@ def test_panes_and_lists_say_what_the_gate_says_and_in_which_space_volumes_are(s
     write_tables(results_folder(from_environment(), Path(study)), rows, np.random.default_rng(0))  # the last two fail
     app = viewer(study)
     real, synthetic = sent(app)["panes"]
-    assert (real["verdict"], synthetic["verdict"]) == ("QC passes", "QC fails: thalamus") and synthetic["fails"]
-    assert "cm³ (atlas space)" in real["size"] and "native space" in real["meaning"]
+    assert (real["verdict"], synthetic["verdict"]) == ("QC passes", "QC fails 1 of 8") and synthetic["fails"]
+    assert synthetic["known"][1] == "fails thalamus"
+    assert "cm³ (atlas space)" in real["known"][0] and "native space" in real["meaning"]
     assert "0.500 ✗ fails" in app.dataframe[0].value.iloc[:, 2].tolist()
     app.segmented_control(key="viewer_show").select("Contact sheet")
     cells = sent(run(app), "synthscope_sheet")["cells"]
-    assert [cell["verdict"] for cell in cells][:2] == ["fails: thalamus"] * 2
+    assert [cell["verdict"] for cell in cells][:2] == ["fails 1 of 8: thalamus"] * 2
     app.segmented_control(key="viewer_show").select("Case list")
-    assert run(app).dataframe[0].value["verdict"].tolist() == ["passes"] * 2 + ["fails: thalamus"] * 2 + [""]
+    assert run(app).dataframe[0].value["verdict"].tolist() == ["passes"] * 2 + ["fails 1 of 8: thalamus"] * 2 + [""]
 
 
 def test_a_link_to_what_is_gone_is_explained(study):

@@ -174,7 +174,7 @@ def test_who_is_shown_and_what_the_gate_says_stand_above_the_fold(page):
     page.set_viewport_size({"width": 1280, "height": 900})
     page.wait_for_timeout(300)
     head, below = page.locator(".pane header").first, page.locator(".pane .facts").first.bounding_box()
-    assert "real-000" in head.inner_text() and "cm³ (atlas space) · QC passes" in head.inner_text()
+    assert "real-000" in head.inner_text() and "QC passes · TIV 1 cm³ (atlas space)" in head.inner_text()
     assert below["y"] + below["height"] < 900
     page.set_viewport_size({"width": 1280, "height": 1000})
 
@@ -194,6 +194,7 @@ def test_the_crosshair_is_wider_than_a_pixel(server, page, scale):
 
 
 def test_a_region_can_be_hidden(page):
+    page.locator(".pane canvas").first.click(position={"x": 90, "y": 110})  # keys go where was clicked last
     page.keyboard.press(" ")
     page.wait_for_timeout(500)
     full = colours(page, 0)

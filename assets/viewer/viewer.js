@@ -1,9 +1,9 @@
 // Panes of niivue that share one view: position, zoom, window, plane and overlay change without asking the server.
 // Python sends `panes` (files to fetch, names, region facts); this sends back "step", "warm", "pick" and "webgl".
 
-const shared = (globalThis.synthscopeViewer ??= { volumes: new Map(), views: new Map(), instances: new WeakMap() });
+const shared = (globalThis.synthscopeViewer ??= { files: new Map(), volumes: new Map(), views: new Map(), instances: new WeakMap() });
 const AROUND = 118; // pixels of a pane above and below its picture, and a margin
-const LINE = 1.5; // least width of the crosshair, pixels of the page
+const LINE = 2; // least width of the crosshair, pixels of the page
 const KEPT = 40; // decoded volumes in memory
 const SLICES = ["sagittal", "coronal", "axial", "planes", "render"]; // keys 1 to 5
 const NIIVUE_SLICE = { axial: 0, coronal: 1, sagittal: 2, planes: 3, render: 4 };
@@ -65,14 +65,22 @@ function loadLibrary(url) {
   return shared.library;
 }
 
+// Bytes of a file, once: they are asked for before the library that reads them is there.
+function fetchFile(url) {
+  const found = shared.files.get(url) ?? fetch(url).then((answer) => {
+    if (!answer.ok) throw new Error(`The volume could not be fetched (${answer.status}). Reload the page.`);
+    return answer.arrayBuffer();
+  });
+  found.catch(() => shared.files.delete(url));
+  return found;
+}
+
 // Addresses hold a hash of the content, so what was fetched once never goes out of date.
 function fetchVolume(library, url, options) {
   let found = shared.volumes.get(url);
   if (found) shared.volumes.delete(url);
-  found ??= fetch(url).then(async (answer) => {
-    if (!answer.ok) throw new Error(`The volume could not be fetched (${answer.status}). Reload the page.`);
-    return library.NVImage.loadFromUrl({ url: await answer.arrayBuffer(), name: "case.nii.gz", ...options });
-  });
+  found ??= fetchFile(url).then((bytes) => library.NVImage.loadFromUrl({ url: bytes, name: "case.nii.gz", ...options }));
+  shared.files.delete(url);
   shared.volumes.set(url, found);
   found.catch(() => shared.volumes.delete(url));
   if (shared.volumes.size > KEPT) shared.volumes.delete(shared.volumes.keys().next().value);
@@ -138,6 +146,8 @@ class Viewer {
     shared.applied = data.token;
     this.box.hidden = !document.createElement("canvas").getContext("webgl2");
     if (this.box.hidden) return port.state("webgl", "missing"); // the page says what is missing, and draws slices
+    const wanted = data.panes.flatMap((pane) => [pane.image, pane.labels]).filter((url) => url && !shared.volumes.has(url));
+    for (const url of wanted) shared.files.set(url, fetchFile(url));
     try {
       this.library = await loadLibrary(data.library);
     } catch (error) {
@@ -236,8 +246,10 @@ class Viewer {
     if (item.error || pane.shown === wanted) return this.say();
     pane.shown = wanted;
     try {
+      const files = Promise.all([this.fetchImage(item), this.fetchLabels(item)]);
+      files.catch(() => {}); // told below
       if (!pane.nv) await (pane.opening ??= this.open(pane));
-      const [image, labels] = await Promise.all([this.fetchImage(item), this.fetchLabels(item)]);
+      const [image, labels] = await files;
       if (pane.shown !== wanted || pane.gone) return;
       pane.ready = false;
       pane.nv.opts.isRadiologicalConvention = this.data.radiological;
@@ -342,8 +354,9 @@ class Viewer {
   heading(pane) {
     const { item } = pane;
     const old = pane.waiting && pane.waiting !== item.case;
-    const line = Object.assign(element("span", "known", old ? "…" : item.size ?? ""), { title: [item.size, item.verdict, item.meaning].join("\n").trim() });
-    if (!old && item.verdict) line.append(element("span", item.fails ? "fails" : "", item.verdict));
+    const words = [item.verdict, ...(item.known ?? [])];
+    const line = Object.assign(element("span", "known", old ? "…" : ""), { title: [...words, item.meaning].join("\n").trim() });
+    if (!old && item.verdict) line.append(element("span", item.fails ? "fails" : "", item.verdict), words.slice(1).map((word) => ` · ${word}`).join(""));
     pane.facts.title = item.meaning ?? "";
     pane.head.replaceChildren(element("b", "", item.title), element("span", "case", pane.waiting ?? item.case), line);
     if (item.cases?.length > 1)

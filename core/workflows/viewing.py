@@ -238,7 +238,7 @@ def case_verdicts(results: Results) -> dict[tuple[str, str], str]:
     words: dict[tuple[str, str], str] = {}
     for row in results.cases[results.cases["status"] == "rejected"].itertuples():
         reason = str(row.reason).removeprefix(f"{row.path}: ")  # the case is known
-        words[str(row.cohort), str(row.case)] = f"file rejected: {reason}"
+        words[str(row.cohort), str(row.case)] = f"not judged, file rejected: {reason}"
     gates = results.quality.dropna(subset=["threshold"])
     for cohort, threshold in zip(gates["cohort"].astype(str), gates["threshold"], strict=True):
         qc = qc_of(results, cohort)
@@ -246,8 +246,7 @@ def case_verdicts(results: Results) -> dict[tuple[str, str], str]:
             words |= {(cohort, str(case)): "passes" for case in qc.index}
             failing = quality.failing_cases(qc, threshold)
             for case, failed in zip(failing["subject"], failing["failed"], strict=True):
-                every = failed.count(", ") + 1 == len(quality.QC_SCORES)
-                words[cohort, str(case)] = "fails: all scores" if every else f"fails: {failed}"
+                words[cohort, str(case)] = f"fails {failed.count(', ') + 1} of {len(quality.QC_SCORES)}: {failed}"
     return words
 
 
