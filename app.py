@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import streamlit as st
@@ -40,6 +41,7 @@ def show_app() -> None:
     settings = shared.settings()
     access.require(settings)
     shared.arrive()
+    shared.settle(len(sys.modules) // 100)
     shared.start_demo_once(settings)
     jobs.ensure_runner(settings)
     shared.pick_study(settings)

@@ -212,6 +212,36 @@ def server() -> Iterator[tuple[str, int]]:
         process.wait(30)
 
 
+async def _alone(url: str, process: psutil.Process, rounds: int) -> dict[str, list[tuple[float, float]]]:
+    runs: dict[str, list[tuple[float, float]]] = {}
+    async with connect(f"{url}/_stcore/stream", subprotocols=["streamlit"], max_size=None) as socket:
+        session = Session(socket, random.Random(0), Measured())
+        await session.run()
+        for turn in range(rounds + 2):  # the first two make what is kept
+            for page, name in list(session.pages.items()):
+                if name == LEFT_OUT:
+                    continue
+                session.page, session.query = page, ""
+                before = process.cpu_times()
+                wall = await session.run()
+                after = process.cpu_times()
+                if turn > 1:
+                    used = after.user + after.system - before.user - before.system
+                    runs.setdefault(name or "overview", []).append((used, wall))
+    return runs
+
+
+def measure_alone(rounds: int) -> None:
+    """Open every page in turn in one session; print the processor time of the server and the time waited."""
+    with server() as (url, pid):
+        runs = asyncio.run(_alone(url, psutil.Process(pid), rounds))
+    print("| page | processor, ms | waited, ms |\n|---|---|---|")
+    for page, found in runs.items():
+        used, wall = np.median(np.array(found), axis=0)  # of a process, counted in steps of 10 ms: hence the mean
+        used = np.mean([one for one, _ in found])
+        print(f"| {page} | {1000 * used:.0f} | {1000 * wall:.0f} |")
+
+
 def report(measured: Measured, sessions: int) -> None:
     """Print what was measured."""
     for what, found in (("widget answers", measured.answered), ("page openings", measured.opened)):
@@ -233,8 +263,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=50)
     parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--alone", type=int, default=0, metavar="ROUNDS", help="one session opens every page instead")
     options = parser.parse_args()
     print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
+    if options.alone:
+        return measure_alone(options.alone)
     measured = measure(options.sessions, 60 * options.minutes)
     report(measured, options.sessions)
     sys.exit(bool(measured.errors))

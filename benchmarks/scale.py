@@ -16,11 +16,13 @@ import shutil
 import statistics
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from playwright.sync_api import sync_playwright
+import psutil
+from playwright.sync_api import Page, sync_playwright
 
 from benchmarks.pages import QUIET, change_page, report
 from benchmarks.toggle import reach, serve
@@ -107,15 +109,37 @@ def measure_pages(cases: int, rounds: int) -> None:
             reach(page, f"{url}/?study={study}")
             page.get_by_role("heading", name="Overview").wait_for(timeout=120_000)
             page.wait_for_function(QUIET, timeout=120_000)
-            times = [{name: change_page(page, name) for name in PAGES} for _ in range(rounds + 1)]
+            times = [{name: take_time(page, name, server.pid) for name in PAGES} for _ in range(rounds + 1)]
             for name in PAGES:
-                first, *later = (one[name] for one in times)
+                (first, *_), *later = (one[name] for one in times)
                 print(f"{cases} cases, {name}: first time {first:.2f} s", flush=True)
-                report(f"{cases} cases, {name}: again", later)
+                report(f"{cases} cases, {name}: again", [waited for waited, *_ in later])
+                of_server, of_browser = (statistics.median(used) for used in list(zip(*later, strict=True))[1:])
+                print(f"  processor: server {of_server:.2f} s, browser {of_browser:.2f} s", flush=True)
+            print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
         finally:
             browser.close()
             server.terminate()
             server.wait()
+
+
+def take_time(page: Page, name: str, server: int) -> tuple[float, float, float]:
+    """Open a page; return the seconds waited, and those of processor time that server and browser used."""
+    page.wait_for_timeout(1000)  # what the browser still draws of the page before
+    before = used(server)
+    waited = change_page(page, name)
+    after = used(server)
+    return waited, after[0] - before[0], after[1] - before[1]
+
+
+def used(server: int) -> tuple[float, float]:
+    """Return the processor time of the server, and of the other children of this process: the browser."""
+    seconds = {server: 0.0}
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            times = process.cpu_times()
+            seconds[process.pid] = times.user + times.system
+    return seconds[server], sum(value for pid, value in seconds.items() if pid != server)
 
 
 def measure_lookup(artefacts: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -179,10 +180,11 @@ def gate(qc: pd.DataFrame, threshold: float, *, max_fail_rate: float) -> GateRes
 def failing_cases(qc: pd.DataFrame, threshold: float) -> pd.DataFrame:
     """List the volumes that fail: ``subject``, ``failed`` (names of the scores), ``lowest`` score; worst first."""
     below = _below(qc, threshold)
-    below = below[below.any(axis=1)]
-    lowest = check_qc(qc, "QC scores").min(axis=1)
-    names = [", ".join(score for score in QC_SCORES if row[score]) for _, row in below.iterrows()]
-    table = pd.DataFrame({"subject": below.index.tolist(), "failed": names, "lowest": lowest[below.index].to_numpy()})
+    scores, marks = check_qc(qc, "QC scores").to_numpy(), below.to_numpy()
+    failed = marks.any(axis=1)
+    names = [", ".join(compress(QC_SCORES, row)) for row in marks[failed]]
+    lowest = np.nanmin(scores[failed], axis=1)
+    table = pd.DataFrame({"subject": below.index.to_numpy()[failed].tolist(), "failed": names, "lowest": lowest})
     return table.sort_values("lowest", kind="stable", ignore_index=True)
 
 

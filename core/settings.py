@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from core.errors import InputError
 
+LOOK_SECONDS = 10.0  # until a program that was installed meanwhile is found
 PACKAGED = tuple(Path(__file__).resolve().parents[1] / name for name in ("assets", "data"))
 
 
@@ -138,7 +141,14 @@ def child_environment(settings: Settings) -> dict[str, str]:
 
 
 def _find_synthseg() -> str:
-    freesurfer = os.environ.get("FREESURFER_HOME", "")
+    recently = int(time.monotonic() / LOOK_SECONDS)
+    return _program(os.environ.get("PATH", ""), os.environ.get("FREESURFER_HOME", ""), recently)
+
+
+@lru_cache(maxsize=4)
+def _program(path: str, freesurfer: str, recently: int) -> str:
+    """Look for SynthSeg in the folders of ``path``; a page asks for the settings dozens of times a run."""
+    del path, recently
     return shutil.which("mri_synthseg") or (shutil.which("mri_synthseg", path=f"{freesurfer}/bin") or "")
 
 

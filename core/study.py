@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import itertools
 import json
+import os
 import re
 import tomllib
 from collections import Counter
@@ -307,6 +308,38 @@ def read_study(path: Path | str) -> Study:
         settings=spec.settings,
         path=path,
     )
+
+
+def seen_of(study: Study) -> tuple[tuple[str, int], ...]:
+    """Return the folders and tables a study was read from, and their times: they change when files come or go.
+
+    A file that comes into a folder none of whose files is a case is not seen by it.
+    """
+    spec, base = read_spec(study.path), study.path.parent
+    places = {study.path}
+    for cohort in study.cohorts:
+        found = {case.path.parent for case in cohort.cases} | {Path(item.path).parent for item in cohort.rejected}
+        if found:
+            top = Path(os.path.commonpath(found))
+            found |= {folder for one in found for folder in one.parents if folder.is_relative_to(top)}
+        places |= found | {folder / PROVENANCE for folder in found}
+    for one in (spec.real, *spec.synthetic.values(), *([spec.training] if spec.training else [])):
+        whole = base / one.images
+        places |= {_fixed_part(whole), whole / "participants.tsv", whole / "dataset_description.json"}
+        places |= {base / name for name in (one.participants, one.volumes, one.qc) if name}
+    return tuple((str(place), _time_of(place)) for place in sorted(places))
+
+
+def times_of(seen: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
+    """Return the same places with their times now."""
+    return tuple((place, _time_of(place)) for place, _ in seen)
+
+
+def _time_of(place: str | Path) -> int:
+    try:
+        return os.stat(place).st_mtime_ns
+    except (OSError, ValueError):
+        return 0
 
 
 def write_spec(spec: StudySpec, path: Path | str) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
 from core import plots
-from core.anatomy import LARGE_EFFECT, MIN_CASES
+from core.anatomy import MIN_CASES
 from core.study import Cohort, Study
 from core.tables import csv_text
 from core.workflows import Results
@@ -28,25 +32,18 @@ SORTS = ("largest |d| first", "as in the paper", "smallest |d| first", "by name"
 EXTREMES = 3
 MARGIN_HELP = "A region is equivalent when the 90 % interval of d lies within ± this margin (two one-sided tests, 5 %)."
 GATES = ("all volumes", "only volumes that pass the gate")
-TABS = (
-    "Effect sizes",
-    "On the atlas",
-    "Correlation",
-    "Asymmetry",
-    "Age and sex",
-    "Exclusion list",
-    "The paper's Table 3",
-)
+REGION = "anatomy_chosen_region"  # begins the keys of the choice of a region and its cohort
 
 
 def show_answers(study: Study, results: Results) -> None:
     """Say of every cohort in one sentence what its regions show."""
-    lines = [
-        f"- **{cohort.label}**: {answer(results.effect_sizes[results.effect_sizes['cohort'] == cohort.name])}"
-        for cohort in study.synthetic
-        if cohort.name in results.effect_sizes["cohort"].unique()
-    ]
-    st.markdown("\n".join(lines))
+    effects = results.effect_sizes
+
+    def say() -> str:
+        known = [cohort for cohort in study.synthetic if cohort.name in effects["cohort"].unique()]
+        return "\n".join(f"- **{c.label}**: {answer(effects[effects['cohort'] == c.name])}" for c in known)
+
+    st.markdown(shared.kept("answers of regions", shared.basis(study), say))
 
 
 def regional_rows(study: Study, results: Results) -> tuple[pd.DataFrame, bool]:
@@ -54,7 +51,7 @@ def regional_rows(study: Study, results: Results) -> tuple[pd.DataFrame, bool]:
     gates = GATES if results.regional["gated"].any() else GATES[:1]
     choice = st.segmented_control("Compared", gates, default=gates[0], required=True, key="anatomy_gate")
     gated = choice == GATES[1]
-    rows = at_gate(results.regional, gated)
+    rows = shared.kept("regional", (*shared.basis(study), gated), lambda: at_gate(results.regional, gated))
     if gated:
         every, left = (list(at_gate(results.regional, choice)["cohort"].unique()) for choice in (False, True))
         names = shared.labels_of(study.cohorts)
@@ -74,15 +71,18 @@ def regional_rows(study: Study, results: Results) -> tuple[pd.DataFrame, bool]:
     return rows, gated
 
 
-def choose(study: Study, results: Results, rows: pd.DataFrame) -> pd.DataFrame:
-    """Let the user choose cohorts, regions, order and margin; unreliable cohorts can be left out."""
+def choose(study: Study, results: Results, rows: pd.DataFrame, gated: bool) -> tuple[pd.DataFrame, tuple[Any, ...]]:
+    """Let the user choose regions, order, margin, and leave unreliable cohorts out; return the rows and the choices."""
     cohorts = [cohort for cohort in study.synthetic if cohort.name in rows["cohort"].unique()]
     failing = [cohort for cohort in unreliable(study, results) if cohort in cohorts]
     first, second, third, fourth = st.columns([3, 2, 2, 2], vertical_alignment="bottom")
-    group = first.segmented_control("Regions", ["all", "subcortical", "cortical"], default="all", required=True)
-    order = second.selectbox("Order", SORTS)
+    group = first.segmented_control(
+        "Regions", ["all", "subcortical", "cortical"], default="all", required=True, key="anatomy_chosen_group"
+    )
+    order = second.selectbox("Order", SORTS, key="anatomy_chosen_order")
     margin = third.slider("Equivalence margin of |d|", 0.05, 1.0, 0.2, 0.05, key="margin", help=MARGIN_HELP)
-    everything = fourth.toggle("Failing cohorts", value=True, help="Show cohorts that fail the quality gate.")
+    help_text = "Show cohorts that fail the quality gate."
+    everything = fourth.toggle("Failing cohorts", value=True, help=help_text, key="anatomy_chosen_failing")
     if failing:
         names = ", ".join(cohort.label for cohort in failing)
         st.warning(
@@ -90,9 +90,14 @@ def choose(study: Study, results: Results, rows: pd.DataFrame) -> pd.DataFrame:
             "read theirs with care."
         )
     shown = [cohort.name for cohort in cohorts if everything or cohort not in failing]
-    table = rows[rows["cohort"].isin(shown)]
-    table = judged(table, margin) if "tost_low" in table else table
-    return _ordered(table if group == "all" else table[table["group"] == group], order)
+
+    def select() -> pd.DataFrame:
+        table = rows[rows["cohort"].isin(shown)]
+        table = judged(table, margin) if "tost_low" in table else table
+        return _ordered(table if group == "all" else table[table["group"] == group], order)
+
+    choices = (*shared.basis(study), gated, group, order, margin, everything)
+    return shared.kept("chosen regions", choices, select), choices
 
 
 def unreliable(study: Study, results: Results) -> list[Cohort]:
@@ -112,27 +117,39 @@ def _ordered(table: pd.DataFrame, order: str) -> pd.DataFrame:
     )
 
 
-def show_effects(study: Study, results: Results, table: pd.DataFrame) -> str:
+def show_effects(study: Study, results: Results, table: pd.DataFrame, choices: tuple[Any, ...]) -> str:
     """Show the heatmap beside its table; return the region chosen in the table."""
     names = {cohort.name: shared.short_label(cohort) for cohort in study.synthetic}
     help_texts = {names[c.name]: f"{c.label}: Cohen's d. {shared.SIGN}" for c in study.synthetic}
     gated = [names[cohort.name] for cohort in unreliable(study, results)]
     labelled = table.assign(cohort=table["cohort"].map(names))
-    choices = {"on_select": "rerun", "selection_mode": "single-row"}
-    event = shared.show_effects(labelled, "effects", help_texts, gated, **choices)
-    st.caption(
-        "The table has the layout of the paper's Table 3. Choose a row to see the volumes behind it. " + BLIND_SPOT
+    select = {"on_select": "rerun", "selection_mode": "single-row"}
+    event = shared.show_effects(labelled, "effects", help_texts, choices, gated, **select)
+    st.caption(f"The table is the paper's Table 3. Choose a row to see the volumes behind it. {BLIND_SPOT}")
+    lines, noise = shared.kept(
+        "verdicts of regions", choices, lambda: (_verdict_lines(table, names, gated), noise_of(table))
     )
+    for line in lines:
+        st.markdown(line)
+    if noise:
+        st.caption(noise + " In brackets in the heatmap: within that noise.")
+    rows = event["selection"]["rows"]
+    return str(list(dict.fromkeys(table["region"]))[rows[0]]) if rows else ""
+
+
+def noise_of(table: pd.DataFrame) -> str:
+    """Say how the differences stand to the engine's noise; "" where that was not asked."""
+    return noise_note(table) if "noise_floor" in table else ""
+
+
+def _verdict_lines(table: pd.DataFrame, names: Mapping[str, str], gated: Collection[str]) -> list[str]:
+    lines = []
     for name, verdicts in table.groupby("cohort", sort=False)["verdict"]:
         counts = verdicts.value_counts()
         words = ", ".join(f"{counts.get(v, 0)} {v}" for v in ("equivalent", "different", "undetermined"))
-        st.markdown(
-            f"{names[name]}: {words}" + (", **not relied upon: fails the gate**" if names[name] in gated else "")
-        )
-    if "noise_floor" in table:
-        st.caption(noise_note(table) + " In brackets in the heatmap: within that noise.")
-    rows = event["selection"]["rows"]
-    return str(list(dict.fromkeys(table["region"]))[rows[0]]) if rows else ""
+        mark = ", **not relied upon: fails the gate**" if names[str(name)] in gated else ""
+        lines.append(f"{names[str(name)]}: {words}{mark}")
+    return lines
 
 
 def show_region(study: Study, results: Results, table: pd.DataFrame, picked: str) -> None:
@@ -146,14 +163,12 @@ def show_region(study: Study, results: Results, table: pd.DataFrame, picked: str
     largest = table.dropna(subset=["cohens_d"]).sort_values("cohens_d", key=abs, ascending=False, kind="stable")
     who, where = st.session_state.get(shared.ASKED) or ("", "")
     start = next(name for name in (picked, where, largest["region"].iloc[0]) if name in regions)
-    region = first.selectbox("Region", regions, regions.index(start))
+    region = _choice(first, "Region", regions, start, f"{REGION}_{picked or who}", str)
     strongest = who if who in cohorts and not picked else largest.loc[largest["region"] == region, "cohort"].iloc[0]
-    options = list(cohorts)
-    name = second.selectbox(
-        "Cohort", options, options.index(strongest), format_func=lambda n: cohorts[n].label, key=f"cohort_of_{region}"
-    )
-    adjusted = third.toggle("Adjusted for head size", value=True, help="As in the effect size; off: as measured.")
-    tables = regional_tables(results, [study.real.name, name], adjusted=adjusted)
+    label = {name: cohort.label for name, cohort in cohorts.items()}.__getitem__
+    name = _choice(second, "Cohort", list(cohorts), strongest, f"{REGION}_cohort_{region}_{who}", label)
+    help_text = "As in the effect size; off: as measured."
+    adjusted = third.toggle("Adjusted for head size", value=True, help=help_text, key="anatomy_chosen_adjusted")
     names = shared.labels_of(study.cohorts)
     row = table[(table["region"] == region) & (table["cohort"] == name)].iloc[0]
     st.markdown(
@@ -161,12 +176,24 @@ def show_region(study: Study, results: Results, table: pd.DataFrame, picked: str
         f"{row['ci_high']:+.2f}], log spread ratio {row['spread_ratio']:+.2f}, q = {row['q_value']:.2g}: "
         f"**{row['verdict']}**. N = {row['n_real']:.0f} real, {row['n_synthetic']:.0f} synthetic." + _beside(row)
     )
-    figure = plots.region_distribution(
-        {names[cohort]: volumes for cohort, volumes in tables.items()}, region, colours=shared.colours_of(study)
-    )
-    selection.show_chart(study, figure, "region_volumes")
+
+    def draw(keep: Collection[selection.Pair]) -> Any:
+        make = partial(regional_tables, results, [study.real.name, name], adjusted=adjusted)
+        tables = shared.kept("volumes of regions", (*shared.basis(study), name, adjusted), make)
+        labelled = {names[cohort]: volumes for cohort, volumes in tables.items()}
+        return plots.region_distribution(labelled, region, colours=shared.colours_of(study), keep=keep)
+
+    selection.show_chart(study, draw, "region_volumes", (*shared.basis(study), region, name, adjusted))
     st.caption(f"Each point is one volume, left and right averaged. {selection.HOW}")
-    show_extremes(cohorts[name], results.percentiles, region)
+    make = partial(most_extreme, results.percentiles, name, region, EXTREMES)
+    show_extremes(cohorts[name], shared.kept("extremes", (*shared.basis(study), name, region), make))
+
+
+def _choice(place: Any, label: str, options: list[str], start: str, key: str, words: Callable[[str], str]) -> str:
+    """Let the user choose one; a choice made before that is no longer there gives way to the first proposal."""
+    if st.session_state.get(key, start) not in options:
+        del st.session_state[key]
+    return str(place.selectbox(label, options, options.index(start), key=key, format_func=words))
 
 
 def _beside(row: pd.Series) -> str:
@@ -182,9 +209,8 @@ def _beside(row: pd.Series) -> str:
     )
 
 
-def show_extremes(cohort: Cohort, percentiles: pd.DataFrame, region: str) -> None:
+def show_extremes(cohort: Cohort, rows: pd.DataFrame) -> None:
     """Offer the brains of a cohort that are furthest from the real ones in a region."""
-    rows = most_extreme(percentiles, cohort.name, region, EXTREMES)
     if rows.empty:
         return
     st.markdown(f"The most extreme brains of {cohort.label}, at equal head size")
@@ -195,32 +221,39 @@ def show_extremes(cohort: Cohort, percentiles: pd.DataFrame, region: str) -> Non
                 shared.open_viewer(cohort.name, str(row.subject))
 
 
+def show_chosen(study: Study, results: Results, rows: pd.DataFrame, gated: bool) -> None:
+    """Show the effect sizes of the regions and cohorts chosen, and the volumes behind one."""
+    chosen, choices = choose(study, results, rows, gated)
+    if chosen.empty:
+        st.info("No cohort to show: all fail the quality gate. Switch them on above.")
+        return
+    show_region(study, results, chosen, show_effects(study, results, chosen, choices))
+    with st.expander("All numbers: intervals, tests, verdicts"):
+        full = chosen.assign(cohort=chosen["cohort"].map(shared.labels_of(study.cohorts)))
+        shared.show_table(full, shared.effect_columns())
+        access.download("Download", lambda: csv_text(full), "regional.csv", "text/csv")
+
+
 def show_tabs(study: Study, results: Results, rows: pd.DataFrame, gated: bool) -> None:
-    """Show everything that can be said about the regions."""
-    tabs = st.tabs(TABS)
-    with tabs[0]:
-        chosen = choose(study, results, rows)
-        if chosen.empty:
-            st.info("No cohort to show: all fail the quality gate. Switch them on above.")
-        else:
-            show_region(study, results, chosen, show_effects(study, results, chosen))
-            with st.expander("All numbers: intervals, tests, verdicts"):
-                full = chosen.assign(cohort=chosen["cohort"].map(shared.labels_of(study.cohorts)))
-                shared.show_table(full, shared.effect_columns())
-                access.download("Download", csv_text(full), "regional.csv", "text/csv")
-    with tabs[1]:
-        parts.show_atlas(study, rows)
-    with tabs[2]:
-        parts.show_correlation(study, results, gated)
-    with tabs[3]:
-        parts.show_asymmetry(study, results, gated)
-    with tabs[4]:
-        parts.show_slopes(study, results, gated)
-    with tabs[5]:
-        bound = st.slider("Bound of |d|", 0.2, 2.0, LARGE_EFFECT, 0.05, key="exclusion_bound")
-        parts.show_exclusions(study, rows, bound)
-    with tabs[6]:
-        paper_parts.show_table_3("anatomy_paper")
+    """Show what can be said about the regions; beside each tab, how the keys of its choices begin."""
+    shared.show_tabs(
+        {
+            "Effect sizes": (
+                lambda: show_chosen(study, results, rows, gated),
+                ("anatomy_chosen", "margin", "effects_table"),
+            ),
+            "On the atlas": (lambda: parts.show_atlas(study, rows, gated), ("atlas_",)),
+            "Correlation": (lambda: parts.show_correlation(study, results, gated), ("correlation_cohort",)),
+            "Asymmetry": (
+                lambda: parts.show_asymmetry(study, results, gated),
+                ("asymmetry_cohort", "asymmetry_region"),
+            ),
+            "Age and sex": (lambda: parts.show_slopes(study, results, gated), ("slopes_cohort", "slopes_term")),
+            "Exclusion list": (lambda: parts.show_exclusions(study, rows, gated), ("exclusion_bound",)),
+            "The paper's Table 3": (lambda: paper_parts.show_table_3("anatomy_paper"), ()),
+        },
+        "anatomy_tab",
+    )
 
 
 study, results = shared.current_study("Anatomy", "Do the regions of synthetic brains have the volumes of real ones?")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from functools import partial
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
@@ -26,7 +30,7 @@ def pick_cohort(study: Study, names: list[str], key: str) -> Cohort:
     return cohorts[name]
 
 
-def show_atlas(study: Study, effects: pd.DataFrame) -> None:
+def show_atlas(study: Study, effects: pd.DataFrame, gated: bool) -> None:
     """Paint d of one cohort on the three planes of the atlas."""
     cohort = pick_cohort(study, list(effects["cohort"]), "atlas_cohort")
     columns = st.columns(3)
@@ -34,19 +38,22 @@ def show_atlas(study: Study, effects: pd.DataFrame) -> None:
         column.slider(f"{axis} (mm, {SIDES[axis]})", low, high, start, key=f"atlas_{axis}")
         for column, (axis, (low, high, start)) in zip(columns, RANGES.items(), strict=True)
     ]
-    table = effects[effects["cohort"] == cohort.name]
-    labels = structures()
-    names = labels["region"].where(labels["region"] != "", labels["name"])
-    figure = plots.effect_planes(
-        template(FULL).data,
-        atlas_labels().data,
-        FULL.affine,
-        position,
-        label_values(table),
-        names=dict(zip(labels["id"].tolist(), names, strict=True)),
-        limit=max(LARGE_EFFECT, float(table["cohens_d"].abs().max())),
-    )
-    shared.show_figure(figure, key="atlas_effects")
+
+    def draw() -> Any:
+        table = effects[effects["cohort"] == cohort.name]
+        labels = structures()
+        names = labels["region"].where(labels["region"] != "", labels["name"])
+        return plots.effect_planes(
+            template(FULL).data,
+            atlas_labels().data,
+            FULL.affine,
+            position,
+            label_values(table),
+            names=dict(zip(labels["id"].tolist(), names, strict=True)),
+            limit=max(LARGE_EFFECT, float(table["cohens_d"].abs().max())),
+        )
+
+    shared.show_kept("atlas_effects", (*shared.basis(study), gated, cohort.name, *position), draw)
     st.caption(
         f"Cohen's d of {cohort.label} on the embedded atlas; both sides of a region have its value. Blue: "
         "larger in real brains; red: larger in synthetic brains. Grey: no value (insula and ventral diencephalon are "
@@ -56,7 +63,7 @@ def show_atlas(study: Study, effects: pd.DataFrame) -> None:
 
 def show_correlation(study: Study, results: Results, gated: bool) -> None:
     """Show how the correlations between regions differ."""
-    summary, pairs = at_gate(results.correlation, gated), at_gate(results.correlation_pairs, gated)
+    summary = at_gate(results.correlation, gated)
     if summary.empty:
         st.info("No correlations: they need at least 10 volumes in each cohort.")
         return
@@ -72,8 +79,14 @@ def show_correlation(study: Study, results: Results, gated: bool) -> None:
     }
     shared.show_table(summary.assign(cohort=summary["cohort"].map(names)), columns)
     cohort = pick_cohort(study, summary["cohort"].tolist(), "correlation_cohort")
-    chosen = pairs[pairs["cohort"] == cohort.name]
-    shared.show_figure(plots.correlation_matrix(difference_matrix(chosen)), key="correlation_matrix")
+    of = (*shared.basis(study), gated, cohort.name)
+
+    def pairs() -> pd.DataFrame:
+        found = at_gate(results.correlation_pairs, gated)
+        return found[found["cohort"] == cohort.name]
+
+    chosen = shared.kept("correlation_pairs", of, pairs)
+    shared.show_kept("correlation_matrix", of, lambda: plots.correlation_matrix(difference_matrix(chosen)))
     st.caption(
         "Correlation over people, head size removed in each cohort. Orange and purple: pairs that go together less or "
         "more in the synthetic brains than in real ones. With few volumes much of the pattern is chance: compare "
@@ -105,17 +118,26 @@ def show_asymmetry(study: Study, results: Results, gated: bool) -> None:
     left, right = st.columns(2)
     with left:
         unit = "(left − right) / mean of both"
-        shared.show_figure(
-            plots.paired_intervals(asymmetry_bars(table), sides, unit, colours=colours), key="asymmetry_means"
+        shared.show_kept(
+            "asymmetry_means",
+            (*shared.basis(study), gated, cohort.name),
+            lambda: plots.paired_intervals(asymmetry_bars(table), sides, unit, colours=colours),
         )
         st.caption("Mean ± SD over people. Right of 0: the left side is larger. Not adjusted for head size.")
     with right:
         largest = table.sort_values("cohens_d", key=abs, ascending=False, kind="stable")["region"]
-        region = st.selectbox("Region", table["region"], table["region"].tolist().index(largest.iloc[0]))
-        cases = asymmetry_tables(results.volumes, [study.real.name, cohort.name])
-        labelled = {names[name]: values for name, values in cases.items()}
-        figure = plots.region_distribution(labelled, region, unit="asymmetry index", colours=colours)
-        selection.show_chart(study, figure, "asymmetry_cases")
+        regions, key = table["region"].tolist(), f"asymmetry_region_{cohort.name}"
+        if st.session_state.get(key, regions[0]) not in regions:
+            del st.session_state[key]
+        region = st.selectbox("Region", regions, regions.index(largest.iloc[0]), key=key)
+
+        def draw(keep: Collection[selection.Pair]) -> Any:
+            make = partial(asymmetry_tables, results.volumes, [study.real.name, cohort.name])
+            cases = shared.kept("asymmetry of cases", (*shared.basis(study), cohort.name), make)
+            labelled = {names[name]: values for name, values in cases.items()}
+            return plots.region_distribution(labelled, region, unit="asymmetry index", colours=colours, keep=keep)
+
+        selection.show_chart(study, draw, "asymmetry_cases", (*shared.basis(study), cohort.name, region))
         row = table[table["region"] == region].iloc[0]
         st.markdown(
             f"**{region}**: d = {row['cohens_d']:+.2f} [95 % {row['ci_low']:+.2f} to {row['ci_high']:+.2f}], "
@@ -140,18 +162,22 @@ def show_slopes(study: Study, results: Results, gated: bool) -> None:
     }
     if table["synthetic"].isna().all():
         st.info(f"{cohort.label}: age and sex of its cases are not known, so the real slopes stand alone.")
-    figure = plots.paired_intervals(table, sides, str(table["unit"].iloc[0]), colours=shared.colours_of(study))
-    shared.show_figure(figure, key="slopes")
+    shared.show_kept(
+        "slopes",
+        (*shared.basis(study), gated, cohort.name, term),
+        lambda: plots.paired_intervals(table, sides, str(table["unit"].iloc[0]), colours=shared.colours_of(study)),
+    )
     st.caption(
         f"At equal head size, with 95 % intervals. N = {table['n_real'].iloc[0]:.0f} real, "
         f"{table['n_synthetic'].iloc[0]:.0f} synthetic with age and sex."
     )
 
 
-def show_exclusions(study: Study, effects: pd.DataFrame, bound: float) -> None:
+def show_exclusions(study: Study, effects: pd.DataFrame, gated: bool) -> None:
     """List the regions for which each generator's MRIs should not be used."""
+    bound = st.slider("Bound of |d|", 0.2, 2.0, LARGE_EFFECT, 0.05, key="exclusion_bound")
     names = shared.labels_of(study.cohorts)
-    listed = exclusions(effects, bound)
+    listed = shared.kept("exclusions", (*shared.basis(study), gated, bound), lambda: exclusions(effects, bound))
     st.caption(
         f"Regions with |d| above {bound:.2f}: for studies of these regions this generator's MRIs should not be used. "
         "The paper takes 0.8. Certain: the whole 95 % interval lies beyond the bound."
@@ -165,5 +191,10 @@ def show_exclusions(study: Study, effects: pd.DataFrame, bound: float) -> None:
         st.markdown(f"**{names[name]}**: {len(table)} of {effects['cohort'].eq(name).sum()} regions")
         if len(table):
             shared.show_table(table, columns)
-        data = csv_text(listed[listed["cohort"] == name])
+        data = partial(_list_of, listed, name)
         access.download(f"Download the list of {name}", data, f"exclusions_{name}.csv", "text/csv", key=f"ex_{name}")
+
+
+def _list_of(listed: pd.DataFrame, cohort: str) -> str:
+    """Return the exclusion list of a cohort as it is downloaded."""
+    return csv_text(listed[listed["cohort"] == cohort])

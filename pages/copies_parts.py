@@ -71,13 +71,17 @@ def show_copies(results: Results, study: Study, encoder: str) -> None:
         )
     if not any(found.values()):
         st.success(f"No cohort lies nearer to its training cohort than chance explains (none has {rule}).")
-    table = check.assign(
-        cohort=check["cohort"].map(names).fillna(check["cohort"]),
-        space=check["space"].map(space_label),
-        nearer=[share_interval(s, n) for s, n in zip(check["share"], check["n_synthetic"], strict=True)],
-    )
+
+    def in_words() -> pd.DataFrame:
+        return check.assign(
+            cohort=check["cohort"].map(names).fillna(check["cohort"]),
+            space=check["space"].map(space_label),
+            nearer=[share_interval(s, n) for s, n in zip(check["share"], check["n_synthetic"], strict=True)],
+        )
+
+    table = shared.kept("copy check", shared.basis(study), in_words)
     shared.show_table(table[list(CHECK_COLUMNS)], CHECK_COLUMNS, alt="Copy check of each cohort in each space")
-    show_pairs(results, names, encoder)
+    show_pairs(results, study, encoder)
 
 
 def named(checks: pd.DataFrame, names: Mapping[str, str]) -> str:
@@ -86,9 +90,10 @@ def named(checks: pd.DataFrame, names: Mapping[str, str]) -> str:
     return "; ".join(f"**{names.get(c, c)}** (on {', '.join(map(space_label, s))})" for c, s in spaces.items())
 
 
-def show_pairs(results: Results, names: Mapping[str, str], encoder: str) -> None:
+def show_pairs(results: Results, study: Study, encoder: str) -> None:
     """List the synthetic volumes nearest to a training volume; ticking a row leads to both brains."""
-    spaces = list(dict.fromkeys(results.copies["space"]))
+    names = {cohort.name: shared.short_label(cohort) for cohort in study.cohorts}
+    spaces = list(results.copies["space"].unique())
     if not spaces:
         return
     space = st.segmented_control(
@@ -99,7 +104,12 @@ def show_pairs(results: Results, names: Mapping[str, str], encoder: str) -> None
         format_func=space_label,
         key=f"similarity_space_{encoder}",
     )
-    pairs = results.copies[results.copies["space"] == space].sort_values("ratio", kind="stable", ignore_index=True)
+
+    def sort() -> pd.DataFrame:
+        found = results.copies[results.copies["space"] == space]
+        return found.sort_values("ratio", kind="stable", ignore_index=True)
+
+    pairs = shared.kept("copy pairs", (*shared.basis(study), space), sort)
     shown = pairs.head(LISTED)
     table = shown.assign(cohort=shown["cohort"].map(names).fillna(shown["cohort"]))
     cases = list(zip(shown["cohort"], shown["case"], strict=True))

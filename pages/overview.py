@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -108,12 +109,21 @@ def show_order(study: Study, results: Results) -> None:
     names = {name: METRICS[name].label for name in known}
     metric = str(st.segmented_control("Score", known, default=known[0], required=True, format_func=names.__getitem__))
     st.caption(column_help(metric))
+    scores = ranked[ranked["metric"] == metric]
+    table, columns = shared.kept("order", (*shared.basis(study), metric), lambda: order_table(study, scores))
+    pairs = [(c.name, typical_of(results, c)) for c in study.synthetic]
+    selection.show_cases(table, columns, pairs, "order", alt=f"Place of each cohort by {names[metric]}")
+    st.caption(f"{HOW_TO_READ} Tick a row to open the cohort's typical brain. All metrics: page *Similarity*.")
+
+
+def order_table(study: Study, scores: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return the places by one score under every encoder, and what the columns are."""
     rows = [*(c.name for c in study.synthetic), "Floor", "N real / synthetic"]
     labels = {c.name: shared.short_label(c) for c in study.synthetic}
     controls = {c.name for c in study.synthetic if is_control(c)}
     table = pd.DataFrame({"cohort": [labels.get(row, row) for row in rows]})
     columns = {"cohort": shared.text("Cohort", width=ORDER_COHORT)}
-    for encoder, group in ranked[ranked["metric"] == metric].groupby("encoder", sort=False):
+    for encoder, group in scores.groupby("encoder", sort=False):
         cells = {row["cohort"]: place(row, row["cohort"] in controls) for _, row in group.iterrows()}
         title = ENCODERS[str(encoder)].label if encoder in ENCODERS else str(encoder) or "volumes themselves"
         floors = sorted({shared.brief(floor) for floor in group["floor"].dropna()})
@@ -122,9 +132,7 @@ def show_order(study: Study, results: Results) -> None:
         cells["N real / synthetic"] = ", ".join(sorted({f"{real:.0f} / {synthetic:.0f}" for real, synthetic in sizes}))
         table[title] = pd.Series(rows).map(cells).fillna("still computing")
         columns[title] = shared.text(title, HOW_TO_READ, max(ORDER_WIDTH, 16 + round(6.5 * len(title))))
-    pairs = [(c.name, typical_of(results, c)) for c in study.synthetic]
-    selection.show_cases(table, columns, pairs, "order", alt=f"Place of each cohort by {names[metric]}")
-    st.caption(f"{HOW_TO_READ} Tick a row to open the cohort's typical brain. All metrics: page *Similarity*.")
+    return table, columns
 
 
 def place(row: pd.Series, control: bool) -> str:
@@ -176,7 +184,8 @@ def show_brain(
 
 def show_counts(study: Study, results: Results) -> None:
     """Show how many cases were found, used and rejected."""
-    counts = cohort_verdicts(results, [cohort.name for cohort in study.cohorts])
+    names = [cohort.name for cohort in study.cohorts]
+    counts = shared.kept("counts", shared.basis(study), lambda: cohort_verdicts(results, names))
     table = pd.DataFrame(
         {
             "cohort": [cohort.label for cohort in study.cohorts],

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import streamlit as st
 
@@ -22,23 +25,29 @@ def show_table_1() -> None:
     ranked = parts.cached_paper()
     models = list(dict.fromkeys(ranked["cohort"]))
     names, colours = {name: name for name in models}, plots.cohort_colours(models)
-    metric = st.segmented_control("Order by", ["fid", "mmd"], default="fid", required=True, format_func=str.upper)
-    agreement = compare.rank_agreement(ranked, str(metric), "published")
+    metric = st.segmented_control(
+        "Order by", ["fid", "mmd"], default="fid", required=True, format_func=str.upper, key="paper_order"
+    )
+    find = partial(compare.rank_agreement, ranked, str(metric), "published")
+    agreement = shared.kept("paper's agreement", (metric,), find)
     encoders = {name: parts.encoder_label(name) for name in agreement.tau.index}
     st.markdown(f"{compare.order_sentence(agreement, encoders, names)} The paper gives no intervals, so every "
                 "difference counts here, however small.")  # fmt: skip
     focus = parts.Focus(str(metric), "published", "", ("the paper", ()))
     parts.show_order(agreement, compare.select(ranked, focus.metric, focus.variant), names, colours, focus)
-    dots = ranked.assign(encoder=ranked["encoder"].map(parts.encoder_label), ci_low=np.nan, ci_high=np.nan)
-    shared.show_figure(plots.metric_dots(dots, colours=colours), key="paper_scores", alt="Every value of Table 1")
+
+    def draw() -> Any:
+        dots = ranked.assign(encoder=ranked["encoder"].map(parts.encoder_label), ci_low=np.nan, ci_high=np.nan)
+        return plots.metric_dots(dots, colours=colours)
+
+    shared.show_kept("paper_scores", (), draw, alt="Every value of Table 1")
 
 
 shared.show_heading("The paper's tables", "The published results, in the same form as those of your study.")
 st.markdown(SOURCE)
-one, two, three = st.tabs(["Table 1: similarity", "Table 2: quality", "Table 3: anatomy"])
-with one:
-    show_table_1()
-with two:
-    paper_parts.show_table_2()
-with three:
-    paper_parts.show_table_3("paper_effects")
+TABS = {
+    "Table 1: similarity": (show_table_1, ("paper_order",)),
+    "Table 2: quality": (paper_parts.show_table_2, ()),
+    "Table 3: anatomy": (lambda: paper_parts.show_table_3("paper_effects"), ()),
+}
+shared.show_tabs(TABS, "paper_tab")

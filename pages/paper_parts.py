@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import streamlit as st
 
 from core.anatomy import LARGE_EFFECT, count_effects, paper_table
@@ -22,12 +23,17 @@ def show_table_2() -> None:
     )
 
 
+def effects_and_counts() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return Table 3 in the form of effect_sizes.csv, and what it counts."""
+    long = paper_table(3).melt(["group", "region"], var_name="cohort", value_name="cohens_d")
+    return long, count_effects(long).sort_values("best", ascending=False)
+
+
 def show_table_3(key: str) -> None:
     """Show effect sizes, and what the table itself counts."""
-    long = paper_table(3).melt(["group", "region"], var_name="cohort", value_name="cohens_d")
+    long, counts = shared.kept("paper's effects", (), effects_and_counts)
     help_text = f"Cohen's d, N = 400 each. {shared.SIGN}"
-    shared.show_effects(long, key, dict.fromkeys(long["cohort"], help_text))
-    counts = count_effects(long).sort_values("best", ascending=False)
+    shared.show_effects(long, key, dict.fromkeys(long["cohort"], help_text), ("the paper",))
     best = ", ".join(f"{name} {row['best']:.0f}" for name, row in counts.iterrows())
     beyond = ", ".join(f"{name} {row['beyond']:.0f}" for name, row in counts.iterrows())
     st.markdown(

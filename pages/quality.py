@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
@@ -77,37 +80,50 @@ def choose_threshold(study: Study, results: Results) -> float:
 
 def show_strips(study: Study, results: Results, threshold: float | None) -> None:
     """Show every score of every volume; selecting points selects their cases."""
-    tables = {shared.short_label(cohort): qc_of(results, cohort.name) for cohort in study.cohorts}
-    figure = plots.qc_scatter(tables, threshold, colours=shared.colours_of(study))
-    selection.show_chart(study, figure, "qc_strips")
+
+    def draw(keep: Collection[selection.Pair]) -> Any:
+        tables = {shared.short_label(cohort): qc_of(results, cohort.name) for cohort in study.cohorts}
+        return plots.qc_scatter(tables, threshold, colours=shared.colours_of(study), keep=keep)
+
+    selection.show_chart(study, draw, "qc_strips", (*shared.basis(study), threshold))
     st.caption(f"Each point is one volume. {selection.HOW} The dashed line is the threshold above.")
 
 
 def show_failing(study: Study, results: Results, threshold: float) -> None:
     """List the volumes that fail, worst first; ticking rows selects their cases."""
-    known = [cohort for cohort in study.cohorts if len(qc_of(results, cohort.name))]
-    parts = [
-        failing_cases(qc_of(results, cohort.name), threshold).assign(name=cohort.name, cohort=cohort.label)
-        for cohort in known
-    ]
-    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+    def list_failing() -> pd.DataFrame:
+        scores = {cohort: qc_of(results, cohort.name) for cohort in study.cohorts}
+        parts = [
+            failing_cases(qc, threshold).assign(name=cohort.name, cohort=cohort.label)
+            for cohort, qc in scores.items()
+            if len(qc)
+        ]
+        table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+        return table.sort_values("lowest", kind="stable", ignore_index=True) if len(table) else table
+
+    table = shared.kept("failing", (*shared.basis(study), threshold), list_failing)
     st.caption(f"At the threshold {threshold:.3f}, worst first. Tick rows to select their cases.")
     if table.empty:
         st.info("No volume fails.")
         return
-    table = table.sort_values("lowest", kind="stable", ignore_index=True)
     pairs = list(zip(table["name"], table["subject"], strict=True))
     selection.show_cases(table[list(FAILING_COLUMNS)], FAILING_COLUMNS, pairs, "failing")
-    access.download("Download the list", csv_text(table), "failing_cases.csv", "text/csv")
+    access.download("Download the list", lambda: csv_text(table), "failing_cases.csv", "text/csv")
 
 
 def show_image_checks(study: Study, results: Results) -> None:
     """Show what the images say beside their segmentation; ticking rows selects their cases."""
     st.subheader("The images themselves")
     names, checks = shared.labels_of(study.cohorts), results.image_checks
-    medians = checks.groupby("cohort", sort=False)[list(CHECKS)].median()
-    medians.insert(0, "unlike", checks.assign(unlike=checks["unlike"] != "").groupby("cohort")["unlike"].sum())
-    medians.insert(0, "n", checks.groupby("cohort").size())
+
+    def find_medians() -> pd.DataFrame:
+        medians = checks.groupby("cohort", sort=False)[list(CHECKS)].median()
+        medians.insert(0, "unlike", checks.assign(unlike=checks["unlike"] != "").groupby("cohort")["unlike"].sum())
+        medians.insert(0, "n", checks.groupby("cohort").size())
+        return medians
+
+    medians = shared.kept("medians", shared.basis(study), find_medians)
     short = {cohort.name: shared.short_label(cohort) for cohort in study.cohorts}
     shared.show_table(medians.rename(index=short).reset_index(), IMAGE_COLUMNS)
     st.caption(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -18,6 +18,7 @@ LISTED = 6  # names in the sidebar
 PANES = 8  # brains opened at once: a browser draws in so many panes
 HOW = "Click points, or draw around them, to select their cases on every page."
 Pair = tuple[str, str]
+Draw = Callable[[Collection[Pair]], Any]
 
 
 def selected() -> list[Pair]:
@@ -66,18 +67,43 @@ def count(pairs: Sequence[Pair]) -> str:
     return f"{len(pairs)} case{'s' if len(pairs) > 1 else ''}"
 
 
-def show_chart(study: Study, figure: Any, key: str, **options: Any) -> None:
+def show_chart(study: Study, draw: Draw, key: str, of: tuple[Any, ...], **options: Any) -> None:
     """Show a figure whose points are cases (customdata: case, cohort's label); selecting points selects them.
 
     Points of selected cases stand out, wherever they were selected, and can be opened.
+
+    Parameters
+    ----------
+    study : Study
+        That the cases belong to.
+    draw : callable
+        Given the (case, cohort's label) that are drawn in any case, returns the figure.
+    key : str
+        Of the widget.
+    of : tuple
+        Choices the figure was made for, see `shared.kept`.
+    **options
+        Of `shared.show_dressed`.
     """
     cohorts = {name: c.name for c in study.cohorts for name in (c.label, shared.short_label(c), c.name)}
-    points = {(cohorts.get(label, label), case): (case, label) for case, label in plots.cases_of(figure)}
-    marked = [pair for pair in selected() if pair in points]
-    figure = plots.mark_cases(figure, {points[pair] for pair in marked})
-    shared.show_figure(figure, key, on_select=_take_points(key, cohorts), **options)
+    figure, of, pairs, marked = shared.kept_figure(key, of, lambda: draw(())), (*of, shared.theme()), selected(), []
+    if pairs:
+        points = _points(figure, cohorts)
+        if not points.keys() >= set(pairs):  # of another cohort, or left out of a large one
+            keep = [(case, label) for cohort, case in pairs for label, name in cohorts.items() if name == cohort]
+            figure = shared.kept_figure(key, (*of, *keep), lambda: draw(keep))
+            points = _points(figure, cohorts)
+        marked = [pair for pair in pairs if pair in points]
+        plain, marks = figure, tuple(points[pair] for pair in marked)
+        figure = shared.kept(f"{key}, marked", (*of, *marks), lambda: plots.mark_cases(plain, set(marks)))
+    shared.show_dressed(figure, key, on_select=_take_points(key, cohorts), **options)
     if marked:
         open_button(marked, f"open_{key}")
+
+
+def _points(figure: Any, cohorts: Mapping[str, str]) -> dict[Pair, Pair]:
+    """Return the (cohort, case) that a figure draws, with what it calls them."""
+    return {(cohorts.get(label, label), case): (case, label) for case, label in plots.cases_of(figure)}
 
 
 def _take_points(key: str, cohorts: Mapping[str, str]) -> Callable[[], None]:

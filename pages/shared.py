@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import textwrap
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 from streamlit.errors import StreamlitAPIException
@@ -20,15 +20,17 @@ from core.errors import InputError, SynthScopeError
 from core.jobs import Job
 from core.segmentation import SEGMENTERS
 from core.settings import Settings, from_environment
-from core.study import Cohort, Study, read_study
+from core.study import Cohort, Study, read_study, seen_of, times_of
 from core.volume import Volume
 from core.workflows import Results, demo_folder, known_studies, load_case, load_case_labels, read_results
 from core.workflows.results import rank_scores, results_folder, source_of
 from core.workflows.results import results_stamp as stamp_of
 from core.workflows.verdicts import Verdict, verdicts
-from core.workflows.viewing import case_files, thumbnail
+from core.workflows.viewing import case_files, png_file, thumbnail
 from pages import access, job_parts
 from pages.job_parts import DEMO_JOB
+
+Stamp = tuple[tuple[str, int], ...]  # files and when they were written
 
 # session keys
 STUDY = "study"  # path of the chosen study.toml
@@ -44,7 +46,8 @@ WANTED = "wanted"  # page and query of an address that was opened before app.py 
 ADDRESS = "study_in_address"  # short name of the study that the address held when it was last looked at
 UNKNOWN = "unknown_study"  # the address named a study that the workspace does not know
 
-STUDY_SECONDS = 2.0  # until new files of a study are seen
+LOOK_SECONDS = 2.0  # until new files of a study are seen
+STUDY_SECONDS = 60.0  # until those are seen that come into a folder without cases
 FEW_COHORTS = 4  # as many fit into half a page with their numbers
 LABEL_WIDTH = 36  # characters of a cohort's label on one line of an axis
 FLAT_ROW = 21  # pixels: about that of a heatmap row
@@ -78,6 +81,17 @@ def arrive() -> None:
     st.session_state[ROUTED] = True
     if wanted := st.session_state.pop(WANTED, None):
         st.switch_page(f"pages/{wanted[0]}.py", query_params=wanted[1])
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def settle(modules: int) -> None:
+    """Leave what is loaded out of the garbage collection that follows every run: it took most of a run's time.
+
+    ``modules`` grows with the libraries loaded, so this happens again after each larger one, and no more.
+    """
+    del modules
+    gc.collect()
+    gc.freeze()
 
 
 def _leave_for_app() -> None:
@@ -269,7 +283,7 @@ def show_gaps(study: Study, results: Results, *words: str) -> None:
 # -- cached reads ------------------------------------------------------------------------------------------------------
 
 
-def results_stamp(path: str) -> tuple[tuple[str, int], ...]:
+def results_stamp(path: str) -> Stamp:
     """Return the names and times of a study's result files, which change whenever a result does."""
     return stamp_of(settings(), path)
 
@@ -280,30 +294,63 @@ def study_version(path: str) -> int:
     return file.stat().st_mtime_ns if file.exists() else 0
 
 
-@st.cache_resource(max_entries=16, ttl=STUDY_SECONDS, show_spinner=False)
 def cached_study(path: str, version: int) -> Study:
-    """Read a study, which looks for the files of every cohort: once for all who look at it within some seconds."""
+    """Read a study, which looks for the files of every cohort: again once files have come or gone."""
+    study, seen, read = _known_study(path, version)
+    if files_changed(path, read, seen):
+        _known_study.clear(path, version)
+        study, *_ = _known_study(path, version)
+    return study
+
+
+@st.cache_resource(max_entries=16, ttl=STUDY_SECONDS, show_spinner=False)
+def _known_study(path: str, version: int) -> tuple[Study, Stamp, int]:
     del version
-    return read_study(path)
+    begin = time.time_ns()
+    study = read_study(path)
+    seen = seen_of(study)
+    return study, seen if all(changed < begin for _, changed in seen) else (), begin  # (): it changed meanwhile
 
 
-@st.cache_data(max_entries=8, show_spinner=False)
-def cached_ranks(path: str, stamp: tuple[tuple[str, int], ...]) -> pd.DataFrame:
+@st.cache_resource(max_entries=16, ttl=LOOK_SECONDS, show_spinner=False)
+def files_changed(path: str, read: int, _seen: Stamp) -> bool:
+    """Look whether the folders of a study changed since it was ``read``: once for all who look within some seconds."""
+    del path, read
+    return not _seen or times_of(_seen) != _seen
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def cached_ranks(path: str, stamp: Stamp) -> pd.DataFrame:
     """Rank the cohorts by every score."""
     return rank_scores(cached_results(path, stamp))
 
 
-@st.cache_data(max_entries=8, show_spinner=False)
-def cached_verdicts(path: str, stamp: tuple[tuple[str, int], ...], version: int) -> list[Verdict]:
+@st.cache_resource(max_entries=8, show_spinner=False)
+def cached_verdicts(path: str, stamp: Stamp, version: int) -> list[Verdict]:
     """Judge every synthetic cohort; ``version`` is that of the study file."""
     return verdicts(cached_study(path, version), cached_results(path, stamp))
 
 
-@st.cache_data(max_entries=8, show_spinner=False)
-def cached_results(path: str, stamp: tuple[tuple[str, int], ...]) -> Results:
-    """Read a study's results; ``stamp`` makes new files be read again."""
+@st.cache_resource(max_entries=8, show_spinner=False)
+def cached_results(path: str, stamp: Stamp) -> Results:
+    """Read a study's results, not to be written into; ``stamp`` makes new files be read again."""
     del stamp
     return read_results(settings(), path)
+
+
+@st.cache_resource(max_entries=512, show_spinner=False)
+def kept(what: str, of: tuple[Any, ...], _make: Callable[[], Any]) -> Any:
+    """Return what ``_make`` makes of the results and choices in ``of``: made once, and not to be written into.
+
+    ``of`` begins with `basis` where it is made of results.
+    """
+    return _make()
+
+
+def basis(study: Study) -> tuple[Any, ...]:
+    """Return what tables and figures of a study change with: its results and the names of its cohorts."""
+    path = str(study.path)
+    return path, results_stamp(path), tuple(cohort.label for cohort in study.cohorts)
 
 
 @st.cache_data(max_entries=12, show_spinner=False)
@@ -314,18 +361,19 @@ def cached_case(path: str, cohort: str, case: str, version: int) -> tuple[Volume
     return load_case(settings(), study, cohort, case), load_case_labels(settings(), study, cohort, case)
 
 
-@st.cache_data(max_entries=512, show_spinner=False)
-def cached_planes(path: str, cohort: str, case: str, version: int) -> dict[str, np.ndarray]:
-    """Return the three middle planes of a case as grey values."""
+@st.cache_resource(max_entries=512, show_spinner=False)
+def cached_planes(path: str, cohort: str, case: str, version: int) -> dict[str, bytes]:
+    """Return the three middle planes of a case as PNG files."""
     del version
-    return thumbnail(settings(), source_of(settings(), cached_study(path, study_version(path)), cohort, case))
+    planes = thumbnail(settings(), source_of(settings(), cached_study(path, study_version(path)), cohort, case))
+    return {name: png_file(plane) for name, plane in planes.items()}
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
 def cached_files(path: str, cohort: str, case: str, version: int) -> tuple[bytes, bytes | None]:
     """Return a case and its label map as the viewer's files."""
     del version
-    return case_files(settings(), read_study(path), cohort, case)
+    return case_files(settings(), cached_study(path, study_version(path)), cohort, case)
 
 
 def case_version(study: Study, results: Results, cohort: str, case: str) -> int:
@@ -373,8 +421,7 @@ def engine_note(study: Study) -> str:
 
 def notes_of(cohort: Cohort, path: str) -> tuple[str, ...]:
     """Return what does not match in a cohort; a cohort of the demo that is still being made has nothing to match."""
-    job = job_of(path)
-    if not cohort.cases and is_demo(path) and job and job.active:
+    if not cohort.cases and is_demo(path) and (job := job_of(path)) and job.active:
         return ("Being simulated.",)
     return cohort.notes
 
@@ -419,6 +466,17 @@ def show_error(error: SynthScopeError) -> None:
     st.error("\n\n".join(line for line in lines if line))
 
 
+def show_tabs(tabs: Mapping[str, tuple[Callable[[], None], tuple[str, ...]]], key: str) -> None:
+    """Draw the open tab alone; choices made on the others, whose keys begin as said, are kept."""
+    for tab, (show, keys) in zip(st.tabs(list(tabs), key=key, on_change="rerun"), tabs.values(), strict=True):
+        if tab.open:
+            with tab:
+                show()
+        else:
+            for held in [name for name in st.session_state if str(name).startswith(keys)]:
+                st.session_state[held] = st.session_state[held]
+
+
 def number(label: str, help_text: str = "", fmt: str = "%.3g", width: Any = None) -> Any:
     """Describe a column of numbers."""
     return st.column_config.NumberColumn(label, help=help_text or None, format=fmt, width=width)
@@ -437,12 +495,37 @@ def show_table(table: pd.DataFrame, columns: Mapping[str, Any], *, height: Any =
 
 def show_figure(figure: Any, key: str, **options: Any) -> Any:
     """Show a figure in the text colour of the page's theme."""
-    colour = TEXT_COLOURS["dark" if st.context.theme.type == "dark" else "light"]
-    figure.update_layout(
+    return show_dressed(dressed(figure, theme()), key, **options)
+
+
+def show_kept(key: str, of: tuple[Any, ...], build: Callable[[], Any], **options: Any) -> Any:
+    """Show a figure that is built once for the results and choices in ``of``, see `kept`."""
+    return show_dressed(kept_figure(key, of, build), key, **options)
+
+
+def kept_figure(key: str, of: tuple[Any, ...], build: Callable[[], Any]) -> Any:
+    """Return a figure for the page's theme, built once, see `kept`."""
+    colours = theme()
+    return kept(key, (*of, colours), lambda: dressed(build(), colours))
+
+
+def show_dressed(figure: Any, key: str, **options: Any) -> Any:
+    """Show a figure as it is."""
+    return st.plotly_chart(figure, theme=None, key=key, config={"displaylogo": False}, **options)
+
+
+def theme() -> str:
+    """Return the theme of the page, "dark" or "light"."""
+    return "dark" if st.context.theme.type == "dark" else "light"
+
+
+def dressed(figure: Any, theme: str) -> Any:
+    """Give a figure the text colour of a theme."""
+    colour = TEXT_COLOURS[theme]
+    return figure.update_layout(
         font={"family": "'Source Sans', sans-serif", "color": colour, "size": 13},
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": colour, "activecolor": colour},
     )
-    return st.plotly_chart(figure, theme=None, key=key, config={"displaylogo": False}, **options)
 
 
 def brief(value: float) -> str:
@@ -511,7 +594,12 @@ def effect_columns() -> dict[str, Any]:
 
 
 def show_effects(
-    effects: pd.DataFrame, key: str, help_texts: Mapping[str, str], gated: Collection[str] = (), **options: Any
+    effects: pd.DataFrame,
+    key: str,
+    help_texts: Mapping[str, str],
+    of: tuple[Any, ...],
+    gated: Collection[str] = (),
+    **options: Any,
 ) -> Any:
     """Show effect sizes as a heatmap and as the paper's Table 3; row beside row where both fit.
 
@@ -523,26 +611,44 @@ def show_effects(
         Unique on the page.
     help_texts : mapping
         What each cohort's column holds, by short name.
+    of : tuple
+        What the effect sizes change with, see `kept`.
     gated : collection of str
         Short names of the cohorts that fail the gate: marked as not relied upon.
     """
+    many = effects["cohort"].nunique() > FEW_COHORTS
+    left, right = (st.container(), st.container()) if many else st.columns(2)
+    with left:
+        show_kept(f"{key}_heatmap", of, lambda: _effect_heatmap(effects, gated))
+        if gated:
+            st.caption(GATED)
+    table, config = kept(f"{key}_wide", of, lambda: _effects_side_by_side(effects, help_texts, gated))
+    with right:
+        height = (len(table) + 4) * FLAT_ROW
+        return st.dataframe(
+            table, column_config=config, hide_index=True, key=f"{key}_table", height=height, row_height=FLAT_ROW,
+            placeholder="–", **options,
+        )  # fmt: skip
+
+
+def _effect_heatmap(effects: pd.DataFrame, gated: Collection[str]) -> Any:
     figure = plots.effect_heatmap(effects, gated)
-    regions, names = (list(dict.fromkeys(effects[name])) for name in ("region", "cohort"))
+    names = list(dict.fromkeys(effects["cohort"]))
     many = len(names) > FEW_COHORTS
     ticks = [wrapped(name, 11 if many else 24) for name in names]
     figure.update_xaxes(tickangle=0 if many else -40, tickvals=names, ticktext=ticks)
-    figure.update_yaxes(title=None)
-    left, right = (st.container(), st.container()) if many else st.columns(2)
-    with left:
-        show_figure(figure, f"{key}_heatmap")
-        if gated:
-            st.caption(GATED)
+    return figure.update_yaxes(title=None)
+
+
+def _effects_side_by_side(
+    effects: pd.DataFrame, help_texts: Mapping[str, str], gated: Collection[str]
+) -> tuple[pd.DataFrame, dict[int, Any]]:
+    """Return d as in the paper's Table 3, a row a region and a column a cohort, and what the columns are."""
+    regions, names = (list(dict.fromkeys(effects[name])) for name in ("region", "cohort"))
     values = effects.pivot_table("cohens_d", "region", "cohort", sort=False, dropna=False)
     values = values.reindex(index=regions, columns=names)
-    cells, config = (
-        {("", "Region"): regions},
-        {1: text("Region", width=158)},
-    )  # by position, where 0 is the hidden index
+    cells: dict[tuple[str, str], Any] = {("", "Region"): regions}
+    config = {1: text("Region", width=158)}  # by position, where 0 is the hidden index
     if "noise_floor" in effects and effects["noise_floor"].notna().any():
         cells["", "± noise"] = values.index.map(effects.groupby("region")["noise_floor"].max())
         config[2] = number("± noise", NOISE_HELP, "%.2f", 55)
@@ -552,13 +658,7 @@ def show_effects(
         cells[above, plain] = values[name]
         about = f"{help_texts[name]} {GATED if name in gated else ''}".strip()
         config[len(cells)] = number(plain, about, "%+.2f", max(56, 16 + round(6.6 * len(plain))))
-    table = pd.DataFrame({column: list(found) for column, found in cells.items()})
-    with right:
-        height = (len(table) + 4) * FLAT_ROW
-        return st.dataframe(
-            table, column_config=config, hide_index=True, key=f"{key}_table", height=height, row_height=FLAT_ROW,
-            placeholder="–", **options,
-        )  # fmt: skip
+    return pd.DataFrame({column: list(found) for column, found in cells.items()}), config
 
 
 def clock(seconds: float | None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
@@ -51,18 +53,16 @@ def choose(ranked: pd.DataFrame, source: parts.Source) -> parts.Focus:
 def show_focus(study: Study, results: Results, scores: pd.DataFrame, focus: parts.Focus) -> None:
     """Show the chosen score: values with intervals and floor, and the curve against N."""
     names = shared.labels_of(study.cohorts)
-    dots = scores.assign(
-        metric=focus.label, cohort=scores["cohort"].map(names).fillna(scores["cohort"]).map(shared.wrapped)
-    )
+
+    def draw() -> Any:
+        cohort = scores["cohort"].map(names).fillna(scores["cohort"]).map(shared.wrapped)
+        known = scores.assign(metric=focus.label, cohort=cohort).dropna(subset=["value"])
+        return plots.metric_dots(known, colours=shared.colours_of(study)).update_layout(showlegend=False)
+
     left, right = st.columns(2)
     with left:
-        known = dots.dropna(subset=["value"])
-        colours = shared.colours_of(study)
-        figure = parts.cached_figure(
-            "dots", focus, lambda: plots.metric_dots(known, colours=colours).update_layout(showlegend=False)
-        )
         alt = f"{focus.label} of each cohort with 95 % interval and floor"
-        shared.show_figure(figure, "focus", alt=alt)
+        shared.show_kept("focus", (*shared.basis(study), focus), draw, alt=alt)
         st.caption(f"{parts.describe(focus.key, scores)} Bars: 95 % interval. Vertical tick: floor.")
     with right:
         parts.show_curve(results, scores, focus, study)
@@ -85,11 +85,14 @@ def show_meaning(results: Results) -> None:
     fingerprints = results.provenance.get("fingerprints", {})
     with st.expander("What the fingerprints stand for"):
         rows = [{"fingerprint": key, **{k: str(v) for k, v in items.items()}} for key, items in fingerprints.items()]
-        shared.show_table(pd.DataFrame(rows), {}) if rows else st.caption("Not recorded yet.")
+        if rows:
+            shared.show_table(pd.DataFrame(rows), {})
+        else:
+            st.caption("Not recorded yet.")
 
 
 @st.fragment
-def show_page(study: Study, results: Results, path: str, stamp: parts.Stamp) -> None:
+def show_page(study: Study, results: Results, path: str, stamp: shared.Stamp) -> None:
     """Show the answer and what it rests on; a toggle redraws only this part, from the cache."""
     ranked = shared.cached_ranks(path, stamp)
     top = st.container(border=True)
@@ -98,10 +101,11 @@ def show_page(study: Study, results: Results, path: str, stamp: parts.Stamp) -> 
     names = {cohort.name: shared.short_label(cohort) for cohort in study.cohorts}
     agreement = parts.cached_agreement(path, stamp, focus.metric, focus.variant)
     with top:
-        st.markdown(parts.answer(scores, focus, names))
+        of = (*shared.basis(study), focus)
+        st.markdown(shared.kept("answer", of, lambda: parts.answer(scores, focus, names)))
         if scores["encoder"].any():
             encoders = {name: parts.encoder_label(name) for name in agreement.tau.index}
-            st.markdown(compare.order_sentence(agreement, encoders, names))
+            st.markdown(shared.kept("sentence", of, lambda: compare.order_sentence(agreement, encoders, names)))
     show_focus(study, results, scores, focus)
     st.subheader("Table 1")
     ours, theirs = st.tabs(["This study", "The paper, as printed"], key="table_one_tab", on_change="rerun")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -18,8 +19,7 @@ from core.workflows import Results
 from core.workflows import comparisons as compare
 from pages import access, selection, shared
 
-Stamp = tuple[tuple[str, int], ...]  # result files and when they were written
-Source = tuple[str, Stamp]  # study.toml and its results
+Source = tuple[str, shared.Stamp]  # study.toml and its results
 
 CELL_LETTERS = 9  # of an interval on one line of a cell
 COHORT_WIDTH, CELL_WIDTH = 122, 86  # pixels: three encoders and the volumes fit beside the sidebar on a small screen
@@ -93,27 +93,21 @@ class Focus:
         return metric_label(self.key)
 
 
-@st.cache_data(max_entries=64, show_spinner=False)
-def cached_agreement(path: str, stamp: Stamp, metric: str, variant: str) -> compare.Agreement:
+@st.cache_resource(max_entries=64, show_spinner=False)
+def cached_agreement(path: str, stamp: shared.Stamp, metric: str, variant: str) -> compare.Agreement:
     """Return how far the encoders agree on the order by one score."""
     return compare.rank_agreement(shared.cached_ranks(path, stamp), metric, variant)
 
 
-@st.cache_data(max_entries=16, show_spinner=False)
+@st.cache_resource(max_entries=16, show_spinner=False)
 def cached_cells(
-    path: str, stamp: Stamp, cohorts: tuple[str, ...], encoders: tuple[str, ...], variant: str
+    path: str, stamp: shared.Stamp, cohorts: tuple[str, ...], encoders: tuple[str, ...], variant: str
 ) -> pd.DataFrame:
     """Return the cells of Table 1 filled by a study."""
     return compare.table_one(shared.cached_ranks(path, stamp), cohorts, encoders, variant)
 
 
-@st.cache_resource(max_entries=256, show_spinner=False)
-def cached_figure(kind: str, focus: Focus, _build: Callable[[], Any], detail: str = "") -> Any:
-    """Return the figure of one kind for one choice, built once: building costs more than all else a toggle does."""
-    return _build()
-
-
-@st.cache_data(show_spinner=False)
+@st.cache_resource(show_spinner=False)
 def cached_paper() -> pd.DataFrame:
     """Return the paper's Table 1, ranked."""
     return compare.paper_scores()
@@ -186,8 +180,25 @@ def sizes(scores: pd.DataFrame) -> str:
 # -- Table 1 -----------------------------------------------------------------------------------------------------------
 
 
-def show_table_one(cells: pd.DataFrame, names: Mapping[str, str], key: str, n_note: str = "") -> None:
-    """Show scores in the layout of the paper's Table 1: encoders over metrics."""
+def show_table_one(
+    cells: pd.DataFrame, names: Mapping[str, str], key: str, of: tuple[Any, ...], n_note: str = ""
+) -> None:
+    """Show scores in the layout of the paper's Table 1: encoders over metrics; ``of`` is what they change with."""
+    table, config = shared.kept(key, of, lambda: table_one_texts(cells, names, n_note))
+    st.dataframe(
+        table,
+        column_config=config,
+        hide_index=True,
+        row_height=shared.TALL_ROW,
+        height="content",
+        placeholder="–",
+        key=key,
+        alt="Similarity scores in the layout of Table 1 of the paper: cohorts by encoder and metric",
+    )
+
+
+def table_one_texts(cells: pd.DataFrame, names: Mapping[str, str], n_note: str) -> tuple[pd.DataFrame, dict[int, Any]]:
+    """Return the cells of Table 1 in words, and what its columns are."""
     rows = list(dict.fromkeys(cells["cohort"]))
     texts: dict[tuple[str, str], list[str]] = {("", "Cohort"): [names.get(name, name) for name in rows]}
     # by position, where 0 is the hidden index
@@ -197,16 +208,7 @@ def show_table_one(cells: pd.DataFrame, names: Mapping[str, str], key: str, n_no
         part = part.set_index("cohort").loc[rows]
         texts[title] = [cell_text(str(cohort), row) for cohort, row in part.iterrows()]
         config[len(texts)] = column_of(part, n_note)
-    st.dataframe(
-        pd.DataFrame(texts),
-        column_config=config,
-        hide_index=True,
-        row_height=shared.TALL_ROW,
-        height="content",
-        placeholder="–",
-        key=key,
-        alt="Similarity scores in the layout of Table 1 of the paper: cohorts by encoder and metric",
-    )
+    return pd.DataFrame(texts), config
 
 
 def column_of(part: pd.DataFrame, n_note: str) -> Any:
@@ -238,7 +240,8 @@ def show_study_table(cells: pd.DataFrame, study: Study, variant: str) -> None:
     """Show Table 1 filled by this study, with its download."""
     names = {cohort.name: shared.short_label(cohort) for cohort in study.synthetic}
     names[compare.REAL] = FLOOR_ROW
-    show_table_one(cells.assign(variant=variant), names, "table_one_study")
+    of = (*shared.basis(study), variant, study.settings.encoders)
+    show_table_one(cells.assign(variant=variant), names, "table_one_study", of)
     lacking = [short for name, short in SHORT_ENCODERS.items() if name not in study.settings.encoders]
     note = f" The paper's {', '.join(lacking)} are not encoders of this study." if lacking else ""
     st.caption(
@@ -252,9 +255,10 @@ def show_paper_table() -> None:
     """Show Table 1 as printed in the paper, in the same form."""
     ranked = cached_paper()
     cohorts = list(dict.fromkeys(ranked["cohort"]))
-    cells = compare.table_one(ranked, cohorts, list(compare.PAPER_ENCODERS.values()), "published")
+    encoders = list(compare.PAPER_ENCODERS.values())
+    cells = shared.kept("paper's cells", (), lambda: compare.table_one(ranked, cohorts, encoders, "published"))
     note = f"As printed, N = {compare.PAPER_N} each"
-    show_table_one(cells.assign(variant="published"), {compare.REAL: "real MRIs"}, "table_one_paper", note)
+    show_table_one(cells.assign(variant="published"), {compare.REAL: "real MRIs"}, "table_one_paper", (), note)
     st.caption(
         "Wu et al., MICCAI 2024, numbers as printed. ★ best; ☆ best, tied by equal numbers: the paper gives no "
         "intervals and no floors. MS-SSIM of real MRIs is by another formula than that of the synthetic ones."
@@ -292,11 +296,10 @@ def show_order(
             colours=colours | {label[name]: colours[names.get(name, name)] for name in label},
         )
 
-    figure = cached_figure("order", replace(focus, encoder=""), bump)
     left, right = st.columns([3, 2])
     with left:
         alt = "Place of each cohort under each encoder; lines that cross change places"
-        shared.show_figure(figure, "bump", alt=alt)
+        shared.show_kept("bump", (replace(focus, encoder=""), *label.values()), bump, alt=alt)
         st.caption("Number: place, 1 is closest. One frame: tied. Hover: value and 95 % interval.")
     with right:
         st.markdown("**Kendall's τ between encoders**")
@@ -312,10 +315,14 @@ def show_order(
 def show_curve(results: Results, scores: pd.DataFrame, focus: Focus, study: Study) -> None:
     """Show the score against the number of volumes, with its warnings."""
     details = compare.details_of(results.details, focus.metric, focus.variant, focus.encoder)
-    points = compare.curve_points(results.details, focus.metric, focus.variant, focus.encoder)
     names = shared.labels_of(study.cohorts)
     unit = METRICS[focus.key].unit if focus.key in METRICS else ""
     width = ENCODERS[focus.encoder].width if focus.encoder in ENCODERS and scores["encoder"].any() else None
+
+    def find_points() -> pd.DataFrame:
+        return compare.curve_points(results.details, focus.metric, focus.variant, focus.encoder)
+
+    points = shared.kept("curve points", (focus,), find_points)
 
     def curve() -> Any:
         return plots.score_curve(
@@ -326,8 +333,8 @@ def show_curve(results: Results, scores: pd.DataFrame, focus: Focus, study: Stud
             colours=shared.colours_of(study),
         )
 
-    figure = cached_figure("curve", focus, curve)
-    shared.show_figure(figure, "curve", alt=f"{focus.label} of each cohort against the number of volumes")
+    alt = f"{focus.label} of each cohort against the number of volumes"
+    shared.show_kept("curve", (*shared.basis(study), focus), curve, alt=alt)
     if len(points):
         st.caption("Mean over random subsets of N volumes; bars: spread over subsets. Dotted: floor at full N.")
     warnings = list(dict.fromkeys(text for detail in details for text in detail.get("warnings") or ()))
@@ -348,14 +355,14 @@ def show_map(results: Results, study: Study, focus: Focus) -> None:
         method = st.segmented_control("Map", methods, default=method, required=True, key="similarity_map",
                                       format_func=lambda name: MAP_NAMES.get(name, name))  # fmt: skip
     names = shared.labels_of(study.cohorts)
-    points = known[known["method"] == method]
-    points = points.assign(cohort=points["cohort"].map(names).fillna(points["cohort"]))
-    chosen = replace(focus, metric="", variant="")
-    figure = cached_figure(
-        "map", chosen, lambda: plots.joint_map(points, colours=shared.colours_of(study)), str(method)
-    )
+
+    def draw(keep: Collection[selection.Pair]) -> Any:
+        points = known[known["method"] == method]
+        points = points.assign(cohort=points["cohort"].map(names).fillna(points["cohort"]))
+        return plots.joint_map(points, colours=shared.colours_of(study), keep=keep)
+
     alt = f"{MAP_NAMES.get(str(method), str(method))} map of the features of all cohorts under {encoder_label(encoder)}"
-    selection.show_chart(study, figure, f"map_{method}", alt=alt)
+    selection.show_chart(study, draw, f"map_{method}", (*shared.basis(study), encoder), alt=alt)
     st.caption(
         f"Each point is one volume; all cohorts are fitted together. {selection.HOW} "
         + ("Distances on a UMAP between far groups mean little." if method == "umap" else "")
@@ -375,9 +382,8 @@ def show_all(study: Study, results: Results, ranked: pd.DataFrame) -> None:
     )  # fmt: skip
     shown = shown[shown["variant"].isin(variants)]
     dots = shown.assign(cohort=shown["cohort"].map(shared.wrapped)).dropna(subset=["value"])
-    shared.show_figure(
-        plots.metric_dots(dots, colours=shared.colours_of(study)), "dots", alt="Every score of every cohort"
-    )
+    draw = partial(plots.metric_dots, dots, colours=shared.colours_of(study))
+    shared.show_kept("dots", (*shared.basis(study), *variants), draw, alt="Every score of every cohort")
     st.caption(
         "Filled: corrected. Open: as published. Bars: 95 % interval. Vertical tick: floor, real against real at the "
         "same N. A bar that reaches the floor cannot be told from a perfect generator *by this score*; one beyond it "
@@ -391,7 +397,7 @@ def show_all(study: Study, results: Results, ranked: pd.DataFrame) -> None:
     if len(unranked):
         lines = [f"- {row['cohort']}, {row['metric']}: {row['note']}" for _, row in unranked.iterrows()]
         st.warning("Some scores have no place:\n" + "\n".join(lines))
-    access.download("Download all scores", csv_text(shown), "metrics.csv", "text/csv")
+    access.download("Download all scores", lambda: csv_text(shown), "metrics.csv", "text/csv")
 
 
 def readable(shown: pd.DataFrame, results: Results, cohort_of: dict[str, str]) -> pd.DataFrame:

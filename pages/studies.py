@@ -156,24 +156,31 @@ def cases_of(study: Study, results: Results) -> pd.DataFrame:
             facts = {"status": "rejected", "reason": item.reason, "path": item.path}
             rows.append({"case": item.case_id, "cohort": cohort.name} | facts)
     waiting = [blank | row for row in rows if (row["cohort"], row["case"]) not in known]
-    return pd.DataFrame([*results.cases.to_dict("records"), *waiting], columns=list(results.cases.columns))
+    table = pd.DataFrame([*results.cases.to_dict("records"), *waiting], columns=list(results.cases.columns))
+    return table.assign(cohort=table["cohort"].map(shared.labels_of(study.cohorts)))
+
+
+def filled_columns(table: pd.DataFrame) -> list[str]:
+    """Return the columns that say something."""
+    return [name for name in table if not table[name].isin(["", None]).all() and not table[name].isna().all()]
 
 
 def show_cases(study: Study, results: Results) -> None:
     """Show every case, with what was rejected and why."""
-    table = cases_of(study, results)
+    # Kept beside the study, whose id is then that of no other one: its files may change while the results do not.
+    of = (*shared.basis(study), id(study))
+    _, table = shared.kept("cases", of, lambda: (study, cases_of(study, results)))
     rejected = table["status"] == "rejected"
     counts = table["status"].value_counts()
     st.markdown(", ".join(f"**{count}** {status}" for status, count in counts.items()) + f", of {len(table)} cases.")
     for cohort in study.cohorts:
         for note in shared.notes_of(cohort, str(study.path)):
             st.warning(f"{cohort.label}: {note}")
-    table["cohort"] = table["cohort"].map(shared.labels_of(study.cohorts))
     only = st.toggle(f"Only rejected ({rejected.sum()})", value=bool(rejected.any()), disabled=not rejected.any())
     shown = table[rejected] if only and rejected.any() else table
-    filled = [name for name in shown if not shown[name].isin(["", None]).all() and not shown[name].isna().all()]
+    filled = shared.kept("filled columns", (*of, only), lambda: filled_columns(shown))
     shared.show_table(shown[filled], CASE_COLUMNS, row_height=shared.TALL_ROW if "reason" in filled else None)
-    access.download("Download all cases as CSV", csv_text(table), "cases.csv", "text/csv")
+    access.download("Download all cases as CSV", lambda: csv_text(table), "cases.csv", "text/csv")
 
 
 def show_split() -> None:

@@ -126,17 +126,17 @@ def case_pane(
         image, labels = shared.cached_files(str(study.path), cohort.name, case, version)
     except InputError as error:
         return pane | {"error": f"{case}: {error.what} {error.remedy}", "facts": {}}
-    facts = cached_facts(results, str(study.path), shared.results_stamp(str(study.path)), cohort.name)
+    facts = cached_facts(results, str(study.path), shared.results_stamp(str(study.path)), cohort.name, case)
     return pane | files_of((image, labels), key + place) | {"facts": facts.get(case, {})}
 
 
-@st.cache_resource(max_entries=32, show_spinner=False)
+@st.cache_resource(max_entries=256, show_spinner=False)
 def cached_facts(
-    _results: Results, path: str, stamp: tuple[tuple[str, int], ...], cohort: str
+    _results: Results, path: str, stamp: tuple[tuple[str, int], ...], cohort: str, case: str
 ) -> dict[str, dict[int, tuple[float, float | None]]]:
-    """Return the regions of a cohort's cases; not to be written into."""
+    """Return the regions of a case; not to be written into."""
     del path, stamp
-    return region_facts(_results, cohort)
+    return region_facts(_results, cohort, case)
 
 
 def files_of(content: tuple[bytes, bytes | None], place: str) -> dict[str, Any]:

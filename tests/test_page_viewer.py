@@ -91,7 +91,7 @@ def test_a_volume_that_vanishes_or_breaks_is_explained(study):
     folder = Path(study).parent / "alpha"
     (folder / "a-02.nii.gz").unlink()
     (folder / "a-00.nii.gz").write_bytes(b"broken")
-    shared.cached_study.clear()  # files are looked for again after STUDY_SECONDS
+    shared.files_changed.clear()  # as LOOK_SECONDS later
     run(app)
     assert any("a-02 is no longer there" in warning.value for warning in app.warning)
     real, synthetic = sent(app)["panes"]

@@ -69,11 +69,24 @@ def test_quality_moves_the_threshold_as_a_what_if(compared):
     assert study_gate["failed_volumes"].tolist() == [0, 3] and what_if["failed_volumes"].tolist() == [0, 0]
 
 
+def tab(app: AppTest, name: str) -> str:
+    """What the Anatomy page says once a tab is open."""
+    app.session_state["anatomy_tab"] = name
+    app.run()
+    assert not app.exception
+    return words(app)
+
+
 def test_anatomy_shows_all_that_stands_beside_an_effect(compared):
-    found = words(page("anatomy", compared))
+    app = page("anatomy", compared)
     for text in ("hippocampus", "Wasserstein", "the engine's own noise in d", "within the engine's own noise",
-                 "percentile", "the real slopes stand alone", "Pairs that differ most", "Hedges' g"):  # fmt: skip
-        assert text in found, text
+                 "percentile", "Hedges' g"):  # fmt: skip
+        assert text in words(app), text
+    assert "the real slopes stand alone" in tab(app, "Age and sex")
+    assert "Pairs that differ most" in tab(app, "Correlation")
+    assert "Mean ± SD over people" in tab(app, "Asymmetry")
+    assert "both sides of a region have its value" in tab(app, "On the atlas")
+    found = tab(app, "The paper's Table 3")
     assert "cDPM 37, MedSyn 9, HA-GAN 3" in found and "HA-GAN 19" in found and "38 (cDPM)" in found
 
 
@@ -86,13 +99,40 @@ def test_anatomy_after_the_gate_and_at_other_margins_and_bounds(compared):
     app.slider(key="margin").set_value(1.0).run()
     many = words(app)
     assert not app.exception
+    tab(app, "Exclusion list")
     app.slider(key="exclusion_bound").set_value(2.0).run()
     assert not app.exception
     assert "0 equivalent" in words(page("anatomy", compared)) and "0 equivalent" not in many
     assert "d| above 2.00" in words(app)
 
 
+def test_anatomy_draws_the_open_tab_alone_and_keeps_the_choices_of_the_others(compared):
+    app = page("anatomy", compared)
+    assert {chart.proto.id.rsplit("-", 1)[-1] for chart in app.get("plotly_chart")} == {
+        "effects_heatmap", "region_volumes"
+    }  # fmt: skip
+    app.selectbox(key="anatomy_chosen_order").select("by name").run()
+    app.slider(key="margin").set_value(0.5).run()
+    app.selectbox(key="anatomy_chosen_region_").select("cuneus").run()
+    tab(app, "On the atlas")
+    assert [chart.proto.id.rsplit("-", 1)[-1] for chart in app.get("plotly_chart")] == ["atlas_effects"]
+    app.slider(key="atlas_x").set_value(10).run()
+    tab(app, "Effect sizes")
+    assert not any("Session State" in warning.value for warning in app.warning)
+    assert app.selectbox(key="anatomy_chosen_order").value == "by name" and app.slider(key="margin").value == 0.5
+    assert app.selectbox(key="anatomy_chosen_region_").value == "cuneus"
+    app.session_state["effects_table"] = {"selection": {"rows": [3]}}
+    app.run()
+    picked = app.selectbox[1].value
+    tab(app, "On the atlas")
+    tab(app, "Effect sizes")
+    assert app.selectbox[1].value == picked != "cuneus"
+    tab(app, "On the atlas")
+    assert app.slider(key="atlas_x").value == 10
+
+
 def test_anatomy_of_results_without_regional_tables_says_so(study):
-    found = words(show("anatomy", study))
-    assert "These results have effect sizes alone." in found and "hippocampus" in found
-    assert "they need at least 10 volumes" in found and "Age and sex are not known" in found
+    app = show("anatomy", study)
+    assert "These results have effect sizes alone." in words(app) and "hippocampus" in words(app)
+    assert "they need at least 10 volumes" in tab(app, "Correlation")
+    assert "Age and sex are not known" in tab(app, "Age and sex")

@@ -199,7 +199,7 @@ def test_score_curve_says_when_the_number_of_features_is_out_of_sight():
     assert "d =" not in texts(draw_curve(curve()))
 
 
-@pytest.mark.parametrize("n", [3, 2000])
+@pytest.mark.parametrize("n", [3, 500])
 def test_joint_map_shows_every_case_with_a_symbol_for_each_cohort(n: int):
     figure = plots.joint_map(embedding(n))
     points = [tuple(point) for trace in figure.data for point in trace.customdata]
@@ -209,7 +209,7 @@ def test_joint_map_shows_every_case_with_a_symbol_for_each_cohort(n: int):
     assert figure.layout.yaxis.title.text == "PCA 2 (no unit)"
 
 
-@pytest.mark.parametrize("n", [6, 1000])
+@pytest.mark.parametrize("n", [6, 500])
 def test_qc_scatter_shows_every_case_score_and_the_threshold(n: int):
     figure = plots.qc_scatter(qc(n), 0.65)
     assert [trace.name for trace in figure.data] == [f"{cohort} (N = {n})" for cohort in COHORTS]
@@ -218,6 +218,53 @@ def test_qc_scatter_shows_every_case_score_and_the_threshold(n: int):
         points = {tuple(custom): y for custom, y in zip(trace.customdata, trace.y, strict=True)}
         assert points == {(case, cohort, score): table.loc[case, score] for case in table.index for score in SCORES}
     assert figure.layout.shapes[0].y0 == 0.65 and "0.650" in texts(figure)
+
+
+def names_of(figure: go.Figure) -> str:
+    return " ".join(trace.name for trace in figure.data)
+
+
+def test_qc_scatter_of_many_cases_draws_a_sample_the_failing_scores_and_the_selected():
+    tables = qc(3000)
+    tables["HA-GAN"].loc["HA-GAN-1234", SCORES[1]] = 0.1
+    figure = plots.qc_scatter(tables, 0.65, keep={("HA-GAN-777", "HA-GAN")})
+    points = {tuple(point) for trace in figure.data for point in trace.customdata}
+    below = {
+        (case, c, score)
+        for c, t in tables.items()
+        for case, row in t.iterrows()
+        for score in SCORES
+        if row[score] < 0.65
+    }
+    assert below <= points and ("HA-GAN-1234", "HA-GAN", SCORES[1]) in points
+    assert {("HA-GAN-777", "HA-GAN", score) for score in SCORES} <= points
+    assert "HA-GAN (shows 501 of N = 3,000)" in names_of(figure) and "real (shows 500 of N = 3,000)" in names_of(figure)
+    for trace, (cohort, table) in zip(figure.data, tables.items(), strict=True):
+        drawn = zip(trace.customdata, trace.y, strict=True)
+        assert all(table.loc[case, score] == y for (case, name, score), y in drawn if name == cohort)
+
+
+def test_joint_map_of_many_cases_draws_a_sample_the_outliers_and_the_selected():
+    table = embedding(3000)
+    table.loc[1234, "x"] = 1e6
+    figure = plots.joint_map(table, keep={(f"{COHORTS[1]}-777", COHORTS[1])})
+    points = {tuple(point) for trace in figure.data for point in trace.customdata}
+    assert {(f"{COHORTS[0]}-1234", COHORTS[0]), (f"{COHORTS[1]}-777", COHORTS[1])} <= points
+    assert f"{COHORTS[0]} (shows 501 of N = 3,000)" in names_of(figure)
+    assert f"{COHORTS[2]} (shows 500 of N = 3,000)" in names_of(figure)
+
+
+def test_region_distribution_of_many_cases_keeps_the_quartiles_of_all():
+    volumes = {name: table * 1000 for name, table in qc(3000).items()}
+    volumes["real"].iloc[1234, 0] = 1e6
+    figure = plots.region_distribution(volumes, SCORES[0], keep={("real-777", "real")})
+    boxes = [trace for trace in figure.data if trace.boxpoints is False]
+    points = [trace for trace in figure.data if trace.boxpoints == "all"]
+    assert [len(trace.y) for trace in boxes] == [3000] * len(volumes)
+    drawn = {tuple(point) for trace in points for point in trace.customdata}
+    assert {("real-1234", "real"), ("real-777", "real")} <= drawn and 500 <= len(points[0].y) < 600
+    assert all(a.name == b.name for a, b in zip(boxes, points, strict=True))
+    assert f"shows {len(points[0].y)} of N = 3,000" in points[0].name and points[0].line.width == 0
 
 
 def test_effect_heatmap_is_symmetric_and_labels_gaps():

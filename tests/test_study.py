@@ -1,10 +1,22 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from core.errors import InputError
-from core.study import CohortSpec, StudySettings, StudySpec, find_cohort, read_spec, read_study, write_spec
+from core.study import (
+    PROVENANCE,
+    CohortSpec,
+    StudySettings,
+    StudySpec,
+    find_cohort,
+    read_spec,
+    read_study,
+    seen_of,
+    times_of,
+    write_spec,
+)
 
 
 def touch(*paths: Path) -> None:
@@ -140,3 +152,35 @@ def test_writing_a_study_again_keeps_what_its_author_wrote(tmp_path):
     write_spec(spec.model_copy(update={"synthetic": less, "name": "theirs"}), path)
     assert read_spec(path).synthetic == less and "# on purpose" in path.read_text(encoding="utf-8")
     assert 'name = "theirs"' in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("change", ["new", "gone", "table", "folder", "label"])
+def test_what_a_study_was_read_from_changes_with_its_files(tmp_path, change):
+    for name in ("real/sub-1/anat", "alpha"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "real/sub-1/anat/sub-1_T1w.nii.gz").write_bytes(b"")
+    (tmp_path / "real/dataset_description.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "alpha/a.nii.gz").write_bytes(b"")
+    (tmp_path / "people.tsv").write_text("participant_id\nsub-1\n", encoding="utf-8")
+    path = tmp_path / "study.toml"
+    text = (
+        'name = "s"\n[real]\nimages = "real"\nparticipants = "people.tsv"\n[synthetic.A]\nimages = "alpha/*.nii.gz"\n'
+    )
+    path.write_text(text, encoding="utf-8")
+    seen = seen_of(read_study(path))
+    assert times_of(seen) == seen
+    for place, _ in seen:  # a clock that counts in coarse steps
+        if os.path.exists(place):
+            os.utime(place, ns=(0, 0))
+    seen = times_of(seen)
+    if change == "new":
+        (tmp_path / "real/sub-2").mkdir()
+    elif change == "gone":
+        (tmp_path / "real/sub-1/anat/sub-1_T1w.nii.gz").unlink()
+    elif change == "table":
+        (tmp_path / "people.tsv").write_text("participant_id\nsub-2\n", encoding="utf-8")
+    elif change == "folder":
+        (tmp_path / "alpha/b.nii.gz").write_bytes(b"")
+    else:
+        (tmp_path / "alpha" / PROVENANCE).write_text("{}", encoding="utf-8")
+    assert times_of(seen) != seen

@@ -88,6 +88,8 @@ def test_regions_know_volume_and_percentile(results):
     assert facts["a-01"][row] == (504.0, 84.0)
     assert facts["a-00"][row] == (503.0, None)
     assert region_facts(results, "nobody") == {}
+    assert region_facts(results, "Alpha", "a-01") == {"a-01": facts["a-01"]}
+    assert region_facts(results, "real", "a-01") == {}
 
 
 def test_the_nearest_in_size_is_another_case(results):

@@ -130,6 +130,17 @@ def test_a_study_without_results_reads_as_empty_tables_with_their_columns(settin
     assert {"share", "p_value"} <= set(results.copy_check)
 
 
+def test_a_table_with_cells_that_are_no_numbers_is_read_all_the_same(settings, tmp_path):
+    folder = workflows.results_folder(settings, tmp_path / "study.toml")
+    lines = ["subject,cohort,thalamus,brainstem,gated", "'=1,007,0.25,1,True", "b,,,x,False", "'c,nan,inf,3,yes"]
+    (folder / "qc.csv").write_text("\n".join(lines), encoding="utf-8")
+    table = workflows.read_results(settings, tmp_path / "study.toml").qc
+    assert table["subject"].tolist() == ["=1", "b", "'c"] and table["cohort"].tolist() == ["007", "", "nan"]
+    assert table["thalamus"].tolist() == pytest.approx([0.25, np.nan, np.inf], nan_ok=True)
+    assert table["brainstem"].tolist() == pytest.approx([1, np.nan, 3], nan_ok=True)
+    assert table["gated"].tolist() == [True, False, False]
+
+
 def test_bad_files_are_rows_with_a_reason_and_the_others_go_on(cohorts, context, tmp_path):
     path = study_of(cohorts, tmp_path)
     gen = tmp_path / "gen"

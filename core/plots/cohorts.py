@@ -7,16 +7,32 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from core.plots.style import MANY_POINTS, MARK, Colours, cohort_colours, message_figure, one_legend_entry_each, styled
+from core.plots.style import (
+    MANY_POINTS,
+    MARK,
+    Colours,
+    case_data,
+    cohort_colours,
+    message_figure,
+    one_legend_entry_each,
+    outside,
+    styled,
+    thinned,
+)
 
 STRIP = {"boxpoints": "all", "jitter": 0.5, "pointpos": 0, "fillcolor": "rgba(0,0,0,0)", "showlegend": False}
 SEXES = {"F": ("female", ""), "M": ("male", "/"), "": ("sex unknown", ".")}
 
 
 def qc_scatter(
-    qc: Mapping[str, pd.DataFrame], threshold: float | None = None, *, colours: Colours | None = None
+    qc: Mapping[str, pd.DataFrame],
+    threshold: float | None = None,
+    *,
+    colours: Colours | None = None,
+    keep: Collection[tuple[str, str]] = (),
 ) -> go.Figure:
     """Draw the QC scores of every volume as strips, with the threshold (the paper's Figure 3).
 
@@ -26,25 +42,32 @@ def qc_scatter(
         QC table (index ``subject``) of each cohort. Each point's customdata is [subject, cohort, score name].
     threshold : float, optional
         Lowest score that passes.
+    keep : collection of (subject, cohort)
+        Drawn in any case. Of a large cohort an even sample is drawn beside these and the scores below the threshold.
     """
     tables = {name: table for name, table in qc.items() if not table.empty}
     if not tables:
         return message_figure("No QC scores yet: segment the cohorts, or give SynthSeg's QC table.")
     colours = colours or cohort_colours(qc)
     scores = list(next(iter(tables.values())).columns)
-    kind = go.Scattergl if sum(table.size for table in tables.values()) > MANY_POINTS else go.Scatter
+    shown = {name: _shown_scores(name, table, threshold, keep) for name, table in tables.items()}
+    kind = go.Scattergl if sum(points.sum() for points, _ in shown.values()) > MANY_POINTS else go.Scatter
     figure, width = go.Figure(), 0.8 / len(tables)
     for strip, (cohort, table) in enumerate(tables.items()):
         n = len(table)
         jitter = ((np.arange(n) * 0.618034) % 1 - 0.5) * 0.8 * width  # golden ratio: even, and the same each time
         centres = np.arange(len(scores)) - 0.4 + width * (strip + 0.5)
+        points, words = shown[cohort]
+        kinds = np.broadcast_to(np.array(scores, dtype=object)[:, None], points.shape)
+        cases = np.broadcast_to(np.array(table.index, dtype=object), points.shape)
+        data = np.column_stack([cases[points], np.full(points.sum(), cohort, dtype=object), kinds[points]])
         figure.add_trace(
             kind(
-                x=(centres[:, None] + jitter).ravel(),
-                y=table[scores].to_numpy().T.ravel(),
-                customdata=[[case, cohort, score] for score in scores for case in table.index],
+                x=(centres[:, None] + jitter)[points],
+                y=table[scores].to_numpy().T[points],
+                customdata=data,
                 mode="markers",
-                name=f"{cohort} (N = {n})",
+                name=f"{cohort} ({words})",
                 marker={"color": colours.get(cohort, MARK), "size": 5, "opacity": 0.7},
                 hovertemplate="%{customdata[0]}<br>%{customdata[1]}, %{customdata[2]}: %{y:.3f}<extra></extra>",
             )
@@ -57,6 +80,17 @@ def qc_scatter(
     figure.update_yaxes(title="QC score (predicted Dice, higher is better)")
     figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
     return styled(figure, 460, right=70)
+
+
+def _shown_scores(
+    cohort: str, table: pd.DataFrame, threshold: float | None, keep: Collection[tuple[str, str]]
+) -> tuple[NDArray[np.bool_], str]:
+    """Return the points that are drawn, score × volume, and how many volumes have all of them."""
+    shown = thinned(list(table.index), cohort, np.zeros(len(table), bool), keep)
+    points = np.broadcast_to(shown.rows, table.shape[::-1])
+    if threshold is not None and not shown.all:
+        points = points | (table < threshold).to_numpy().T
+    return points, shown.words
 
 
 def effect_heatmap(effects: pd.DataFrame, gated: Collection[str] = ()) -> go.Figure:
@@ -110,7 +144,12 @@ def effect_heatmap(effects: pd.DataFrame, gated: Collection[str] = ()) -> go.Fig
 
 
 def region_distribution(
-    volumes: Mapping[str, pd.DataFrame], region: str, *, unit: str = "mm³", colours: Colours | None = None
+    volumes: Mapping[str, pd.DataFrame],
+    region: str,
+    *,
+    unit: str = "mm³",
+    colours: Colours | None = None,
+    keep: Collection[tuple[str, str]] = (),
 ) -> go.Figure:
     """Draw one region's volume in every cohort: quartiles and each volume.
 
@@ -122,6 +161,9 @@ def region_distribution(
         A column of the tables.
     unit : str
         Of the values, when they are something else than volumes.
+    keep : collection of (subject, cohort)
+        Drawn in any case. Of a large cohort an even sample is drawn beside these and the outliers; the quartiles are
+        those of all.
     """
     shown = {name: table[region].dropna() for name, table in volumes.items() if region in table}
     shown = {name: values for name, values in shown.items() if len(values)}
@@ -130,15 +172,22 @@ def region_distribution(
     colours = colours or cohort_colours(volumes)
     figure = go.Figure()
     for cohort, values in shown.items():
+        y, cases = values.to_numpy(), values.index
+        drawn = thinned(list(cases), cohort, outside(y), keep)
+        name, strip = f"{cohort}<br>{drawn.words}", STRIP
+        if not drawn.all:  # the quartiles stay those of all: a box without points below points without a box
+            figure.add_box(y=y, name=name, boxpoints=False, showlegend=False, marker_color=colours.get(cohort, MARK))
+            figure.update_layout(boxmode="overlay")
+            y, cases, strip = y[drawn.rows], cases[drawn.rows], STRIP | {"line_width": 0, "hoveron": "points"}
         figure.add_box(
-            y=values.to_numpy(),
-            name=f"{cohort}<br>N = {len(values)}",
-            customdata=[[case, cohort] for case in values.index],
+            y=y,
+            name=name,
+            customdata=case_data(cases, cohort),
             hovertemplate="%{customdata[0]}: "
             + (f"%{{y:,.0f}} {unit}" if unit == "mm³" else "%{y:.3f}")
             + "<extra></extra>",
             marker={"color": colours.get(cohort, MARK), "size": 4, "opacity": 0.6},
-            **STRIP,
+            **strip,
         )
     figure.update_yaxes(title=f"{region} ({unit})")
     return styled(figure, 380)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -13,10 +13,13 @@ from core.plots.style import (
     MANY_POINTS,
     MARK,
     Colours,
+    case_data,
     cohort_colours,
     message_figure,
     one_legend_entry_each,
+    outside,
     styled,
+    thinned,
 )
 
 MAP_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down", "pentagon")
@@ -199,7 +202,9 @@ def score_curve(
     return styled(figure, 380, top=60)
 
 
-def joint_map(points: pd.DataFrame, *, colours: Colours | None = None) -> go.Figure:
+def joint_map(
+    points: pd.DataFrame, *, colours: Colours | None = None, keep: Collection[tuple[str, str]] = ()
+) -> go.Figure:
     """Draw all volumes on one map fitted to all cohorts together; one colour and symbol for each cohort.
 
     Parameters
@@ -207,22 +212,25 @@ def joint_map(points: pd.DataFrame, *, colours: Colours | None = None) -> go.Fig
     points : DataFrame
         Rows of map.csv of one encoder and method: cohort, case, x, y, method, share_x, share_y (explained
         variance, NaN where the method has none). Each point's customdata is [case, cohort].
+    keep : collection of (case, cohort)
+        Drawn in any case. Of a large cohort an even sample is drawn beside these and the outliers of each axis.
     """
     if points.empty:
         return message_figure("No map yet: it needs the features of two cohorts.")
     colours = colours or cohort_colours(points["cohort"])
-    kind = go.Scattergl if len(points) > MANY_POINTS else go.Scatter
+    drawn = {str(name): _drawn(part, str(name), keep) for name, part in points.groupby("cohort", sort=False)}
+    kind = go.Scattergl if sum(len(part) for part, _ in drawn.values()) > MANY_POINTS else go.Scatter
     figure = go.Figure()
-    for number, (cohort, part) in enumerate(points.groupby("cohort", sort=False)):
+    for number, (cohort, (part, words)) in enumerate(drawn.items()):
         symbol = MAP_SYMBOLS[number % len(MAP_SYMBOLS)]
         figure.add_trace(
             kind(
                 x=part["x"],
                 y=part["y"],
                 mode="markers",
-                name=f"{cohort} (N = {len(part)})",
-                customdata=[[case, cohort] for case in part["case"]],
-                marker={"color": colours.get(str(cohort), MARK), "size": 9, "symbol": symbol, "opacity": 0.8},
+                name=f"{cohort} ({words})",
+                customdata=case_data(part["case"], cohort),
+                marker={"color": colours.get(cohort, MARK), "size": 9, "symbol": symbol, "opacity": 0.8},
                 hovertemplate="%{customdata[0]}<br>%{customdata[1]}<extra></extra>",
             )
         )
@@ -232,6 +240,13 @@ def joint_map(points: pd.DataFrame, *, colours: Colours | None = None) -> go.Fig
         update(title=f"{name} ({share:.0%} of the variance)" if pd.notna(share) else f"{name} (no unit)")
     figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
     return styled(figure, 480)
+
+
+def _drawn(part: pd.DataFrame, cohort: str, keep: Collection[tuple[str, str]]) -> tuple[pd.DataFrame, str]:
+    """Return the rows of a cohort that are drawn, and how many they are in words."""
+    odd = outside(part["x"].to_numpy()) | outside(part["y"].to_numpy())
+    shown = thinned(list(part["case"]), cohort, odd, keep)
+    return part[shown.rows], shown.words
 
 
 def _slots(places: pd.Series) -> pd.Series:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 REAL_COLOURS = {"real": "#7a7a7a", "real MRIs": "#7a7a7a", "training": "#b0b0b0"}
 # Okabe & Ito (2008), the pale yellow last, then the darker half of Paul Tol's "muted" scheme
@@ -15,10 +18,24 @@ PALETTE = (
 )
 GRID = "rgba(128,128,128,0.25)"
 MARK = "rgba(128,128,128,0.9)"
+MOST_SHOWN = 500  # volumes of a cohort drawn one by one; of more, an even sample
 MANY_POINTS = 4000  # beyond this WebGL draws faster than SVG
 CLEAR = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}
 
 Colours = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Which volumes of a cohort a figure draws, and what its legend says of their number."""
+
+    rows: NDArray[np.bool_]
+    words: str
+
+    @property
+    def all(self) -> bool:
+        """True when none is left out."""
+        return bool(self.rows.all())
 
 
 def cohort_colours(names: Iterable[str]) -> dict[str, str]:
@@ -46,6 +63,40 @@ def styled(figure: go.Figure, height: int, *, top: int = 40, right: int = 10) ->
     return figure.update_yaxes(gridcolor=GRID, zerolinecolor=GRID, automargin=True)
 
 
+def thinned(cases: Sequence[str], cohort: str, odd: NDArray[np.bool_], keep: Collection[tuple[str, str]]) -> Shown:
+    """Choose which volumes of a cohort are drawn: all of a few, else an even sample beside the odd and selected ones.
+
+    Parameters
+    ----------
+    cases : sequence of str
+        Of the cohort.
+    cohort : str
+        As the figure calls it.
+    odd : ndarray of bool, shape (n,)
+        Volumes drawn in any case.
+    keep : collection of (case, cohort)
+        Others drawn in any case.
+    """
+    n = len(cases)
+    if n <= MOST_SHOWN:
+        return Shown(np.ones(n, bool), f"N = {n}")
+    drawn = odd | np.array([(case, cohort) in keep for case in cases])
+    drawn[np.linspace(0, n - 1, MOST_SHOWN).astype(int)] = True
+    return Shown(drawn, f"shows {drawn.sum():,} of N = {n:,}")
+
+
+def outside(values: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Tell which values lie beyond the whiskers of a box plot; NaN does not."""
+    low, high = np.nanpercentile(values, [25, 75])
+    reach = 1.5 * (high - low)
+    return (values < low - reach) | (values > high + reach)
+
+
+def case_data(cases: Iterable[str], cohort: str) -> NDArray[np.object_]:
+    """Return the customdata of the points of a cohort, [case, cohort] each."""
+    return np.array([[case, cohort] for case in cases], dtype=object).reshape(-1, 2)
+
+
 def cases_of(figure: go.Figure) -> set[tuple[str, str]]:
     """Return the (case, cohort) pairs that the points of a figure stand for, from their customdata."""
     rows = [row for trace in figure.data for row in (trace.customdata if trace.customdata is not None else [])]
@@ -53,10 +104,10 @@ def cases_of(figure: go.Figure) -> set[tuple[str, str]]:
 
 
 def mark_cases(figure: go.Figure, cases: Collection[tuple[str, str]]) -> go.Figure:
-    """Return a copy of a figure in which the points of these (case, cohort) pairs stand out; all if none is given."""
-    figure = go.Figure(figure)
+    """Return a copy of a figure in which the points of these (case, cohort) stand out; itself if none is given."""
     if not cases:
         return figure
+    figure = go.Figure(figure)
     for trace in figure.data:
         if trace.customdata is not None:
             points = [i for i, row in enumerate(trace.customdata) if (str(row[0]), str(row[1])) in cases]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,20 @@ def demo(context: Context) -> dict[str, Any]:
 
 def demo_folder(settings: Settings) -> Path:
     """Return the folder of the demo study, with its study.toml in place; another demo gets another folder."""
-    recipe = [(DEMO / name).read_text(encoding="utf-8") for name in ("study.toml", "cohorts.json")]
-    store = Store(settings.workspace)
-    weights = [store.file_hash(path) for name in GENERATORS if (path := demo_checkpoint(name))]
-    name = content_key("demo", 1, [*recipe, str(simulate.VERSION), *weights], {"n": settings.demo_cases})[:8]
-    folder = store.folder("demo", name)
+    made_from = [DEMO / "study.toml", DEMO / "cohorts.json"]
+    made_from += [path for name in GENERATORS if (path := demo_checkpoint(name))]
+    name = _demo_name(
+        settings.workspace, settings.demo_cases, tuple((path, path.stat().st_mtime_ns) for path in made_from)
+    )
+    folder = Store(settings.workspace).folder("demo", name)
     if not (folder / "study.toml").is_file():
         write_spec(read_spec(DEMO / "study.toml"), folder / "study.toml")
     return folder
+
+
+@lru_cache(maxsize=16)
+def _demo_name(workspace: Path, n: int, made_from: tuple[tuple[Path, int], ...]) -> str:
+    """Name the demo after what it is made from, study and recipe first; pages ask many times a run."""
+    recipe = [path.read_text(encoding="utf-8") for path, _ in made_from[:2]]
+    weights = [Store(workspace).file_hash(path) for path, _ in made_from[2:]]
+    return content_key("demo", 1, [*recipe, str(simulate.VERSION), *weights], {"n": n})[:8]

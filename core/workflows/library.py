@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 
 from core.errors import InputError
-from core.settings import Settings, refuse_outside
+from core.settings import Settings, data_roots, refuse_outside
 from core.store import Store, write_json
 from core.study import StudySpec, read_spec, read_study, write_spec
 from core.workflows.demo import demo_folder
@@ -68,6 +69,14 @@ def _remembered(settings: Settings) -> list[str]:
 
 
 def _title(path: str) -> str:
+    file = Path(path).stat()
+    return _title_of(path, file.st_mtime_ns, file.st_size, data_roots())
+
+
+@lru_cache(maxsize=256)
+def _title_of(path: str, time: int, size: int, roots: tuple[Path, ...]) -> str:
+    """Read a study's name; a page asks for all of them several times a run."""
+    del time, size, roots
     try:
         return read_spec(path).name
     except InputError:

@@ -135,13 +135,25 @@ def _read_json(path: Path) -> Any:
 def _read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """Read a result table; text stays text whatever it looks like, a blank number is NaN."""
     try:
-        table = pd.read_csv(path, dtype="str", keep_default_na=False)
+        names = pd.read_csv(path, nrows=0).columns
+        numbers = [name for name in names if name not in (*TEXT_COLUMNS, *FLAG_COLUMNS)]
+        table = pd.read_csv(
+            path,
+            dtype=dict.fromkeys(names.difference(numbers), "str"),
+            na_values=dict.fromkeys(numbers, ""),
+            keep_default_na=False,
+            float_precision="round_trip",
+            low_memory=False,
+        )
     except (OSError, pd.errors.EmptyDataError):
         return pd.DataFrame(columns=list(columns))
-    for name in table.columns.intersection(list(TEXT_COLUMNS)):
-        table[name] = table[name].map(restored)
-    for name in table.columns.difference(list(TEXT_COLUMNS)):
-        table[name] = table[name] == "True" if name in FLAG_COLUMNS else pd.to_numeric(table[name], errors="coerce")
+    for name in table.columns:
+        if name in TEXT_COLUMNS and table[name].str.startswith("'").any():
+            table[name] = table[name].map(restored)
+        elif name in FLAG_COLUMNS:
+            table[name] = table[name] == "True"
+        elif name in numbers and table[name].dtype.kind not in "if":  # a cell that is no number
+            table[name] = pd.to_numeric(table[name].astype("str"), errors="coerce")
     return table
 
 

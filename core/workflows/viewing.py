@@ -73,8 +73,8 @@ def labels_file(labels: Volume) -> bytes:
     return byte_nifti(lookup[labels.data], labels.affine, labels=True)
 
 
-def region_facts(results: Results, cohort: str) -> dict[str, dict[int, tuple[float, float | None]]]:
-    """Return what is known of each region of the cases of a cohort.
+def region_facts(results: Results, cohort: str, case: str = "") -> dict[str, dict[int, tuple[float, float | None]]]:
+    """Return what is known of each region of the cases of a cohort, or of one case of it.
 
     Returns
     -------
@@ -82,8 +82,10 @@ def region_facts(results: Results, cohort: str) -> dict[str, dict[int, tuple[flo
         By case, then by row of `anatomy.structures`, counted from 1: volume as measured (mm³), and the percentile of
         its region, left and right averaged, among the real brains at equal head size (%), None while unknown.
     """
-    volumes = results.volumes[results.volumes["cohort"] == cohort].set_index("subject")
-    table = results.percentiles[results.percentiles["cohort"] == cohort]
+    volumes, table = results.volumes, results.percentiles
+    if case:
+        volumes, table = volumes[volumes["subject"] == case], table[table["subject"] == case]
+    volumes, table = volumes[volumes["cohort"] == cohort].set_index("subject"), table[table["cohort"] == cohort]
     ranks = table.pivot_table("percentile", "subject", ["group", "region"]).reindex(volumes.index)
     facts: dict[str, dict[int, tuple[float, float | None]]] = {str(case): {} for case in volumes.index}
     for row, structure in enumerate(anatomy.structures().itertuples(), start=1):
@@ -144,6 +146,13 @@ def plane_image(volume: Volume, plane: str) -> np.ndarray:
     axis = ("sagittal", "coronal", "axial").index(plane)
     middle = np.take(volume.data, volume.data.shape[axis] // 2, axis=axis)
     return np.asarray(np.clip((middle.T[::-1] + 1) * 127.5, 0, 255).astype(np.uint8))
+
+
+def png_file(plane: NDArray[np.uint8]) -> bytes:
+    """Return grey values, shape (rows, columns), as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(plane).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def thumbnail(settings: Settings, source: Source) -> dict[str, NDArray[np.uint8]]:
