@@ -98,6 +98,7 @@ def place(row: pd.Series) -> str:
     return f"Place {row['rank']:.0f}{' (tie)' if row['tie'] else ''}\n{value}"
 
 
+@st.fragment
 def show_brains(study: Study, results: Results) -> None:
     """Show middle slices of a few cases of every cohort."""
     plane = st.segmented_control("Plane", PLANES, default="axial", required=True, key="overview_plane")
@@ -122,7 +123,7 @@ def show_samples(study: Study, results: Results, cohort: Cohort, plane: str) -> 
                 st.warning(f"{case.case_id}: {error.what}")
                 continue
             image = planes[plane]
-            st.image(image, case.case_id, width="stretch", alt=f"{plane} slice of {case.case_id}")
+            st.image(image, case.case_id, width="stretch", output_format="PNG", alt=f"{plane} slice of {case.case_id}")
             if st.button("View", key=f"open_{cohort.name}_{case.case_id}", help="Open in the viewer", width="stretch"):
                 shared.open_viewer(cohort.name, case.case_id)
 
