@@ -148,6 +148,7 @@ def place(row: pd.Series, control: bool) -> str:
     return f"{'as ' if control else ''}{row['rank']:.0f}{marks}: {value}{interval}"
 
 
+@st.fragment
 def show_brains(study: Study, results: Results) -> None:
     """Show middle slices of a few cases of every cohort."""
     plane = st.segmented_control("Plane", PLANES, default="axial", required=True, key="overview_plane")
@@ -177,7 +178,8 @@ def show_brain(
     except InputError as error:
         st.warning(f"{case}: {error.what}")
         return
-    st.image(planes[plane], "typical" if about else case, width="stretch", alt=f"{plane} slice of {case}")
+    caption = "typical" if about else case
+    st.image(planes[plane], caption, width="stretch", output_format="PNG", alt=f"{plane} slice of {case}")
     if st.button("View", key=key, help=f"{about} Open {case} in the viewer.".strip(), width="stretch"):
         shared.open_viewer(cohort.name, case)
 
