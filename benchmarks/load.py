@@ -39,12 +39,14 @@ MIB = 2**20
 
 @dataclass
 class Measured:
-    """Seconds of page openings and widget answers by page, errors, and (seconds, MiB of the server)."""
+    """Seconds of page openings and widget answers by page, errors, (seconds, MiB of the server), its work."""
 
     opened: list[tuple[str, float]] = field(default_factory=list)
     answered: list[tuple[str, float]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     memory: list[tuple[float, float]] = field(default_factory=list)
+    runs: int = 0  # of the script, also of fragments that run by themselves
+    used: float = 0.0  # seconds of processor time of the server
 
 
 class Session:
@@ -79,6 +81,7 @@ class Session:
                 message = ForwardMsg.FromString(await self.socket.recv())
                 kind = message.WhichOneof("type")
                 if kind == "script_finished" and message.script_finished != ForwardMsg.FINISHED_EARLY_FOR_RERUN:
+                    self.measured.runs += 1
                     return time.perf_counter() - asked
                 self.take(kind, message)
 
@@ -161,11 +164,13 @@ async def visit(
 
 async def watch(process: psutil.Process, until: float, measured: Measured) -> None:
     """Note the server's memory."""
-    begin = time.monotonic()
+    begin, before = time.monotonic(), process.cpu_times()
     while time.monotonic() < until:
         with suppress(psutil.Error):
             measured.memory.append((time.monotonic() - begin, process.memory_info().rss / MIB))
         await asyncio.sleep(min(5.0, max(0.1, (until - begin) / 20)))
+    after = process.cpu_times()
+    measured.used = after.user + after.system - before.user - before.system
 
 
 async def _all(url: str, pid: int, sessions: int, seconds: float, think: tuple[float, float]) -> Measured:
@@ -255,6 +260,7 @@ def report(measured: Measured, sessions: int) -> None:
     print(f"{sessions} sessions; {len(measured.errors)} errors" + "".join(f"\n- {e}" for e in measured.errors[:10]))
     marks = measured.memory[:: max(1, len(measured.memory) // 12)]
     print("server's memory: " + ", ".join(f"{mib:.0f} MiB at {seconds / 60:.1f} min" for seconds, mib in marks))
+    print(f"server: {measured.used:.0f} s of processor time for {measured.runs} runs, its first ones among them")
     print(f"load of the machine: {', '.join(f'{load:.1f}' for load in os.getloadavg())} on {os.cpu_count()} cores")
 
 

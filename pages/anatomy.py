@@ -125,14 +125,14 @@ def show_effects(study: Study, results: Results, table: pd.DataFrame, choices: t
     labelled = table.assign(cohort=table["cohort"].map(names))
     select = {"on_select": "rerun", "selection_mode": "single-row"}
     event = shared.show_effects(labelled, "effects", help_texts, choices, gated, **select)
-    st.caption(
-        "The table has the layout of the paper's Table 3. Choose a row to see the volumes behind it. " + BLIND_SPOT
+    st.caption(f"The table is the paper's Table 3. Choose a row to see the volumes behind it. {BLIND_SPOT}")
+    lines, noise = shared.kept(
+        "verdicts of regions", choices, lambda: (_verdict_lines(table, names, gated), noise_of(table))
     )
-    words = shared.kept("verdicts of regions", choices, lambda: (_verdict_lines(table, names, gated), noise_of(table)))
-    for line in words[0]:
+    for line in lines:
         st.markdown(line)
-    if words[1]:
-        st.caption(words[1] + " In brackets in the heatmap: within that noise.")
+    if noise:
+        st.caption(noise + " In brackets in the heatmap: within that noise.")
     rows = event["selection"]["rows"]
     return str(list(dict.fromkeys(table["region"]))[rows[0]]) if rows else ""
 
@@ -147,8 +147,8 @@ def _verdict_lines(table: pd.DataFrame, names: Mapping[str, str], gated: Collect
     for name, verdicts in table.groupby("cohort", sort=False)["verdict"]:
         counts = verdicts.value_counts()
         words = ", ".join(f"{counts.get(v, 0)} {v}" for v in ("equivalent", "different", "undetermined"))
-        label = names[str(name)]
-        lines.append(f"{label}: {words}" + (", **not relied upon: fails the gate**" if label in gated else ""))
+        mark = ", **not relied upon: fails the gate**" if names[str(name)] in gated else ""
+        lines.append(f"{names[str(name)]}: {words}{mark}")
     return lines
 
 
@@ -163,10 +163,10 @@ def show_region(study: Study, results: Results, table: pd.DataFrame, picked: str
     largest = table.dropna(subset=["cohens_d"]).sort_values("cohens_d", key=abs, ascending=False, kind="stable")
     who, where = st.session_state.get(shared.ASKED) or ("", "")
     start = next(name for name in (picked, where, largest["region"].iloc[0]) if name in regions)
-    region = _choice(first, "Region", regions, start, f"{REGION}_{picked or where}", str)
+    region = _choice(first, "Region", regions, start, f"{REGION}_{picked or who}", str)
     strongest = who if who in cohorts and not picked else largest.loc[largest["region"] == region, "cohort"].iloc[0]
     label = {name: cohort.label for name, cohort in cohorts.items()}.__getitem__
-    name = _choice(second, "Cohort", list(cohorts), strongest, f"{REGION}_cohort_{region}", label)
+    name = _choice(second, "Cohort", list(cohorts), strongest, f"{REGION}_cohort_{region}_{who}", label)
     help_text = "As in the effect size; off: as measured."
     adjusted = third.toggle("Adjusted for head size", value=True, help=help_text, key="anatomy_chosen_adjusted")
     names = shared.labels_of(study.cohorts)

@@ -92,7 +92,8 @@ def named(checks: pd.DataFrame, names: Mapping[str, str]) -> str:
 
 def show_pairs(results: Results, study: Study, encoder: str) -> None:
     """List the synthetic volumes nearest to a training volume; ticking a row leads to both brains."""
-    names, spaces = shared.labels_of(study.cohorts), list(results.copies["space"].unique())
+    names = {cohort.name: shared.short_label(cohort) for cohort in study.cohorts}
+    spaces = list(results.copies["space"].unique())
     if not spaces:
         return
     space = st.segmented_control(

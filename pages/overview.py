@@ -109,20 +109,21 @@ def show_order(study: Study, results: Results) -> None:
     names = {name: METRICS[name].label for name in known}
     metric = str(st.segmented_control("Score", known, default=known[0], required=True, format_func=names.__getitem__))
     st.caption(column_help(metric))
-    table, columns = shared.kept("order", (*shared.basis(study), metric), lambda: order_table(study, ranked, metric))
+    scores = ranked[ranked["metric"] == metric]
+    table, columns = shared.kept("order", (*shared.basis(study), metric), lambda: order_table(study, scores))
     pairs = [(c.name, typical_of(results, c)) for c in study.synthetic]
     selection.show_cases(table, columns, pairs, "order", alt=f"Place of each cohort by {names[metric]}")
     st.caption(f"{HOW_TO_READ} Tick a row to open the cohort's typical brain. All metrics: page *Similarity*.")
 
 
-def order_table(study: Study, ranked: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return the places by one score under each encoder, and what the columns are."""
+def order_table(study: Study, scores: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return the places by one score under every encoder, and what the columns are."""
     rows = [*(c.name for c in study.synthetic), "Floor", "N real / synthetic"]
     labels = {c.name: shared.short_label(c) for c in study.synthetic}
     controls = {c.name for c in study.synthetic if is_control(c)}
     table = pd.DataFrame({"cohort": [labels.get(row, row) for row in rows]})
     columns = {"cohort": shared.text("Cohort", width=ORDER_COHORT)}
-    for encoder, group in ranked[ranked["metric"] == metric].groupby("encoder", sort=False):
+    for encoder, group in scores.groupby("encoder", sort=False):
         cells = {row["cohort"]: place(row, row["cohort"] in controls) for _, row in group.iterrows()}
         title = ENCODERS[str(encoder)].label if encoder in ENCODERS else str(encoder) or "volumes themselves"
         floors = sorted({shared.brief(floor) for floor in group["floor"].dropna()})
@@ -147,6 +148,7 @@ def place(row: pd.Series, control: bool) -> str:
     return f"{'as ' if control else ''}{row['rank']:.0f}{marks}: {value}{interval}"
 
 
+@st.fragment
 def show_brains(study: Study, results: Results) -> None:
     """Show middle slices of a few cases of every cohort."""
     plane = st.segmented_control("Plane", PLANES, default="axial", required=True, key="overview_plane")
@@ -176,7 +178,8 @@ def show_brain(
     except InputError as error:
         st.warning(f"{case}: {error.what}")
         return
-    st.image(planes[plane], "typical" if about else case, width="stretch", alt=f"{plane} slice of {case}")
+    caption = "typical" if about else case
+    st.image(planes[plane], caption, width="stretch", output_format="PNG", alt=f"{plane} slice of {case}")
     if st.button("View", key=key, help=f"{about} Open {case} in the viewer.".strip(), width="stretch"):
         shared.open_viewer(cohort.name, case)
 

@@ -644,7 +644,7 @@ def _effect_heatmap(effects: pd.DataFrame, gated: Collection[str]) -> Any:
 def _effects_side_by_side(
     effects: pd.DataFrame, help_texts: Mapping[str, str], gated: Collection[str]
 ) -> tuple[pd.DataFrame, dict[int, Any]]:
-    """Return d as in the paper's Table 3, a row a region, a column a cohort, and what the columns are."""
+    """Return d as in the paper's Table 3, a row a region and a column a cohort, and what the columns are."""
     regions, names = (list(dict.fromkeys(effects[name])) for name in ("region", "cohort"))
     values = effects.pivot_table("cohens_d", "region", "cohort", sort=False, dropna=False)
     values = values.reindex(index=regions, columns=names)

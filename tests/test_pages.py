@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from core.study import PROVENANCE, read_study
 from core.volume import HALF, Volume, save, template
 from core.workflows import Results, known_studies, remember_study
 from core.workflows.results import CASE_COLUMNS, rank_scores, results_folder
-from pages import job_parts
+from pages import job_parts, shared
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -180,6 +183,45 @@ def test_the_other_tables_of_the_paper_are_on_tabs():
     app.session_state["paper_tab"] = "Table 1: similarity"
     app.run()
     assert app.segmented_control(key="paper_order").value == "mmd"
+
+
+def test_a_page_shows_new_results_although_it_keeps_what_it_made_of_the_old(study):
+    app = show("quality", study)
+    assert "a0" in words(app) and "0.123" not in words(app)
+    folder = results_folder(from_environment(), Path(study))
+    qc = pd.read_csv(folder / "qc.csv")
+    qc.loc[qc["subject"] == "a2", "brainstem"] = 0.1234
+    write_csv(qc, folder / "qc.csv")
+    app.run()
+    assert not app.exception
+    (chart,) = app.get("plotly_chart")
+    assert "0.123" in words(app) and 0.1234 in scores_in(chart)  # in the list of volumes that fail, and drawn
+
+
+def scores_in(chart):
+    """The y values of the traces of a chart."""
+    values = []
+    for trace in json.loads(chart.proto.spec)["data"]:
+        y = trace["y"]
+        values += np.frombuffer(base64.b64decode(y["bdata"]), y["dtype"]).tolist() if isinstance(y, dict) else y
+    return {round(value, 4) for value in values}
+
+
+def test_what_is_kept_is_made_once_for_each_choice():
+    made = []
+    for of in (("a", 1), ("a", 1), ("a", 2)):
+        shared.kept("test of kept", of, lambda: made.append(1))
+    assert len(made) == 2
+
+
+def test_new_files_of_a_study_are_seen(study):
+    shared.files_changed.clear()
+    version = shared.study_version(study)
+    assert [case.case_id for case in shared.cached_study(study, version).real.cases] == CASES["real"]
+    folder = Path(study).parent / "real"
+    shutil.copy(folder / "r0.nii.gz", folder / "r3.nii.gz")
+    shared.files_changed.clear()  # as LOOK_SECONDS later
+    assert [case.case_id for case in shared.cached_study(study, version).real.cases][-1] == "r3"
 
 
 def test_every_page_is_tested():

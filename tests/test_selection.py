@@ -6,6 +6,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core import plots
+from core.plots import style
 from core.settings import from_environment
 from core.workflows import read_results
 from core.workflows.results import qc_of
@@ -55,6 +56,16 @@ def test_marking_cases_leaves_the_figure_as_it_was(scatter):
 @pytest.mark.parametrize(("page", "key"), [("pages/quality.py", "qc_strips"), ("pages/anatomy.py", "region_volumes")])
 def test_charts_of_cases_show_what_is_selected_elsewhere(study, page, key):  # noqa: F811
     assert marked(run(page, study), key) == set(CHOSEN)
+
+
+def test_a_selected_case_is_drawn_although_its_cohort_is_too_large_for_all(study, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(style, "MOST_SHOWN", 2)
+    app = run("pages/quality.py", study, **{selection.CASES: [("Alpha", "a1")]})
+    assert marked(app, "qc_strips") == {("Alpha", "a1")}
+    app = run("pages/quality.py", study, **{selection.CASES: [("real", "r1")]})
+    assert marked(app, "qc_strips") == {("real", "r1")}
+    (chart,) = [element for element in app.get("plotly_chart") if "qc_strips" in element.proto.id]
+    assert "real (shows 3 of N = 3)" in chart.proto.spec and "Alpha (shows 2 of N = 3)" in chart.proto.spec
 
 
 def test_tables_of_cases_tick_what_is_selected_elsewhere(study):  # noqa: F811
