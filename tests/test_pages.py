@@ -22,6 +22,7 @@ from core.study import PROVENANCE, read_study
 from core.volume import HALF, Volume, save, template
 from core.workflows import Results, known_studies, remember_study
 from core.workflows.results import CASE_COLUMNS, rank_scores, results_folder
+from core.workflows.verdicts import TOPICS
 from pages import job_parts, shared
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -222,6 +223,14 @@ def test_new_files_of_a_study_are_seen(study):
     shutil.copy(folder / "r0.nii.gz", folder / "r3.nii.gz")
     shared.files_changed.clear()  # as LOOK_SECONDS later
     assert [case.case_id for case in shared.cached_study(study, version).real.cases][-1] == "r3"
+
+
+def test_on_the_overview_every_reason_and_a_typical_brain_lead_on_and_scores_have_names(study):
+    app = show("overview", study)
+    keys = {button.key for button in app.button}
+    assert {f"{topic}_Alpha" for topic in TOPICS} | {"typical_Alpha"} <= keys
+    assert list(app.dataframe[0].value.columns) == ["cohort", "Untrained ResNet-50"]
+    assert app.segmented_control[0].options == ["FID (Fréchet distance)"]
 
 
 def test_every_page_is_tested():
