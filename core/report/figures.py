@@ -7,6 +7,7 @@ import io
 import re
 import textwrap
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import plotly.graph_objects as go
@@ -187,12 +188,13 @@ def anatomy(study: Study, results: Results) -> Chart:
     effects = effects_with_noise(results)
     effects = effects.assign(cohort=effects["cohort"].map(lines).fillna(effects["cohort"]))
     groups = effects["group"].unique() if len(effects) else ()
+    draw = partial(plots.effect_heatmap, gated=[lines[name] for name in failing if name in lines])
     title = "Figure 4: effect sizes"
-    parts = tuple((f"{title}, {group}", plots.effect_heatmap(effects[effects["group"] == group])) for group in groups)
-    note = "Cohen's d of each region; 0 is best, blue: too small."
+    parts = tuple((f"{title}, {group}", draw(effects[effects["group"] == group])) for group in groups)
+    note = "Cohen's d of each region; 0 is best, blue: larger in real brains."
     note += " In brackets: within the noise of the engine." if effects["noise_floor"].notna().any() else ""
     note += f" {FAILING_NOTE}" if failing & set(results.effect_sizes["cohort"]) else ""
-    return Chart(title, note, plots.effect_heatmap(effects), parts)
+    return Chart(title, note, draw(effects), parts)
 
 
 def _kind(cohort: Cohort) -> str:
