@@ -67,7 +67,7 @@ def play(page: Page, film: Film) -> None:
     page.locator(".pane canvas").first.wait_for()
     page.wait_for_timeout(9000)
     film.shoot(1800)
-    page.locator(".pane canvas").first.click(position={"x": 120, "y": 130})
+    page.locator(".pane canvas").first.click(position={"x": 95, "y": 72})
     page.wait_for_timeout(1000)
     film.shoot(1200)
     page.keyboard.press(" ")

@@ -27,7 +27,7 @@ PAGES = (
     "studies",
     "jobs",
 )
-HEIGHT = {"overview": 1900, "viewer": 1500, "similarity": 1500, "anatomy": 1500}
+HEIGHT = {"overview": 1900, "similarity": 1500, "anatomy": 1500}
 WIDTH, COLOURS = 1280, 256
 
 
