@@ -15,7 +15,7 @@ from core.study import Cohort, Study
 from core.tables import csv_text
 from core.workflows import Results
 from core.workflows.regional import answer, at_gate, judged, most_extreme, noise_note
-from core.workflows.results import cohort_verdicts, regional_tables
+from core.workflows.results import regional_tables
 from pages import access, paper_parts, selection, shared
 from pages import anatomy_parts as parts
 
@@ -102,7 +102,7 @@ def choose(study: Study, results: Results, rows: pd.DataFrame, gated: bool) -> t
 
 def unreliable(study: Study, results: Results) -> list[Cohort]:
     """Return the synthetic cohorts that fail the quality gate."""
-    verdicts = cohort_verdicts(results, [cohort.name for cohort in study.synthetic])
+    verdicts = shared.counts_of(study, results)
     return [c for c in study.synthetic if verdicts.loc[c.name, "gated"] and not verdicts.loc[c.name, "reliable"]]
 
 

@@ -13,7 +13,7 @@ from core.errors import InputError
 from core.metrics import METRICS
 from core.study import Cohort, Study
 from core.workflows import Results
-from core.workflows.results import cases_behind, cohort_verdicts, typical_case, worst_region
+from core.workflows.results import cases_behind, typical_case, worst_region
 from core.workflows.verdicts import ANSWERS, Verdict, column_help, is_control
 from core.workflows.viewing import PLANES
 from pages import selection, shared
@@ -88,13 +88,15 @@ def show_verdict(study: Study, results: Results, verdict: Verdict) -> None:
 
 def show_typical(study: Study, results: Results, cohort: Cohort) -> None:
     """Show the middle slice of a cohort's typical brain, with the way to the viewer."""
-    if case := typical_of(results, cohort):
+    if case := typical_of(study, results, cohort):
         show_brain(study, results, cohort, case, "axial", key=f"typical_{cohort.name}", about=TYPICAL)
 
 
-def typical_of(results: Results, cohort: Cohort) -> str:
+def typical_of(study: Study, results: Results, cohort: Cohort) -> str:
     """Return a cohort's typical case, the first one while no score is known; "" without cases."""
-    return typical_case(results, cohort.name) or next((case.case_id for case in cohort.cases), "")
+    name = cohort.name
+    found = shared.kept(f"typical {name}", shared.basis(study), lambda: typical_case(results, name))
+    return found or next((case.case_id for case in cohort.cases), "")
 
 
 def show_order(study: Study, results: Results) -> None:
@@ -111,7 +113,7 @@ def show_order(study: Study, results: Results) -> None:
     st.caption(column_help(metric))
     scores = ranked[ranked["metric"] == metric]
     table, columns = shared.kept("order", (*shared.basis(study), metric), lambda: order_table(study, scores))
-    pairs = [(c.name, typical_of(results, c)) for c in study.synthetic]
+    pairs = [(c.name, typical_of(study, results, c)) for c in study.synthetic]
     selection.show_cases(table, columns, pairs, "order", alt=f"Place of each cohort by {names[metric]}")
     st.caption(f"{HOW_TO_READ} Tick a row to open the cohort's typical brain. All metrics: page *Similarity*.")
 
@@ -186,8 +188,7 @@ def show_brain(
 
 def show_counts(study: Study, results: Results) -> None:
     """Show how many cases were found, used and rejected."""
-    names = [cohort.name for cohort in study.cohorts]
-    counts = shared.kept("counts", shared.basis(study), lambda: cohort_verdicts(results, names))
+    counts = shared.counts_of(study, results)
     table = pd.DataFrame(
         {
             "cohort": [cohort.label for cohort in study.cohorts],

@@ -23,7 +23,7 @@ from core.settings import Settings, from_environment
 from core.study import Cohort, Study, read_study, seen_of, times_of
 from core.volume import Volume
 from core.workflows import Results, demo_folder, known_studies, load_case, load_case_labels, read_results
-from core.workflows.results import rank_scores, results_folder, source_of
+from core.workflows.results import cohort_verdicts, rank_scores, results_folder, source_of
 from core.workflows.results import results_stamp as stamp_of
 from core.workflows.verdicts import Verdict, verdicts
 from core.workflows.viewing import case_files, png_file, thumbnail
@@ -357,6 +357,12 @@ def basis(study: Study) -> tuple[Any, ...]:
     """Return what tables and figures of a study change with: its results and the names of its cohorts."""
     path = str(study.path)
     return path, results_stamp(path), tuple(cohort.label for cohort in study.cohorts)
+
+
+def counts_of(study: Study, results: Results) -> pd.DataFrame:
+    """Return what `cohort_verdicts` counts for every cohort of the study, by name; not to be written into."""
+    names = [cohort.name for cohort in study.cohorts]
+    return kept("counts", basis(study), lambda: cohort_verdicts(results, names))
 
 
 @st.cache_data(max_entries=12, show_spinner=False)
