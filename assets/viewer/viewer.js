@@ -55,6 +55,16 @@ shared.words = (study) => {
   return view.length ? JSON.stringify(Object.fromEntries(view.map(([name, value]) => [name, rounded(value)]))) : "";
 };
 
+// Whether the browser has WebGL 2; asked once, since a context is slow to make without a graphics card and few are kept.
+function possible() {
+  if (shared.possible === undefined) {
+    const context = document.createElement("canvas").getContext("webgl2");
+    shared.possible = Boolean(context);
+    context?.getExtension("WEBGL_lose_context")?.loseContext();
+  }
+  return shared.possible;
+}
+
 function loadLibrary(url) {
   shared.library ??= new Promise((done, fail) => {
     const script = Object.assign(document.createElement("script"), { src: url });
@@ -144,7 +154,7 @@ class Viewer {
     this.port = port;
     if (data.view && shared.applied !== data.token) Object.assign(this.view, START, readView(data.view, data.labels.length));
     shared.applied = data.token;
-    this.box.hidden = !document.createElement("canvas").getContext("webgl2");
+    this.box.hidden = !possible();
     if (this.box.hidden) return port.state("webgl", "missing"); // the page says what is missing, and draws slices
     const wanted = data.panes.flatMap((pane) => [pane.image, pane.labels]).filter((url) => url && !shared.volumes.has(url));
     for (const url of wanted) shared.files.set(url, fetchFile(url));
@@ -210,8 +220,16 @@ class Viewer {
       cycleClipPlaneHotKey: "", isRadiologicalConvention: this.data.radiological, fontMinPx: 14,
     });
     await pane.nv.attachToCanvas(pane.canvas, false);
+    // niivue works out gradients of every volume, for a kind of 3D shading that is not used here: one pixel will do.
+    const blur = pane.nv.blurShader;
+    const use = blur.use.bind(blur);
+    blur.use = (gl) => { use(gl); gl.viewport(0, 0, 1, 1); };
     const draw = pane.nv.drawScene.bind(pane.nv);
-    pane.nv.drawScene = () => { const drawn = draw(); this.follow(pane); return drawn; };
+    pane.nv.drawScene = () => {
+      if (pane.held) return;
+      draw();
+      this.follow(pane);
+    };
     const cross = pane.nv.drawCrosshairs3D.bind(pane.nv);
     pane.nv.drawCrosshairs3D = (...given) => { this.widen(pane.nv); return cross(...given); };
     pane.nv.onIntensityChange = (volume) => this.set({ low: clamp(volume.cal_min, -1, 0.95), high: clamp(volume.cal_max, -0.95, 1) });
@@ -256,12 +274,14 @@ class Viewer {
       pane.nv.volumes = labels ? [image, labels] : [image];
       Object.assign(pane, { image, labels });
       Object.assign(pane.nv, { back: image, overlays: pane.nv.volumes.slice(1) });
-      this.dress(pane);
-      this.place(pane);
-      pane.nv.setSliceType(NIIVUE_SLICE[this.view.slice]);
-      pane.ready = true;
+      this.draw(pane, () => {
+        this.dress(pane);
+        pane.nv.updateGLVolume();
+        this.place(pane);
+        pane.nv.setSliceType(NIIVUE_SLICE[this.view.slice]);
+        pane.ready = true;
+      });
       pane.box.dataset.case = item.case;
-      this.follow(pane);
       this.say();
     } catch (error) {
       pane.shown = "";
@@ -282,21 +302,35 @@ class Viewer {
 
   set(change) {
     Object.assign(this.view, change);
-    const textures = ["low", "high", "overlay", "opacity", "outline", "hidden"].some((name) => name in change);
+    const changed = (...names) => names.some((name) => name in change);
+    const image = changed("low", "high"), labels = changed("overlay", "opacity", "outline", "hidden");
     this.quiet = true;
-    for (const pane of this.panes.filter((pane) => pane.ready)) {
-      if (textures) this.dress(pane);
-      this.place(pane);
-      if ("slice" in change) pane.nv.setSliceType(NIIVUE_SLICE[this.view.slice]);
-      pane.nv.drawScene();
-    }
+    for (const pane of this.panes.filter((pane) => pane.ready))
+      this.draw(pane, () => {
+        this.dress(pane);
+        if (image) pane.nv.refreshLayers(pane.image, 0);
+        if (labels && pane.labels) pane.nv.refreshLayers(pane.labels, 1);
+        this.place(pane);
+        if ("slice" in change) pane.nv.setSliceType(NIIVUE_SLICE[this.view.slice]);
+      });
     this.quiet = false;
     this.controls();
     this.say();
     globalThis.synthscopeAddress?.write();
   }
 
-  // Window, colours and what is hidden go to the graphics card.
+  // Make changes that niivue would each draw by itself, and draw once: it takes longest without a graphics card.
+  draw(pane, change) {
+    pane.held = true;
+    try {
+      change();
+    } finally {
+      pane.held = false;
+    }
+    pane.nv.drawScene();
+  }
+
+  // Window, colours and what is hidden, as niivue takes them to the graphics card.
   dress(pane) {
     const { view } = this;
     Object.assign(pane.image, { cal_min: Math.min(view.low, view.high - 0.05), cal_max: view.high });
@@ -314,10 +348,6 @@ class Viewer {
       pane.labels._opacity = view.overlay ? view.opacity : 0;
       pane.nv.opts.atlasOutline = view.overlay && view.outline ? view.opacity : 0;
     }
-    const quiet = this.quiet;
-    this.quiet = true;
-    pane.nv.updateGLVolume();
-    this.quiet = quiet;
   }
 
   place(pane) {
