@@ -1,11 +1,13 @@
-"""How the product behaves with many cases: pages of a study of 10,000, and a look into a store of a million.
+"""How the product behaves with many cases: the cost of a volume, pages of a study of 10,000, a store of a million.
 
+    python -m benchmarks.scale cost [--sizes 100 1000 10000] [--metrics fid sharpness] [--segment] [--out FILE.json]
     python -m benchmarks.scale pages [--cases 10000] [--rounds 3]
     python -m benchmarks.scale lookup [--artefacts 1000000]
 
-`pages` makes a study whose cases are links to one volume and whose tables hold made-up numbers, and opens every page in
-a browser: times are what a reader waits for, no result means anything. `lookup` fills a store with small artefacts in
-its own layout and reads some of them.
+`cost` evaluates studies of simulated volumes (`benchmarks.cost`), whose segmentations are given as tables unless
+``--segment`` is named. `pages` makes a study whose cases are links to one volume and whose tables hold made-up
+numbers, and opens every page in a browser: times are what a reader waits for, no result means anything. `lookup` fills
+a store with small artefacts in its own layout and reads some of them.
 """
 
 from __future__ import annotations
@@ -24,13 +26,14 @@ import pandas as pd
 import psutil
 from playwright.sync_api import Page, sync_playwright
 
+from benchmarks.cost import measure_cost
 from benchmarks.pages import QUIET, change_page, report
 from benchmarks.toggle import reach, serve
 from core import anatomy
 from core.quality import QC_SCORES
 from core.settings import Settings
 from core.store import Store, content_key, write_csv, write_json
-from core.study import PROVENANCE, CohortSpec, StudySpec, write_spec
+from core.study import PROVENANCE, CohortSpec, StudySettings, StudySpec, write_spec
 from core.volume import HALF, save, template
 from core.workflows import demo_folder, remember_study, results_folder
 from core.workflows.results import CASE_COLUMNS
@@ -173,12 +176,30 @@ def measure_lookup(artefacts: int) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("pages", "lookup"))
+    parser.add_argument("what", choices=("cost", "pages", "lookup"))
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--artefacts", type=int, default=1_000_000)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 10_000])
+    parser.add_argument("--encoders", nargs="+", default=["deepbet"])
+    parser.add_argument("--metrics", nargs="+", default=["fid", "sharpness"])
+    parser.add_argument("--segment", action="store_true")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--place", type=Path, help="folder for volumes and results, kept; a temporary one without it")
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
-    if options.what == "pages":
+    if options.what == "cost":
+        settings = StudySettings(encoders=tuple(options.encoders), metrics=tuple(options.metrics))
+        with tempfile.TemporaryDirectory() as place:
+            measure_cost(
+                options.place or Path(place),
+                options.sizes,
+                settings,
+                segmented=not options.segment,
+                workers=options.workers,
+                out=options.out,
+            )
+    elif options.what == "pages":
         measure_pages(options.cases, options.rounds)
     else:
         measure_lookup(options.artefacts)
