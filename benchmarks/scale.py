@@ -18,6 +18,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from core.workflows import demo_folder, remember_study, results_folder
 from core.workflows.results import CASE_COLUMNS
 
 PAGES = ("Overview", "Viewer", "Similarity", "Quality", "Anatomy", "Reading room", "Report", "Studies", "Jobs")
+VIEWS = {"Contact sheet": ".sheet button", "Case list": "[data-testid=stDataFrame] canvas"}  # of the viewer
 
 
 def write_study(settings: Settings, folder: Path, cases: int) -> str:
@@ -112,8 +114,8 @@ def measure_pages(cases: int, rounds: int) -> None:
             reach(page, f"{url}/?study={study}")
             page.get_by_role("heading", name="Overview").wait_for(timeout=120_000)
             page.wait_for_function(QUIET, timeout=120_000)
-            times = [{name: take_time(page, name, server.pid) for name in PAGES} for _ in range(rounds + 1)]
-            for name in PAGES:
+            times = [take_times(page, server.pid) for _ in range(rounds + 1)]
+            for name in times[0]:
                 (first, *_), *later = (one[name] for one in times)
                 print(f"{cases} cases, {name}: first time {first:.2f} s", flush=True)
                 report(f"{cases} cases, {name}: again", [waited for waited, *_ in later])
@@ -126,13 +128,31 @@ def measure_pages(cases: int, rounds: int) -> None:
             server.wait()
 
 
-def take_time(page: Page, name: str, server: int) -> tuple[float, float, float]:
-    """Open a page; return the seconds waited, and those of processor time that server and browser used."""
+def take_times(page: Page, server: int) -> dict[str, tuple[float, float, float]]:
+    """Open every page, and the viewer's sheet and list; see `take_time`."""
+    times = {name: take_time(page, server, lambda name=name: change_page(page, name)) for name in PAGES}
+    change_page(page, "Viewer")
+    times |= {name: take_time(page, server, lambda name=name: change_view(page, name)) for name in VIEWS}
+    page.get_by_test_id("stMain").get_by_text("Brains", exact=True).click()
+    return times
+
+
+def take_time(page: Page, server: int, wait: Callable[[], float]) -> tuple[float, float, float]:
+    """Return the seconds waited, and those of processor time that server and browser used meanwhile."""
     page.wait_for_timeout(1000)  # what the browser still draws of the page before
     before = used(server)
-    waited = change_page(page, name)
+    waited = wait()
     after = used(server)
     return waited, after[0] - before[0], after[1] - before[1]
+
+
+def change_view(page: Page, name: str) -> float:
+    """Return the seconds from a click on a form of the viewer to the whole of it."""
+    start = time.perf_counter()
+    page.get_by_test_id("stMain").get_by_text(name, exact=True).click()
+    page.locator(VIEWS[name]).first.wait_for(timeout=120_000)
+    page.wait_for_function(QUIET, timeout=120_000, polling=10)
+    return time.perf_counter() - start
 
 
 def used(server: int) -> tuple[float, float]:
