@@ -1,6 +1,6 @@
 """How the product behaves with many cases: the cost of a volume, pages of a study of 10,000, a store of a million.
 
-    python -m benchmarks.scale cost [--sizes 100 1000 10000] [--metrics fid sharpness] [--segment] [--out FILE.json]
+    python -m benchmarks.scale cost [--sizes 100 1000 10000] [--metrics fid c2st] [--segment] [--out FILE.json]
     python -m benchmarks.scale pages [--cases 10000] [--rounds 3]
     python -m benchmarks.scale lookup [--artefacts 1000000]
 
@@ -202,7 +202,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--artefacts", type=int, default=1_000_000)
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 10_000])
     parser.add_argument("--encoders", nargs="+", default=["deepbet"])
-    parser.add_argument("--metrics", nargs="+", default=["fid", "sharpness"])
+    parser.add_argument("--metrics", nargs="+", default=["fid", "mmd2-rbf", "coverage", "c2st"])
     parser.add_argument("--segment", action="store_true")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--place", type=Path, help="folder for volumes and results, kept; a temporary one without it")
