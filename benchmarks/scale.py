@@ -1,11 +1,13 @@
-"""How the product behaves with many cases: pages of a study of 10,000, and a look into a store of a million.
+"""How the product behaves with many cases: the cost of a volume, pages of a study of 10,000, a store of a million.
 
+    python -m benchmarks.scale cost [--sizes 100 1000 10000] [--metrics fid c2st] [--segment] [--out FILE.json]
     python -m benchmarks.scale pages [--cases 10000] [--rounds 3]
     python -m benchmarks.scale lookup [--artefacts 1000000]
 
-`pages` makes a study whose cases are links to one volume and whose tables hold made-up numbers, and opens every page in
-a browser: times are what a reader waits for, no result means anything. `lookup` fills a store with small artefacts in
-its own layout and reads some of them.
+`cost` evaluates studies of simulated volumes (`benchmarks.cost`), whose segmentations are given as tables unless
+``--segment`` is named. `pages` makes a study whose cases are links to one volume and whose tables hold made-up
+numbers, and opens every page in a browser: times are what a reader waits for, no result means anything. `lookup` fills
+a store with small artefacts in its own layout and reads some of them.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,18 +27,20 @@ import pandas as pd
 import psutil
 from playwright.sync_api import Page, sync_playwright
 
+from benchmarks.cost import measure_cost
 from benchmarks.pages import QUIET, change_page, report
 from benchmarks.toggle import reach, serve
 from core import anatomy
 from core.quality import QC_SCORES
 from core.settings import Settings
 from core.store import Store, content_key, write_csv, write_json
-from core.study import PROVENANCE, CohortSpec, StudySpec, write_spec
+from core.study import PROVENANCE, CohortSpec, StudySettings, StudySpec, write_spec
 from core.volume import HALF, save, template
 from core.workflows import demo_folder, remember_study, results_folder
 from core.workflows.results import CASE_COLUMNS
 
 PAGES = ("Overview", "Viewer", "Similarity", "Quality", "Anatomy", "Reading room", "Report", "Studies", "Jobs")
+VIEWS = {"Contact sheet": ".sheet button", "Case list": "[data-testid=stDataFrame] canvas"}  # of the viewer
 
 
 def write_study(settings: Settings, folder: Path, cases: int) -> str:
@@ -109,8 +114,8 @@ def measure_pages(cases: int, rounds: int) -> None:
             reach(page, f"{url}/?study={study}")
             page.get_by_role("heading", name="Overview").wait_for(timeout=120_000)
             page.wait_for_function(QUIET, timeout=120_000)
-            times = [{name: take_time(page, name, server.pid) for name in PAGES} for _ in range(rounds + 1)]
-            for name in PAGES:
+            times = [take_times(page, server.pid) for _ in range(rounds + 1)]
+            for name in times[0]:
                 (first, *_), *later = (one[name] for one in times)
                 print(f"{cases} cases, {name}: first time {first:.2f} s", flush=True)
                 report(f"{cases} cases, {name}: again", [waited for waited, *_ in later])
@@ -123,13 +128,31 @@ def measure_pages(cases: int, rounds: int) -> None:
             server.wait()
 
 
-def take_time(page: Page, name: str, server: int) -> tuple[float, float, float]:
-    """Open a page; return the seconds waited, and those of processor time that server and browser used."""
+def take_times(page: Page, server: int) -> dict[str, tuple[float, float, float]]:
+    """Open every page, and the viewer's sheet and list; see `take_time`."""
+    times = {name: take_time(page, server, lambda name=name: change_page(page, name)) for name in PAGES}
+    change_page(page, "Viewer")
+    times |= {name: take_time(page, server, lambda name=name: change_view(page, name)) for name in VIEWS}
+    page.get_by_test_id("stMain").get_by_text("Brains", exact=True).click()
+    return times
+
+
+def take_time(page: Page, server: int, wait: Callable[[], float]) -> tuple[float, float, float]:
+    """Return the seconds waited, and those of processor time that server and browser used meanwhile."""
     page.wait_for_timeout(1000)  # what the browser still draws of the page before
     before = used(server)
-    waited = change_page(page, name)
+    waited = wait()
     after = used(server)
     return waited, after[0] - before[0], after[1] - before[1]
+
+
+def change_view(page: Page, name: str) -> float:
+    """Return the seconds from a click on a form of the viewer to the whole of it."""
+    start = time.perf_counter()
+    page.get_by_test_id("stMain").get_by_text(name, exact=True).click()
+    page.locator(VIEWS[name]).first.wait_for(timeout=120_000)
+    page.wait_for_function(QUIET, timeout=120_000, polling=10)
+    return time.perf_counter() - start
 
 
 def used(server: int) -> tuple[float, float]:
@@ -173,12 +196,30 @@ def measure_lookup(artefacts: int) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("pages", "lookup"))
+    parser.add_argument("what", choices=("cost", "pages", "lookup"))
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--artefacts", type=int, default=1_000_000)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 10_000])
+    parser.add_argument("--encoders", nargs="+", default=["deepbet"])
+    parser.add_argument("--metrics", nargs="+", default=["fid", "mmd2-rbf", "coverage", "c2st"])
+    parser.add_argument("--segment", action="store_true")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--place", type=Path, help="folder for volumes and results, kept; a temporary one without it")
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
-    if options.what == "pages":
+    if options.what == "cost":
+        settings = StudySettings(encoders=tuple(options.encoders), metrics=tuple(options.metrics))
+        with tempfile.TemporaryDirectory() as place:
+            measure_cost(
+                options.place or Path(place),
+                options.sizes,
+                settings,
+                segmented=not options.segment,
+                workers=options.workers,
+                out=options.out,
+            )
+    elif options.what == "pages":
         measure_pages(options.cases, options.rounds)
     else:
         measure_lookup(options.artefacts)

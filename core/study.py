@@ -141,6 +141,7 @@ class StudySettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     encoders: tuple[Text, ...] = ("random-r50", "deepbet", "embedded")
+    metrics: tuple[Text, ...] = ()  # names; all without it
     segmenter: Text = "embedded"
     qc_fail_rate: float = Field(default=0.05, gt=0, lt=1)
     qc_threshold: float | None = Field(default=None, ge=0, le=1)

@@ -86,7 +86,7 @@ def keep_address(link: Mapping[str, str]) -> None:
 
 def show_sheet(
     cells: Sequence[Mapping[str, Any]],
-    sprites: Mapping[str, Mapping[str, Any]],
+    picture: Mapping[str, Any],
     *,
     letters: str,
     mirrored: bool,
@@ -98,9 +98,9 @@ def show_sheet(
     Parameters
     ----------
     cells : sequence of mapping
-        ``cohort``, ``case``, ``place`` in the cohort's picture, ``caption``, ``verdict`` of the gate, ``selected``.
-    sprites : mapping
-        By cohort: ``url``, ``width`` and ``height`` of a brain, ``columns`` and ``count``.
+        ``cohort``, ``case``, ``place`` in the picture, ``caption``, ``verdict`` of the gate, ``selected``.
+    picture : mapping
+        Of all of them: ``url``, ``width`` and ``height`` of a brain, ``columns``.
     letters : str
         Of the left and right edge of every brain.
     mirrored : bool
@@ -108,7 +108,7 @@ def show_sheet(
     on_open, on_mark : callable
         Called when a brain is clicked, or clicked to select it.
     """
-    data = {"cells": list(cells), "sprites": dict(sprites), "letters": letters, "mirrored": mirrored}
+    data = {"cells": list(cells), "picture": dict(picture), "letters": letters, "mirrored": mirrored}
     _sheet(key="sheet", data=data, on_open_change=on_open, on_mark_change=on_mark)
 
 

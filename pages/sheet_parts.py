@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,12 +16,14 @@ from PIL import Image
 from core import jobs
 from core.image_checks import CHECKS
 from core.quality import QC_SCORES
-from core.study import Study, read_study
+from core.study import Study
 from core.workflows import Results
-from core.workflows.viewing import PLANES, SHEET_COLUMNS, Sheet, case_scores, contact_sheet, undrawn
+from core.workflows.viewing import PLANES, SHEET_COLUMNS, Pair, Sheet, case_scores, contact_sheet, undrawn
 from pages import access, job_parts, niivue, selection, shared, viewer_choices, viewer_parts
 
 AT_ONCE = 60  # thumbnails drawn while the page waits; more are drawn by a job
+AT_A_TIME = 240  # brains shown together
+PART = "viewer_part"  # which of them, counted from 1
 NAME = "case name"
 LOWEST = "lowest QC"
 LIST_COLUMNS = (LOWEST, "verdict", *QC_SCORES, "TIV")
@@ -28,87 +32,132 @@ TIV_HELP = "Total intracranial volume, measured on the images as aligned to the 
 
 
 def show_contact_sheet(study: Study, results: Results, radiological: bool) -> None:
-    """Show one plane of every brain of the chosen cohorts; a click opens it."""
-    names, plane, table = choose_brains(study, results)
-    left, right = st.columns([3, 1], vertical_alignment="bottom")
-    scores = [NAME, *table.columns[2:]]
-    if st.session_state.get("viewer_sort") not in scores:
-        st.session_state["viewer_sort"] = LOWEST
-    sort = left.selectbox("Sort by", scores, key="viewer_sort", format_func=score_label)
-    down = right.toggle("Highest first", key="viewer_down")
-    sheets = {name: sheet_of(study, results, name, plane) for name in names}
-    table["verdict"] = verdicts_of(study, results, table)
-    cells = cells_of(table, sheets, sort, down, shared.labels_of(study.cohorts))
-    sprites = {name: sprite_of(name, sheet, plane) for name, sheet in sheets.items() if sheet.image}
-    letters = {"sagittal": "PA"}.get(plane, "RL" if radiological else "LR")
-    mirrored = radiological and plane != "sagittal"
-    niivue.show_sheet(cells, sprites, letters=letters, mirrored=mirrored, on_open=open_cell, on_mark=mark_cell)
+    """Show one plane of the brains of the chosen cohorts, in the order wanted; a click opens one."""
+    page = choose_brains(study, results)
+    sheet = sheet_of(study, page)
+    letters = {"sagittal": "PA"}.get(page.plane, "RL" if radiological else "LR")
+    mirrored = radiological and page.plane != "sagittal"
+    cells = cells_of(page, sheet, shared.labels_of(study.cohorts))
+    picture = picture_of(sheet) if sheet.image else {}
+    niivue.show_sheet(cells, picture, letters=letters, mirrored=mirrored, on_open=open_cell, on_mark=mark_cell)
     st.caption(
-        f"{len(cells)} brains, middle {plane} slices at one scale. Click a brain to open it; with Ctrl, ⌘ or Shift, "
-        "to select it. A red edge: the QC gate rejects it; the score it fails stands below."
+        f"{page.words} brains, middle {page.plane} slices at one scale. Click a brain to open it; with Ctrl, ⌘ or "
+        "Shift, to select it. A red edge: the QC gate rejects it; the score it fails stands below."
     )
-    show_missing(sheets)
+    show_missing(sheet)
     viewer_choices.keep(study)
 
 
 def show_case_list(study: Study, results: Results, radiological: bool) -> None:
-    """Show every case with its picture and scores, sortable by each column; a selected row can be opened."""
-    names, plane, table = choose_brains(study, results)
-    sheets = {name: sheet_of(study, results, name, plane) for name in names}
-    mirrored = radiological and plane != "sagittal"
-    pictures = {name: pictures_of(sheet, mirrored) for name, sheet in sheets.items()}
-    table.insert(0, "picture", [pictures[c].get(k, "") for c, k in zip(table["cohort"], table["case"], strict=True)])
-    labels = shared.labels_of(study.cohorts)
-    table["verdict"] = verdicts_of(study, results, table)
+    """Show the cases with their pictures and scores, in the order wanted; a selected row can be opened."""
+    page = choose_brains(study, results)
+    sheet, table = sheet_of(study, page), page.table
+    pictures = pictures_of(sheet, radiological and page.plane != "sagittal")
+    table.insert(0, "picture", [pictures.get(pair, "") for pair in page.pairs])
     extra = [name for name in CHECKS if name in table] + [name for name in table if name.startswith("copy ratio")]
-    shown = table[["picture", "case", "cohort", *LIST_COLUMNS, *extra]].replace({"cohort": labels})
+    shown = table[["picture", "case", "cohort", *LIST_COLUMNS, *extra]].replace(
+        {"cohort": shared.labels_of(study.cohorts)}
+    )
     columns: dict[str, Any] = {name: shared.number(score_label(name), fmt="%.3g") for name in shown.columns[3:]}
     columns |= {name: shared.number(score_label(name), QC_HELP) for name in (LOWEST, *QC_SCORES)}
     columns |= {"TIV": shared.number("TIV (mm³)", TIV_HELP, "%.0f")}
     columns |= {"verdict": shared.text("QC gate", "Passes, the scores below the threshold, or why not judged.", 220)}
-    columns |= {"picture": st.column_config.ImageColumn(plane.capitalize()), "cohort": shared.text("Cohort", width=180)}
-    pairs = list(zip(table["cohort"], table["case"], strict=True))
-    selection.show_cases(shown, columns, pairs, "case_list", height=640, row_height=84)
-    st.caption(f"{len(shown)} cases. Click a heading to sort. {letters_note(plane, radiological)}")
-    show_missing(sheets)
+    columns |= {"picture": st.column_config.ImageColumn(page.plane.capitalize())}
+    columns |= {"cohort": shared.text("Cohort", width=180)}
+    selection.show_cases(shown, columns, page.pairs, "case_list", height=640, row_height=84)
+    note = letters_note(page.plane, radiological)
+    st.caption(f"{page.words} cases. A click on a heading sorts those shown, *Sort by* sorts all. {note}")
+    show_missing(sheet)
     viewer_choices.keep(study)
 
 
-def choose_brains(study: Study, results: Results) -> tuple[list[str], str, pd.DataFrame]:
-    """Let the user choose cohorts and a plane; return them with the scores of all cases."""
+@dataclass(frozen=True)
+class Page:
+    """The cases to show, of all that were chosen: with scores and verdict in ``table``, in the order wanted."""
+
+    table: pd.DataFrame
+    plane: str
+    sort: str
+    words: str  # how many are shown, of how many
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Return the cases as (cohort, case)."""
+        return list(zip(self.table["cohort"], self.table["case"], strict=True))
+
+
+def choose_brains(study: Study, results: Results) -> Page:
+    """Let the user choose cohorts, a plane, the order, and which part of many cases to see."""
+    names, plane = choose_cohorts(study)
+    cases = {cohort.name: [case.case_id for case in cohort.cases] for cohort in study.cohorts}
+    known = hash(tuple(map(tuple, cases.values())))
+    table = shared.kept("case scores", (*shared.basis(study), known), lambda: case_scores(results, cases))
+    chosen = [pair for pair in selection.selected() if pair[0] in cases]
+    if chosen and st.toggle(f"Only the selected ({len(chosen)})", key="viewer_only_selected", on_change=to_first):
+        rows = pd.MultiIndex.from_frame(table[["cohort", "case"]]).isin(chosen)
+    else:
+        rows = table["cohort"].isin(names)
+    scores = [NAME, *table.columns[2:]]
+    left, right = st.columns([3, 1], vertical_alignment="bottom")
+    if st.session_state.get("viewer_sort") not in scores:
+        st.session_state["viewer_sort"] = LOWEST
+    sort = left.selectbox("Sort by", scores, key="viewer_sort", format_func=score_label, on_change=to_first)
+    down = right.toggle("Highest first", key="viewer_down", on_change=to_first)
+    table = in_order(table[rows], sort, down)
+    first = 0 if len(table) <= AT_A_TIME else choose_part(len(table))
+    shown = table.iloc[first : first + AT_A_TIME].reset_index(drop=True)
+    words = f"{len(table):,}" if len(shown) == len(table) else f"{first + 1:,}–{first + len(shown):,} of {len(table):,}"
+    return Page(shown.assign(verdict=verdicts_of(study, results, shown)), plane, sort, words)
+
+
+def choose_cohorts(study: Study) -> tuple[list[str], str]:
+    """Let the user choose cohorts and a plane."""
     cohorts = {cohort.name: cohort for cohort in study.cohorts if cohort.cases}
     left, right = st.columns([2, 1])
     key = "viewer_cohorts"
     first = [study.real.name, *(cohort.name for cohort in study.synthetic[:1])]
     st.session_state[key] = [name for name in st.session_state.get(key, first) if name in cohorts]
-    names = left.multiselect("Cohorts", list(cohorts), key=key, format_func=lambda name: cohorts[name].label)
+    words = {name: cohort.label for name, cohort in cohorts.items()}.__getitem__
+    names = left.multiselect("Cohorts", list(cohorts), key=key, format_func=words, on_change=to_first)
     st.session_state.setdefault("viewer_plane", "axial")
-    plane = right.segmented_control("Plane", PLANES, key="viewer_plane", required=True)
-    cases = {name: [case.case_id for case in cohorts[name].cases] for name in names}
-    chosen = [pair for pair in selection.selected() if pair[0] in cohorts]
-    if chosen and st.toggle(f"Only the selected ({len(chosen)})", key="viewer_only_selected"):
-        names = list(dict.fromkeys(cohort for cohort, _ in chosen))
-        cases = {name: [case for cohort, case in chosen if cohort == name] for name in names}
-    table = case_scores(results, cases)
-    return names, str(plane), table
+    return names, str(right.segmented_control("Plane", PLANES, key="viewer_plane", required=True))
 
 
-def sheet_of(study: Study, results: Results, cohort: str, plane: str) -> Sheet:
-    """Return a cohort's picture; when many thumbnails are not there yet, offer to draw them in the background."""
-    stamp = tuple(shared.case_version(study, results, cohort, case.case_id) for case in study.cohort(cohort).cases)
-    lacking = cached_undrawn(str(study.path), cohort, stamp)
+def choose_part(n: int) -> int:
+    """Let the user choose which of many cases to see; return the place of the first."""
+    parts = -(-n // AT_A_TIME)
+    st.session_state[PART] = min(st.session_state.get(PART, 1), parts)
+    return AT_A_TIME * (st.pagination(parts, key=PART) - 1)
+
+
+def to_first() -> None:
+    """Go to the first of many cases: others come first now."""
+    st.session_state[PART] = 1
+
+
+def in_order(table: pd.DataFrame, sort: str, down: bool) -> pd.DataFrame:
+    """Return cases in the order wanted; those without the score come last."""
+    columns = ["case", "cohort"] if sort == NAME else [sort]
+    return table.sort_values(columns, ascending=not down, na_position="last", kind="stable")
+
+
+def sheet_of(study: Study, page: Page) -> Sheet:
+    """Return the picture of cases; when many thumbnails are not there yet, offer to draw them in the background."""
+    paths = {(cohort.name, case.case_id): case.path for cohort in study.cohorts for case in cohort.cases}
+    stamp = tuple(paths[pair].stat().st_mtime_ns if paths[pair].exists() else 0 for pair in page.pairs)
+    lacking = cached_undrawn(str(study.path), page.pairs, stamp)
     if lacking > AT_ONCE:
-        offer_drawing(study, cohort, lacking)
-        return Sheet(b"", (1, 1), (), {})
-    return cached_sheet(str(study.path), cohort, plane, stamp)
+        offer_drawing(study, lacking)
+        return Sheet(b"", (1, 1), {}, {})
+    return cached_sheet(str(study.path), page.pairs, page.plane, stamp)
 
 
-def offer_drawing(study: Study, cohort: str, lacking: int) -> None:
+def offer_drawing(study: Study, lacking: int) -> None:
     """Say that thumbnails are missing, and let the user have them drawn by a job."""
     found = jobs.list_jobs(shared.settings(), function=job_parts.THUMBNAIL_JOB)
     if any(job.active and job.arguments.get("study") == str(study.path) for job in found):
-        st.info(f"The thumbnails of {cohort} are being drawn; see the page *Jobs*.")
-    elif st.button(f"Draw the {lacking} missing thumbnails of {cohort}", key=f"draw_{cohort}", **access.lock("editor")):
+        st.info("The thumbnails are being drawn; see the page *Jobs*.")
+    elif st.button(f"Draw the thumbnails of the study, {lacking} of these are missing", **access.lock("editor")):
         access.submit(
             shared.settings(), job_parts.THUMBNAIL_JOB, {"study": str(study.path)}, f"Thumbnails of {study.name}"
         )
@@ -116,58 +165,52 @@ def offer_drawing(study: Study, cohort: str, lacking: int) -> None:
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def cached_undrawn(path: str, cohort: str, stamp: tuple[int, ...]) -> int:
-    """Count the thumbnails a cohort lacks; ``stamp`` makes changed files count again."""
+def cached_undrawn(path: str, pairs: Sequence[Pair], stamp: tuple[int, ...]) -> int:
+    """Count the thumbnails that cases lack; ``stamp`` makes changed files count again."""
     del stamp
-    return undrawn(shared.settings(), read_study(path), cohort)
+    return undrawn(shared.settings(), shared.cached_study(path, shared.study_version(path)), pairs)
 
 
 @st.cache_data(max_entries=64, show_spinner="Drawing thumbnails")
-def cached_sheet(path: str, cohort: str, plane: str, stamp: tuple[int, ...]) -> Sheet:
-    """Draw a cohort's picture; ``stamp`` makes changed files be drawn again."""
+def cached_sheet(path: str, pairs: Sequence[Pair], plane: str, stamp: tuple[int, ...]) -> Sheet:
+    """Draw the picture of cases; ``stamp`` makes changed files be drawn again."""
     del stamp
-    return contact_sheet(shared.settings(), read_study(path), cohort, plane)
+    return contact_sheet(shared.settings(), shared.cached_study(path, shared.study_version(path)), pairs, plane)
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def pictures_of(sheet: Sheet, mirrored: bool) -> dict[str, str]:
+def pictures_of(sheet: Sheet, mirrored: bool) -> dict[Pair, str]:
     """Return each brain of a sheet as the address of a small picture."""
     if not sheet.image:
         return {}
     whole, (width, height) = Image.open(io.BytesIO(sheet.image)), sheet.cell
     pictures = {}
-    for place, case in enumerate(sheet.cases):
+    for pair, place in sheet.places.items():
         row, column = divmod(place, SHEET_COLUMNS)
         part = whole.crop((column * width, row * height, (column + 1) * width, (row + 1) * height))
         part.thumbnail((96, 96))
         buffer = io.BytesIO()
         (part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else part).save(buffer, "JPEG", quality=80)
-        pictures[case] = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+        pictures[pair] = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
     return pictures
 
 
-def sprite_of(cohort: str, sheet: Sheet, plane: str) -> dict[str, Any]:
+def picture_of(sheet: Sheet) -> dict[str, Any]:
     """Return where a sheet lies and how it is cut."""
-    url = niivue.serve(sheet.image, "image/jpeg", f"sheet.{cohort}.{plane}")
+    url = niivue.serve(sheet.image, "image/jpeg", "sheet")
     return {"url": url, "width": sheet.cell[0], "height": sheet.cell[1], "columns": SHEET_COLUMNS}
 
 
-def cells_of(
-    table: pd.DataFrame, sheets: dict[str, Sheet], sort: str, down: bool, labels: dict[str, str]
-) -> list[dict[str, Any]]:
-    """Return the brains in the order wanted; those without the score come last."""
-    if sort != NAME:
-        table = table.sort_values(sort, ascending=not down, na_position="last", kind="stable")
-    else:
-        table = table.sort_values(["case", "cohort"], ascending=not down, kind="stable")
-    places = {(name, case): place for name, sheet in sheets.items() for place, case in enumerate(sheet.cases)}
+def cells_of(page: Page, sheet: Sheet, labels: dict[str, str]) -> list[dict[str, Any]]:
+    """Return the brains of a sheet in the order wanted, and what stands below them."""
     cells, chosen = [], set(selection.selected())
-    values = table["case" if sort == NAME else sort]
-    for cohort, case, value, verdict in zip(table["cohort"], table["case"], values, table["verdict"], strict=True):
-        if (cohort, case) in places:
-            words = labels[cohort] if sort == NAME else "–" if np.isnan(value) else shared.brief(value)
-            item = {"cohort": cohort, "case": case, "label": labels[cohort], "caption": words, "verdict": verdict}
-            cells.append(item | {"place": places[cohort, case], "selected": (cohort, case) in chosen})
+    values = page.table["case" if page.sort == NAME else page.sort]
+    for pair, value, verdict in zip(page.pairs, values, page.table["verdict"], strict=True):
+        if pair in sheet.places:
+            label = labels[pair[0]]
+            words = label if page.sort == NAME else "–" if np.isnan(value) else shared.brief(value)
+            item = {"cohort": pair[0], "case": pair[1], "label": label, "caption": words, "verdict": verdict}
+            cells.append(item | {"place": sheet.places[pair], "selected": pair in chosen})
     return cells
 
 
@@ -191,9 +234,9 @@ def letters_note(plane: str, radiological: bool) -> str:
     return f"The patient's left is on the {'right' if radiological else 'left'}."
 
 
-def show_missing(sheets: dict[str, Sheet]) -> None:
+def show_missing(sheet: Sheet) -> None:
     """List the cases that cannot be shown, and why."""
-    rows = [(case, reason) for sheet in sheets.values() for case, reason in sheet.missing.items()]
+    rows = [(case, reason) for (_, case), reason in sheet.missing.items()]
     if rows:
         with st.expander(f"{len(rows)} cases cannot be shown"):
             shared.show_table(pd.DataFrame(rows, columns=["case", "why"]), {"why": shared.text("Why", width="large")})

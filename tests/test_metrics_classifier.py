@@ -2,15 +2,16 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
-from core.metrics.classifier import _margins, classifier_accuracy, evaluate_classifier
+from core.metrics.classifier import _of_columns, _of_products, classifier_accuracy, evaluate_classifier
 
 
 def cohort(n, d, seed, shift=0.0, scale=1.0):
     return np.random.default_rng(seed).normal(size=(n, d)) * scale + shift
 
 
+@pytest.mark.parametrize("form", [_of_columns, _of_products])
 @pytest.mark.parametrize("d", [6, 200])
-def test_classifier_is_the_one_of_scikit_learn(d):
+def test_classifier_is_the_one_of_scikit_learn(d, form):
     linear_model = pytest.importorskip("sklearn.linear_model")
     train = np.vstack([cohort(25, d, 0), cohort(25, d, 1, shift=0.4)])
     test = np.vstack([cohort(9, d, 2), cohort(9, d, 3, shift=0.4)])
@@ -19,7 +20,7 @@ def test_classifier_is_the_one_of_scikit_learn(d):
     rows = np.vstack([train, test])
     fold = (np.arange(len(rows)) < 50).astype(int)  # the first classifier leaves out the test rows
     labels = np.concatenate([label, np.repeat([-1.0, 1.0], 9)])
-    found = _margins(rows @ rows.T / d, fold, labels, 0.7)[50:]
+    found = form(rows / np.sqrt(d), 0.7)(np.arange(len(rows)), fold, labels)[50:]
     np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-10)
 
 

@@ -12,7 +12,7 @@ from core import jobs
 from core.settings import from_environment
 from core.study import CohortSpec, StudySpec, write_spec
 from core.workflows import remember_study, results_folder
-from pages import shared, viewer_choices
+from pages import shared, sheet_parts, viewer_choices
 from tests.test_viewer_browser import write_tables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -150,7 +150,7 @@ def test_panes_and_lists_say_what_the_gate_says_and_in_which_space_volumes_are(s
     cells = sent(run(app), "synthscope_sheet")["cells"]
     assert [cell["verdict"] for cell in cells][:2] == ["fails 1 of 8: thalamus"] * 2
     app.segmented_control(key="viewer_show").select("Case list")
-    assert run(app).dataframe[0].value["verdict"].tolist() == ["passes"] * 2 + ["fails 1 of 8: thalamus"] * 2 + [""]
+    assert run(app).dataframe[0].value["verdict"].tolist() == ["fails 1 of 8: thalamus"] * 2 + ["passes"] * 2 + [""]
 
 
 def test_a_link_to_what_is_gone_is_explained(study):
@@ -218,3 +218,30 @@ def test_nearest_in_size_says_what_it_needs(study):
     shutil.rmtree(results_folder(from_environment(), Path(study)))
     app = viewer(study, panes="synthetic|nearest")
     assert "evaluate the study" in sent(app)["panes"][1]["error"]
+
+
+@pytest.mark.parametrize("show", viewer_choices.SHEETS)
+def test_many_brains_are_shown_a_part_at_a_time_in_one_order(study, show, monkeypatch):
+    monkeypatch.setattr(sheet_parts, "AT_A_TIME", 2)
+    app = viewer(study)
+    app.segmented_control(key="viewer_show").select(show)
+    run(app)
+    app.selectbox(key="viewer_sort").select("case name")
+
+    def parts():
+        for part in (1, 2, 3):
+            app.session_state["viewer_part"] = part
+            run(app)
+            sheet = show == "Contact sheet"
+            cells = sent(app, "synthscope_sheet")["cells"] if sheet else app.dataframe[0].value.to_dict("records")
+            yield [cell["case"] for cell in cells], app.caption[-1].value
+
+    found, words = zip(*parts(), strict=True)
+    assert found == (["a-00", "a-01"], ["a-02", "r-00"], ["r-01"])
+    assert words[0].startswith("1–2 of 5") and words[2].startswith("5–5 of 5")
+    app.toggle(key="viewer_down").set_value(True)  # others come first now
+    assert run(app).session_state["viewer_part"] == 1
+    app.session_state["viewer_part"] = 3
+    app.multiselect(key="viewer_cohorts").set_value(["real"])
+    run(app)
+    assert app.caption[-1].value.startswith("2 ")

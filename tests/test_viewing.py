@@ -117,20 +117,21 @@ def test_planes_show_left_on_the_left_and_up_at_the_top(plane):
 
 
 def test_the_contact_sheet_holds_every_case_and_says_which_it_lacks(study, settings, context):
-    assert undrawn(settings, study, "real") == 3
+    real, alpha = ([(cohort.name, case.case_id) for case in cohort.cases] for cohort in study.cohorts)
+    assert undrawn(settings, study, real) == 3
     assert draw_thumbnails(context, str(study.path)) == {"drawn": 5, "failed": 0}
-    assert undrawn(settings, study, "real") == 0
+    assert undrawn(settings, study, real) == 0
     study.cohort("Alpha").cases[0].path.write_bytes(b"no longer an image")
-    sheet = contact_sheet(settings, study, "Alpha", "axial")
-    assert sheet.cases == ("a-01",)
-    assert list(sheet.missing) == ["a-00"] and "a-00" in sheet.missing["a-00"]
-    assert undrawn(settings, study, "Alpha") == 0
-    sheet = contact_sheet(settings, study, "real", "axial")
+    sheet = contact_sheet(settings, study, alpha, "axial")
+    assert sheet.places == {("Alpha", "a-01"): 0}
+    assert list(sheet.missing) == [("Alpha", "a-00")] and "a-00" in sheet.missing["Alpha", "a-00"]
+    assert undrawn(settings, study, alpha) == 0
+    sheet = contact_sheet(settings, study, [*alpha, *real[::-1]], "axial")
     picture = np.asarray(Image.open(io.BytesIO(sheet.image)))
     width, height = sheet.cell
     assert picture.shape == (height, SHEET_COLUMNS * width) and (width, height) == (72, 96)
-    assert sheet.cases == ("r-00", "r-01", "r-02")
-    assert picture[:, 2 * width : 3 * width].mean() > 20 > 5 > picture[:, 3 * width :].mean()
+    assert sheet.places == {pair: place for place, pair in enumerate([alpha[1], *real[::-1]])}
+    assert picture[:, 3 * width : 4 * width].mean() > 20 > 5 > picture[:, 4 * width :].mean()
 
 
 def test_every_score_of_a_case_can_be_sorted_by(results):

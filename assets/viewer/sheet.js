@@ -1,17 +1,17 @@
-// A contact sheet: a button for each brain, cut out of one picture per cohort. Sends "open" with the brain clicked,
+// A contact sheet: a button for each brain, cut out of one picture. Sends "open" with the brain clicked,
 // "mark" with one clicked to select it (Ctrl, Cmd or Shift). The same brains in the same order stay where they are.
 
-const LIST = 400; // brains put on the page at once; more follow on scrolling
 const shared = (globalThis.synthscopeSheets ??= new WeakMap());
 
-function cell(item, sprite, data) {
+function cell(item, data) {
   const button = Object.assign(document.createElement("button"), { title: `Open ${item.case} (${item.label})` });
   const picture = document.createElement("span");
-  const scale = 92 / sprite.width;
-  const [column, row] = [item.place % sprite.columns, Math.floor(item.place / sprite.columns)];
+  const whole = data.picture;
+  const scale = 92 / whole.width;
+  const [column, row] = [item.place % whole.columns, Math.floor(item.place / whole.columns)];
   Object.assign(picture.style, {
-    width: "92px", height: `${Math.round(sprite.height * scale)}px`, backgroundImage: `url("${sprite.url}")`,
-    backgroundSize: `${sprite.columns * 92}px auto`, backgroundPosition: `${-column * 92}px ${-row * sprite.height * scale}px`,
+    width: "92px", height: `${Math.round(whole.height * scale)}px`, backgroundImage: `url("${whole.url}")`,
+    backgroundSize: `${whole.columns * 92}px auto`, backgroundPosition: `${-column * 92}px ${-row * whole.height * scale}px`,
     transform: data.mirrored ? "scaleX(-1)" : "none",
   });
   picture.className = "picture";
@@ -31,34 +31,24 @@ function cell(item, sprite, data) {
   return button;
 }
 
-function fill(sheet, data) {
-  const start = sheet.children.length;
-  sheet.append(...data.cells.slice(start, start + LIST).map((item) => cell(item, data.sprites[item.cohort], data)));
-}
-
 export default function ({ data, parentElement, setTriggerValue }) {
   let sheet = shared.get(parentElement);
   if (!sheet) {
     sheet = Object.assign(document.createElement("div"), { className: "sheet" });
     parentElement.append(sheet);
     shared.set(parentElement, sheet);
-    sheet.addEventListener("scroll", () => {
-      if (sheet.scrollTop + sheet.clientHeight > sheet.scrollHeight - 600) fill(sheet, sheet.data);
-    });
   }
   sheet.onclick = (event) => {
     const button = event.target.closest("button");
     const selecting = event.ctrlKey || event.metaKey || event.shiftKey;
     if (button) setTriggerValue(selecting ? "mark" : "open", { cohort: button.dataset.cohort, case: button.dataset.case });
   };
-  const looks = JSON.stringify([data.sprites, data.letters, data.mirrored, data.cells.map((item) => [item.cohort, item.case, item.caption, item.verdict])]);
-  sheet.data = data;
+  const looks = JSON.stringify([data.picture, data.letters, data.mirrored, data.cells.map((item) => [item.cohort, item.case, item.caption, item.verdict])]);
   if (sheet.looks === looks) {
     [...sheet.children].forEach((button, index) => button.setAttribute("aria-pressed", data.cells[index].selected));
     return;
   }
   sheet.looks = looks;
-  sheet.replaceChildren();
+  sheet.replaceChildren(...data.cells.map((item) => cell(item, data)));
   sheet.scrollTop = 0;
-  fill(sheet, data);
 }

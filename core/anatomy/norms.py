@@ -97,22 +97,19 @@ def normative_percentiles(real: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFra
     """
     norm = regional_cohort(real, "real volumes")
     table = regional_volumes(check_volumes(cases, "cases"))
-    names = regions()
-    parts = []
-    shared = norm.index.intersection(table.index)
-    equal = [s for s in shared if np.array_equal(norm.loc[s], table.loc[s], equal_nan=True)]
-    others = table.drop(index=equal)
-    blocks = [(norm, others)] if len(others) else []
-    blocks += [(norm.drop(index=subject), table.loc[[subject]]) for subject in equal]
-    for reference, block in blocks:
-        z, percentile = _against(reference, block)
-        values = block.drop(columns=TIV).to_numpy()
-        rows = {"subject": np.repeat(block.index.to_numpy(), len(names)), "volume": values.ravel()}
-        part = pd.DataFrame(rows | {"z": z.ravel(), "percentile": percentile.ravel()})
-        parts.append(part.assign(**{c: np.tile(names[c].to_numpy(), len(block)) for c in ("group", "region")}))
-    result = pd.concat(parts, ignore_index=True)[list(NORM_COLUMNS)]
-    place = {subject: i for i, subject in enumerate(table.index)}
-    return result.sort_values("subject", key=lambda s: s.map(place), kind="stable", ignore_index=True)
+    place = norm.index.get_indexer(table.index)
+    own = (place >= 0) & (norm.take(place).fillna(-1).to_numpy() == table.fillna(-1).to_numpy()).all(axis=1)
+    names, shape = regions(), (len(table), len(regions()))
+    z, percentile = np.empty(shape), np.empty(shape)
+    z[~own], percentile[~own] = _against(norm, table[~own])
+    z[own], percentile[own] = (found[place[own]] for found in _against_others(norm))
+    rows = {
+        "subject": np.repeat(table.index.to_numpy(), len(names)),
+        "volume": table.drop(columns=TIV).to_numpy().ravel(),
+    }
+    columns = {name: np.tile(names[name].to_numpy(), len(table)) for name in ("group", "region")}
+    result = pd.DataFrame(rows | columns | {"z": z.ravel(), "percentile": percentile.ravel()})
+    return result[list(NORM_COLUMNS)]
 
 
 def noise_floor(volumes: pd.DataFrame, anatomies: Sequence[str]) -> pd.DataFrame:
@@ -182,18 +179,44 @@ def noise_in_d(effects: pd.DataFrame, floor: pd.DataFrame | None) -> pd.Series:
 
 
 def _against(norm: pd.DataFrame, cases: pd.DataFrame) -> tuple[Floats, Floats]:
+    """Return z and percentile of cases in a cohort, (cases, regions) each."""
     tiv, values = norm[TIV].to_numpy(), norm.drop(columns=TIV).to_numpy()
     centred = tiv - tiv.mean()
     power = float(centred @ centred)
     slopes = centred @ (values - values.mean(axis=0)) / power if power > 0 else np.zeros(values.shape[1])
-    spread = values - values.mean(axis=0) - centred[:, None] * slopes
+    spread = np.sort(values - values.mean(axis=0) - centred[:, None] * slopes, axis=0)
     deviation = cases.drop(columns=TIV).to_numpy() - values.mean(axis=0)
     deviation = deviation - (cases[TIV].to_numpy() - tiv.mean())[:, None] * slopes
-    sd = spread.std(axis=0, ddof=1)
-    sd[sd**2 <= statistics.NO_VARIANCE * (values**2).mean(axis=0)] = np.nan
-    below = (spread[None] < deviation[:, None]).sum(axis=1) + (spread[None] == deviation[:, None]).sum(axis=1) / 2
-    percentile = np.where(np.isnan(deviation / sd), np.nan, 100 * below / len(spread))
-    return deviation / sd, percentile
+    below = [
+        [np.searchsorted(column, sought, side) for column, sought in zip(spread.T, deviation.T, strict=True)]
+        for side in ("left", "right")
+    ]
+    return _placed(deviation, spread.std(axis=0, ddof=1), values, np.mean(below, axis=0).T / len(spread))
+
+
+def _against_others(norm: pd.DataFrame) -> tuple[Floats, Floats]:
+    """Return z and percentile of each case of a cohort among its other cases, (n, regions) each.
+
+    Means, slopes and SD without a case follow from those with it; only the comparison with each other case is left.
+    """
+    tiv, values, n = norm[TIV].to_numpy(), norm.drop(columns=TIV).to_numpy(), len(norm)
+    head, rest, more = (tiv - tiv.mean())[:, None], values - values.mean(axis=0), n / (n - 1)
+    power = (head**2).sum() - more * head**2
+    along = (head * rest).sum(axis=0) - more * head * rest
+    known = power > statistics.NO_VARIANCE * (head**2).sum()
+    slopes = np.where(known, along / np.where(known, power, 1.0), 0.0)
+    squares = (rest**2).sum(axis=0) - more * rest**2 - slopes * along
+    below = np.empty_like(values)
+    for row, slope in enumerate(slopes):
+        gap = rest - rest[row] - (head - head[row]) * slope
+        below[row] = (gap < 0).sum(axis=0) + ((gap == 0).sum(axis=0) - 1) / 2  # itself is no other
+    return _placed(more * (rest - head * slopes), np.sqrt(np.maximum(squares, 0) / (n - 2)), values, below / (n - 1))
+
+
+def _placed(deviation: Floats, sd: Floats, values: Floats, share: Floats) -> tuple[Floats, Floats]:
+    """Return z and percentile, NaN where nothing varies or a volume is not known."""
+    z = deviation / np.where(sd**2 <= statistics.NO_VARIANCE * (values**2).mean(axis=0), np.nan, sd)
+    return z, np.where(np.isnan(z), np.nan, 100 * share)
 
 
 def _components(values: Floats, codes: np.ndarray) -> tuple[Floats, Floats]:

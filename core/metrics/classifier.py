@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import linalg
@@ -16,6 +18,9 @@ FOLDS = 5
 FOLD_SEED = 0  # one assignment for all studies
 MOST_DRAWS = 200  # a draw trains one classifier a fold, eight times the cost of a Fréchet distance
 PENALTY = 1.0
+
+# From row numbers, the fold of each and its label: the output for it of the classifier trained without its fold.
+Margins = Callable[[Rows, Rows, NDArray[np.float64]], NDArray[np.float64]]
 
 
 def classifier_accuracy(
@@ -48,8 +53,8 @@ def classifier_accuracy(
     -----
     Ridge regression of the label on features of unit variance, thresholded midway between the training
     means of both cohorts: with cohorts of equal size scikit-learn's ``RidgeClassifier(alpha=penalty * d)``.
-    All folds share one table of products, so the cost does not grow with d after it. Features are scaled
-    over both cohorts together, without their labels.
+    All folds share one table of products, so the cost does not grow with d after it, or of features where there are
+    many rows, so that it grows with n alone. Features are scaled over both cohorts together, without their labels.
 
     References
     ----------
@@ -110,8 +115,9 @@ def _estimate(real: Matrix, synthetic: Matrix, seed: int, folds: int, penalty: f
     spread = pooled.std(axis=0)
     varying = spread > 1e-12 * max(1.0, float(spread.max()))
     pooled = pooled[:, varying] / spread[varying]
-    with one_blas_thread():
-        products = pooled @ pooled.T / real.shape[1]
+    pooled /= np.sqrt(real.shape[1])
+    form = _of_columns if len(pooled) > 2 * pooled.shape[1] > 0 else _of_products
+    margins = form(pooled, penalty)
     place = np.random.default_rng(seed).permutation(len(pooled))  # so that file order does not matter
 
     def fold_of(rows: Rows, parts: int) -> NDArray[np.intp]:
@@ -122,11 +128,44 @@ def _estimate(real: Matrix, synthetic: Matrix, seed: int, folds: int, penalty: f
         fold = np.concatenate([fold_of(i, parts), fold_of(j, parts)])
         label = np.repeat([-1.0, 1.0], [len(i), len(j)])
         with one_blas_thread():
-            margin = _margins(products[rows[:, None], rows], fold, label, penalty)
+            margin = margins(rows, fold, label)
+        margin[np.abs(margin) < 1e-12] = 0.0
         right = (1 + np.sign(margin * label)) / 2  # undecided counts half
         return float((right[: len(i)].mean() + right[len(i) :].mean()) / 2)
 
     return one_by_one(value)
+
+
+def _of_products(pooled: Matrix, penalty: float) -> Margins:
+    """Margins from one table of products of all rows: (n, d) with n at most about d."""
+    with one_blas_thread():
+        products = pooled @ pooled.T
+    return lambda rows, fold, label: _margins(products[rows[:, None], rows], fold, label, penalty)
+
+
+def _of_columns(pooled: Matrix, penalty: float) -> Margins:
+    """Margins from one table of features a fold: of many rows, cost and memory then grow with n and not its square."""
+
+    def margins(rows: Rows, fold: Rows, label: NDArray[np.float64]) -> NDArray[np.float64]:
+        chosen = pooled[rows]
+        table, sums, towards = chosen.T @ chosen, chosen.sum(axis=0), label @ chosen
+        margin = np.empty(len(rows))
+        for part in range(int(fold.max()) + 1):
+            train, test = fold != part, chosen[fold == part]
+            n, centre = train.sum(), (sums - test.sum(axis=0)) / train.sum()
+            within = table - test.T @ test - n * np.outer(centre, centre)
+            within[np.diag_indices_from(within)] += penalty
+            along = towards - label[~train] @ test - label[train].sum() * centre
+            output = chosen @ linalg.solve(within, along, assume_a="pos")
+            margin[~train] = (output - _midway(output, train, label))[~train]
+        return margin
+
+    return margins
+
+
+def _midway(output: NDArray[np.float64], train: NDArray[np.bool_], label: NDArray[np.float64]) -> float:
+    """Return the threshold midway between the mean outputs of both cohorts in training."""
+    return float(output[train & (label > 0)].mean() + output[train & (label < 0)].mean()) / 2
 
 
 def _margins(table: Matrix, fold: NDArray[np.intp], label: NDArray[np.float64], penalty: float) -> NDArray[np.float64]:
@@ -152,7 +191,5 @@ def _margins(table: Matrix, fold: NDArray[np.intp], label: NDArray[np.float64], 
         test = np.flatnonzero(fold == part)
         _, error, _ = linalg.lapack.dposv(leave[test[:, None], test], residual[test], lower=1)
         output = label - residual + leave[:, test] @ error
-        train = fold != part
-        threshold = (output[train & (label > 0)].mean() + output[train & (label < 0)].mean()) / 2
-        margin[test] = label[test] - error - threshold
-    return np.where(np.abs(margin) < 1e-12, 0.0, margin)
+        margin[test] = label[test] - error - _midway(output, fold != part, label)
+    return margin

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class Prepared:
     sources: tuple[Source, ...]
     rows: tuple[dict[str, Any], ...]
 
-    @property
+    @cached_property
     def token(self) -> str:
         """Hash of all volumes in order."""
         return content_key("cohort", 1, [source.token for source in self.sources], {})

@@ -18,7 +18,7 @@ from core.workflows.copies import CopyCheck
 from core.workflows.maps import draw_maps
 from core.workflows.results import QC_COLUMNS, VOLUME_COLUMNS, results_folder
 from core.workflows.run import Run
-from core.workflows.scoring import Scoring
+from core.workflows.scoring import Scoring, check_metrics
 from core.workflows.viewing import draw_all
 
 
@@ -49,7 +49,7 @@ def evaluate(context: Context, study: str, out: str = "") -> dict[str, Any]:
     plan = read_study(study)
     check_choices(plan)
     run = Evaluation(context, plan, [results_folder(context.settings, plan.path), *([Path(out)] if out else [])])
-    scoring = Scoring(run)
+    scoring = Scoring(run, plan.settings.metrics)
     with context.stage(0.0, 0.09):
         run.prepare()
     with context.stage(0.09, 0.1):
@@ -70,7 +70,7 @@ def evaluate(context: Context, study: str, out: str = "") -> dict[str, Any]:
 
 
 def check_choices(study: Study) -> None:
-    """Refuse a study that names an encoder or segmenter that does not exist, before any work.
+    """Refuse a study that names an encoder, metric or segmenter that does not exist, before any work.
 
     Raises
     ------
@@ -79,6 +79,7 @@ def check_choices(study: Study) -> None:
     try:
         for name in study.settings.encoders:
             encoders.encoder_named(name)
+        check_metrics(study.settings.metrics, "metrics")
         segmentation.fingerprint(study.settings.segmenter)
     except InputError as error:
         raise InputError(error.what, str(study.path), error.remedy) from error

@@ -18,7 +18,7 @@ from core.volume import HALF, grid_of
 from core.workflows.cohorts import Prepared, folder_cohort
 from core.workflows.copies import CopyCheck
 from core.workflows.run import Run
-from core.workflows.scoring import Encoded, Scoring
+from core.workflows.scoring import Encoded, Scoring, check_metrics
 from core.workflows.tasks import Source
 
 REAL, TRAINING = "real", "training"
@@ -73,10 +73,7 @@ def evaluate_folders(
 def _check_names(encoder_names: Collection[str], names: Collection[str]) -> None:
     for name in encoder_names:
         encoders.encoder_named(name)
-    known = {metric.name for metric in metrics.METRICS.values()}
-    if unknown := set(names) - known:
-        what = f"unknown metric {sorted(unknown)[0]!r}."
-        raise InputError(what, "--metric", f"Choose of: {', '.join(sorted(known))}.")
+    check_metrics(names, "--metric")
 
 
 def _score_folders(

@@ -29,6 +29,14 @@ class Encoded:
     cases: tuple[str, ...]
 
 
+def check_metrics(names: Collection[str], where: str) -> None:
+    """Refuse names of metrics that do not exist; raises InputError, which says where they stand and what there is."""
+    known = {metric.name for metric in metrics.METRICS.values()}
+    if unknown := set(names) - known:
+        what = f"unknown metric {sorted(unknown)[0]!r}."
+        raise InputError(what, where, f"Choose of: {', '.join(sorted(known))}.")
+
+
 class Scoring:
     """The scores of one run.
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class Source:
     rule: str
     orientation: str = ""
 
-    @property
+    @cached_property
     def token(self) -> str:
         """Hash of content and treatment; the name does not count."""
         treatment = {"grid": self.grid, "rule": self.rule, "orientation": self.orientation}

@@ -27,6 +27,7 @@ PLANES = ("sagittal", "coronal", "axial")  # by the axis they cut
 THUMBNAIL_VERSION = 1
 STEP = 2 / 255  # of an 8-bit intensity in [-1, 1]
 SHEET_COLUMNS = 20
+Pair = tuple[str, str]  # cohort and case
 
 
 # -- one case ----------------------------------------------------------------------------------------------------------
@@ -121,16 +122,16 @@ class Sheet:
         JPEG of `SHEET_COLUMNS` columns, grey.
     cell : tuple of int
         Width and height of one brain, pixels.
-    cases : tuple of str
-        Row by row.
-    missing : dict of str to str
-        Cases without a picture, and why.
+    places : dict
+        Where each case of (cohort, case) lies, counted row by row.
+    missing : dict
+        Cases of (cohort, case) without a picture, and why.
     """
 
     image: bytes
     cell: tuple[int, int]
-    cases: tuple[str, ...]
-    missing: dict[str, str]
+    places: dict[Pair, int]
+    missing: dict[Pair, str]
 
 
 def plane_image(volume: Volume, plane: str) -> np.ndarray:
@@ -194,29 +195,29 @@ def _draw(settings: Settings, source: Source) -> None:
     thumbnail(settings, source)
 
 
-def undrawn(settings: Settings, study: Study, cohort: str) -> int:
-    """Count the cases of a cohort without a thumbnail."""
+def undrawn(settings: Settings, study: Study, pairs: Sequence[Pair]) -> int:
+    """Count the cases, of (cohort, case), without a thumbnail."""
     store, count = Store(settings.workspace), 0
-    for case in study.cohort(cohort).cases:
+    for cohort, case in pairs:
         try:
-            source = source_of(settings, study, cohort, case.case_id)
+            source = source_of(settings, study, cohort, case)
         except SynthScopeError:
             continue  # it never gets one, and the sheet says why
         count += not store.has("npz", content_key("thumbnail", THUMBNAIL_VERSION, [source.token], {}))
     return count
 
 
-def contact_sheet(settings: Settings, study: Study, cohort: str, plane: str) -> Sheet:
-    """Return one plane of all cases of a cohort; thumbnails that are not there are drawn."""
-    planes: dict[str, NDArray[np.uint8]] = {}
+def contact_sheet(settings: Settings, study: Study, pairs: Sequence[Pair], plane: str) -> Sheet:
+    """Return one plane of cases, of (cohort, case), in their order; thumbnails that are not there are drawn."""
+    planes: dict[Pair, NDArray[np.uint8]] = {}
     missing = {}
-    for case in study.cohort(cohort).cases:
+    for cohort, case in pairs:
         try:
-            planes[case.case_id] = thumbnail(settings, source_of(settings, study, cohort, case.case_id))[plane]
+            planes[cohort, case] = thumbnail(settings, source_of(settings, study, cohort, case))[plane]
         except SynthScopeError as error:
-            missing[case.case_id] = str(error)
+            missing[cohort, case] = str(error)
     if not planes:
-        return Sheet(b"", (1, 1), (), missing)
+        return Sheet(b"", (1, 1), {}, missing)
     height, width = next(iter(planes.values())).shape
     picture = np.zeros((math.ceil(len(planes) / SHEET_COLUMNS) * height, SHEET_COLUMNS * width), dtype=np.uint8)
     for place, image in enumerate(planes.values()):
@@ -224,7 +225,7 @@ def contact_sheet(settings: Settings, study: Study, cohort: str, plane: str) -> 
         picture[row * height : (row + 1) * height, column * width : (column + 1) * width] = image
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="JPEG", quality=88)
-    return Sheet(buffer.getvalue(), (width, height), tuple(planes), missing)
+    return Sheet(buffer.getvalue(), (width, height), {pair: place for place, pair in enumerate(planes)}, missing)
 
 
 def case_verdicts(results: Results) -> dict[tuple[str, str], str]:
