@@ -92,8 +92,10 @@ def show_sheet(
     mirrored: bool,
     on_open: Callable[[], None],
     on_mark: Callable[[], None],
-) -> None:
-    """Show many brains in one grid, in the order given.
+    size: int = 92,
+    groups: Sequence[str] = (),
+) -> Mapping[str, Any]:
+    """Show many brains in one grid, in the order given; return what was clicked.
 
     Parameters
     ----------
@@ -107,9 +109,15 @@ def show_sheet(
         Turn left and right.
     on_open, on_mark : callable
         Called when a brain is clicked, or clicked to select it.
+    size : int
+        Width of a brain, pixels.
+    groups : sequence of str
+        Headings: of each cell's ``group``. Without, the grid has none and scrolls by itself.
     """
     data = {"cells": list(cells), "picture": dict(picture), "letters": letters, "mirrored": mirrored}
-    _sheet(key="sheet", data=data, on_open_change=on_open, on_mark_change=on_mark)
+    data |= {"size": size, "groups": list(groups)}
+    shown = _sheet(key="sheet", data=data, on_open_change=on_open, on_mark_change=on_mark)
+    return dict(shown)
 
 
 @st.cache_resource(show_spinner=False)

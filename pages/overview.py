@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -15,10 +16,11 @@ from core.study import Cohort, Study
 from core.workflows import Results
 from core.workflows.results import cases_behind, typical_case, worst_region
 from core.workflows.verdicts import ANSWERS, Verdict, column_help, is_control
-from core.workflows.viewing import PLANES
-from pages import selection, shared
+from core.workflows.viewing import PLANES, Sheet
+from pages import selection, shared, sheet_parts
 
 SAMPLES = 6  # brains of each cohort
+BRAIN = 120  # pixels: so many stand in a row at 1280
 ORDER_COHORT, ORDER_WIDTH = 186, 188  # pixels: three encoders fit beside the cohorts
 MAIN_METRICS = ("fid", "mmd2-rbf", "ms-ssim")
 STATES = {
@@ -34,6 +36,7 @@ PAGES = {
     "copies": "similarity",
 }
 METRIC_OF = {"similarity": "fid", "diversity": "ms-ssim"}  # to show on the page
+GLANCE_HELP = "Tick: good. Cross: bad. Question mark: not known, or not relied upon. Numbers and reasons stand below."
 TYPICAL = "A typical brain: its lowest QC score is the median of the cohort."
 BEHIND = "Goes to the numbers on the page {page} and selects the brains behind them: open them from the sidebar."
 HOW_TO_READ = (
@@ -50,6 +53,8 @@ def show_answer(study: Study, results: Results) -> None:
         st.info("The study has no synthetic cohort yet. Add one on the page *Studies*.")
     path = str(study.path)
     judged = shared.cached_verdicts(path, shared.results_stamp(path), shared.study_version(path))
+    if len(judged) > 1:
+        show_glance(study, judged)
     for cohort, verdict in zip(study.synthetic, judged, strict=True):
         with st.container(border=True):
             brain, words = st.columns([1, 6])
@@ -61,11 +66,25 @@ def show_answer(study: Study, results: Results) -> None:
                     st.caption(note)
 
 
+def show_glance(study: Study, judged: Sequence[Verdict]) -> None:
+    """Show all answers in one small table, with the state of each reason."""
+    topics = [reason.topic.capitalize() for reason in judged[0].reasons]
+    rows = [["Cohort and verdict", *topics], ["---", *(":-:" for _ in topics)]]
+    for verdict in judged:
+        states = [f":{STATES[reason.state][1]}[{STATES[reason.state][0]}]" for reason in verdict.reasons]
+        answer = f"{square_of(study, verdict)} **{escape(verdict.label)}:** {escape(verdict.answer)}"
+        rows.append([answer.replace("|", "\\|"), *states])
+    st.markdown("\n".join(f"| {' | '.join(row)} |" for row in rows), unsafe_allow_html=True, help=GLANCE_HELP)
+
+
+def square_of(study: Study, verdict: Verdict) -> str:
+    """Return the colour of a cohort as HTML; what comes from the study file is escaped beside it."""
+    return f"<span style='color:{shared.colours_of(study)[verdict.label]}'>■</span>"
+
+
 def show_verdict(study: Study, results: Results, verdict: Verdict) -> None:
     """Show the answer, the main finding, and the five reasons, each of which leads to what it rests on."""
-    square = f"<span style='color:{shared.colours_of(study)[verdict.label]}'>■</span>"
-    # The name and its explanation come from the study file: only the square is HTML.
-    answer = f"{square} **{escape(verdict.label)}: {escape(verdict.answer)}**"
+    answer = f"{square_of(study, verdict)} **{escape(verdict.label)}: {escape(verdict.answer)}**"
     st.markdown(answer, unsafe_allow_html=True, help=ANSWERS)
     st.markdown(verdict.finding)
     rest = "; ".join(reason.short for reason in verdict.reasons if reason.topic in ("similarity", "diversity"))
@@ -88,8 +107,18 @@ def show_verdict(study: Study, results: Results, verdict: Verdict) -> None:
 
 def show_typical(study: Study, results: Results, cohort: Cohort) -> None:
     """Show the middle slice of a cohort's typical brain, with the way to the viewer."""
-    if case := typical_of(study, results, cohort):
-        show_brain(study, results, cohort, case, "axial", key=f"typical_{cohort.name}", about=TYPICAL)
+    if not (case := typical_of(study, results, cohort)):
+        return
+    try:
+        version = shared.case_version(study, results, cohort.name, case)
+        planes = shared.cached_planes(str(study.path), cohort.name, case, version)
+    except InputError as error:
+        st.warning(f"{case}: {error.what}")
+        return
+    st.image(planes["axial"], "typical", width="stretch", output_format="PNG", alt=f"axial slice of {case}")
+    about = f"{TYPICAL} Open {case} in the viewer."
+    if st.button("View", key=f"typical_{cohort.name}", help=about, width="stretch"):
+        shared.open_viewer(cohort.name, case)
 
 
 def typical_of(study: Study, results: Results, cohort: Cohort) -> str:
@@ -152,38 +181,35 @@ def place(row: pd.Series, control: bool) -> str:
 
 @st.fragment
 def show_brains(study: Study, results: Results) -> None:
-    """Show middle slices of a few cases of every cohort."""
-    plane = st.segmented_control("Plane", PLANES, default="axial", required=True, key="overview_plane")
-    for cohort in study.cohorts:
-        st.markdown(f"**{cohort.label}** · {len(cohort.cases)} volumes")
-        show_samples(study, results, cohort, str(plane))
-    st.caption("Middle slices at one scale. The patient's left is on the left; sagittal slices face right.")
+    """Show middle slices of a few cases of every cohort; a click opens one."""
+    plane = str(st.segmented_control("Plane", PLANES, default="axial", required=True, key="overview_plane"))
+    pairs = [(cohort.name, case.case_id) for cohort in study.cohorts for case in cohort.cases[:SAMPLES]]
+    sheet = sheet_parts.sheet_of(study, pairs, plane)
+    cells = cells_of(study, results, sheet, pairs)
+    groups = [f"{cohort.label} · {len(cohort.cases)} volumes" for cohort in study.cohorts]
+    clicked = sheet_parts.show_sheet(sheet, cells, plane, False, size=BRAIN, groups=groups)
+    if brain := clicked.get("open"):
+        shared.open_viewer(brain["cohort"], brain["case"])
+    if clicked.get("mark"):
+        st.rerun()  # the sidebar shows the selection
+    if lacking := [cohort.label for cohort in study.cohorts if not cohort.cases]:
+        st.caption(f"No volume yet: {', '.join(lacking)}.")
+    sheet_parts.show_missing(sheet)
+    st.caption(
+        "Middle slices at one scale, of the first volumes by name. The patient's left is on the left; sagittal slices "
+        "face right. Click a brain to open it; with Ctrl, ⌘ or Shift, to select it. A red edge: the QC gate rejects it."
+    )
 
 
-def show_samples(study: Study, results: Results, cohort: Cohort, plane: str) -> None:
-    """Show one row of brains, each with a way to the viewer."""
-    if not cohort.cases:
-        st.caption("No volume yet.")
-        return
-    for column, case in zip(st.columns(SAMPLES), cohort.cases, strict=False):
-        with column:
-            show_brain(study, results, cohort, case.case_id, plane, key=f"open_{cohort.name}_{case.case_id}")
-
-
-def show_brain(
-    study: Study, results: Results, cohort: Cohort, case: str, plane: str, *, key: str, about: str = ""
-) -> None:
-    """Show a middle slice of one brain, with the way to the viewer."""
-    try:
-        version = shared.case_version(study, results, cohort.name, case)
-        planes = shared.cached_planes(str(study.path), cohort.name, case, version)
-    except InputError as error:
-        st.warning(f"{case}: {error.what}")
-        return
-    caption = "typical" if about else case
-    st.image(planes[plane], caption, width="stretch", output_format="PNG", alt=f"{plane} slice of {case}")
-    if st.button("View", key=key, help=f"{about} Open {case} in the viewer.".strip(), width="stretch"):
-        shared.open_viewer(cohort.name, case)
+def cells_of(study: Study, results: Results, sheet: Sheet, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Return the brains of a sheet, by cohort."""
+    verdicts, chosen = sheet_parts.verdicts_of(study, results, pairs), set(selection.selected())
+    places, labels = [cohort.name for cohort in study.cohorts], shared.labels_of(study.cohorts)
+    return [
+        sheet_parts.cell(pair, sheet, labels[pair[0]], verdict, pair in chosen) | {"group": places.index(pair[0])}
+        for pair, verdict in zip(pairs, verdicts, strict=True)
+        if pair in sheet.places
+    ]
 
 
 def show_counts(study: Study, results: Results) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,12 +34,8 @@ TIV_HELP = "Total intracranial volume, measured on the images as aligned to the 
 def show_contact_sheet(study: Study, results: Results, radiological: bool) -> None:
     """Show one plane of the brains of the chosen cohorts, in the order wanted; a click opens one."""
     page = choose_brains(study, results)
-    sheet = sheet_of(study, page)
-    letters = {"sagittal": "PA"}.get(page.plane, "RL" if radiological else "LR")
-    mirrored = radiological and page.plane != "sagittal"
-    cells = cells_of(page, sheet, shared.labels_of(study.cohorts))
-    picture = picture_of(sheet) if sheet.image else {}
-    niivue.show_sheet(cells, picture, letters=letters, mirrored=mirrored, on_open=open_cell, on_mark=mark_cell)
+    sheet = sheet_of(study, page.pairs, page.plane)
+    show_sheet(sheet, cells_of(page, sheet, shared.labels_of(study.cohorts)), page.plane, radiological, open_cell)
     st.caption(
         f"{page.words} brains, middle {page.plane} slices at one scale. Click a brain to open it; with Ctrl, ⌘ or "
         "Shift, to select it. A red edge: the QC gate rejects it; the score it fails stands below."
@@ -51,7 +47,7 @@ def show_contact_sheet(study: Study, results: Results, radiological: bool) -> No
 def show_case_list(study: Study, results: Results, radiological: bool) -> None:
     """Show the cases with their pictures and scores, in the order wanted; a selected row can be opened."""
     page = choose_brains(study, results)
-    sheet, table = sheet_of(study, page), page.table
+    sheet, table = sheet_of(study, page.pairs, page.plane), page.table
     pictures = pictures_of(sheet, radiological and page.plane != "sagittal")
     table.insert(0, "picture", [pictures.get(pair, "") for pair in page.pairs])
     extra = [name for name in CHECKS if name in table] + [name for name in table if name.startswith("copy ratio")]
@@ -107,7 +103,8 @@ def choose_brains(study: Study, results: Results) -> Page:
     first = 0 if len(table) <= AT_A_TIME else choose_part(len(table))
     shown = table.iloc[first : first + AT_A_TIME].reset_index(drop=True)
     words = f"{len(table):,}" if len(shown) == len(table) else f"{first + 1:,}–{first + len(shown):,} of {len(table):,}"
-    return Page(shown.assign(verdict=verdicts_of(study, results, shown)), plane, sort, words)
+    pairs = zip(shown["cohort"], shown["case"], strict=True)
+    return Page(shown.assign(verdict=verdicts_of(study, results, pairs)), plane, sort, words)
 
 
 def choose_cohorts(study: Study) -> tuple[list[str], str]:
@@ -141,15 +138,15 @@ def in_order(table: pd.DataFrame, sort: str, down: bool) -> pd.DataFrame:
     return table.sort_values(columns, ascending=not down, na_position="last", kind="stable")
 
 
-def sheet_of(study: Study, page: Page) -> Sheet:
+def sheet_of(study: Study, pairs: Sequence[Pair], plane: str) -> Sheet:
     """Return the picture of cases; when many thumbnails are not there yet, offer to draw them in the background."""
     paths = {(cohort.name, case.case_id): case.path for cohort in study.cohorts for case in cohort.cases}
-    stamp = tuple(paths[pair].stat().st_mtime_ns if paths[pair].exists() else 0 for pair in page.pairs)
-    lacking = cached_undrawn(str(study.path), page.pairs, stamp)
+    stamp = tuple(paths[pair].stat().st_mtime_ns if paths[pair].exists() else 0 for pair in pairs)
+    lacking = cached_undrawn(str(study.path), pairs, stamp)
     if lacking > AT_ONCE:
         offer_drawing(study, lacking)
         return Sheet(b"", (1, 1), {}, {})
-    return cached_sheet(str(study.path), page.pairs, page.plane, stamp)
+    return cached_sheet(str(study.path), pairs, plane, stamp)
 
 
 def offer_drawing(study: Study, lacking: int) -> None:
@@ -195,13 +192,26 @@ def pictures_of(sheet: Sheet, mirrored: bool) -> dict[Pair, str]:
     return pictures
 
 
-def picture_of(sheet: Sheet) -> dict[str, Any]:
-    """Return where a sheet lies and how it is cut."""
-    url = niivue.serve(sheet.image, "image/jpeg", "sheet")
-    return {"url": url, "width": sheet.cell[0], "height": sheet.cell[1], "columns": SHEET_COLUMNS}
+def show_sheet(
+    sheet: Sheet,
+    cells: Sequence[Mapping[str, Any]],
+    plane: str,
+    radiological: bool,
+    on_open: Callable[[], None] = lambda: None,
+    **options: Any,
+) -> Mapping[str, Any]:
+    """Show brains in one grid; return what was clicked."""
+    letters = {"sagittal": "PA"}.get(plane, "RL" if radiological else "LR")
+    mirrored = radiological and plane != "sagittal"
+    picture = {}
+    if sheet.image:
+        url = niivue.serve(sheet.image, "image/jpeg", "sheet")
+        picture = {"url": url, "width": sheet.cell[0], "height": sheet.cell[1], "columns": SHEET_COLUMNS}
+    marks = {"letters": letters, "mirrored": mirrored, "on_open": on_open, "on_mark": mark_cell}
+    return niivue.show_sheet(cells, picture, **marks, **options)
 
 
-def cells_of(page: Page, sheet: Sheet, labels: dict[str, str]) -> list[dict[str, Any]]:
+def cells_of(page: Page, sheet: Sheet, labels: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return the brains of a sheet in the order wanted, and what stands below them."""
     cells, chosen = [], set(selection.selected())
     values = page.table["case" if page.sort == NAME else page.sort]
@@ -209,9 +219,14 @@ def cells_of(page: Page, sheet: Sheet, labels: dict[str, str]) -> list[dict[str,
         if pair in sheet.places:
             label = labels[pair[0]]
             words = label if page.sort == NAME else "–" if np.isnan(value) else shared.brief(value)
-            item = {"cohort": pair[0], "case": pair[1], "label": label, "caption": words, "verdict": verdict}
-            cells.append(item | {"place": sheet.places[pair], "selected": pair in chosen})
+            cells.append(cell(pair, sheet, label, verdict, pair in chosen) | {"caption": words})
     return cells
+
+
+def cell(pair: Pair, sheet: Sheet, label: str, verdict: str, chosen: bool) -> dict[str, Any]:
+    """Return a brain of a sheet as the component shows it."""
+    brain = {"cohort": pair[0], "case": pair[1], "label": label, "verdict": verdict, "caption": ""}
+    return brain | {"place": sheet.places[pair], "selected": chosen}
 
 
 def score_label(name: str) -> str:
@@ -221,10 +236,10 @@ def score_label(name: str) -> str:
     return {LOWEST: "Lowest QC score", "TIV": "TIV (mm³)"}.get(name, CHECKS.get(name, name))
 
 
-def verdicts_of(study: Study, results: Results, table: pd.DataFrame) -> list[str]:
-    """Return what the gate says of each row's case."""
+def verdicts_of(study: Study, results: Results, pairs: Iterable[Pair]) -> list[str]:
+    """Return what the gate says of each case."""
     verdicts, _ = viewer_parts.cached_known(results, str(study.path), shared.results_stamp(str(study.path)))
-    return [verdicts.get(pair, "") for pair in zip(table["cohort"], table["case"], strict=True)]
+    return [verdicts.get(pair, "") for pair in pairs]
 
 
 def letters_note(plane: str, radiological: bool) -> str:

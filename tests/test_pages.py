@@ -24,6 +24,7 @@ from core.workflows import Results, known_studies, remember_study
 from core.workflows.results import CASE_COLUMNS, rank_scores, results_folder
 from core.workflows.verdicts import TOPICS
 from pages import job_parts, shared
+from tests.test_page_viewer import sent
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -231,6 +232,20 @@ def test_on_the_overview_every_reason_and_a_typical_brain_lead_on_and_scores_hav
     assert {f"{topic}_Alpha" for topic in TOPICS} | {"typical_Alpha"} <= keys
     assert list(app.dataframe[0].value.columns) == ["cohort", "Untrained ResNet-50"]
     assert app.segmented_control[0].options == ["FID (Fréchet distance)"]
+
+
+def test_on_the_overview_brains_stand_by_cohort_and_a_click_opens_or_selects_one(study, monkeypatch):
+    app = show("overview", study)
+    data = sent(app, "synthscope_sheet")
+    assert [heading.split(" · ")[1] for heading in data["groups"]] == ["3 volumes", "3 volumes"]
+    shown = [(data["groups"][cell["group"]].split(" · ")[0], cell["case"]) for cell in data["cells"]]
+    assert [case for _, case in shown] == ["r0", "r1", "r2", "a0", "a1", "a2"]
+    assert len({cohort for cohort, _ in shown[:3]}) == 1 == len({cohort for cohort, _ in shown[3:]})
+    assert shown[0][0] != shown[3][0]
+    app.session_state["selected_cases"] = [("Alpha", "a1")]
+    app.session_state["selected_study"] = study
+    chosen = [cell["case"] for cell in sent(app.run(), "synthscope_sheet")["cells"] if cell["selected"]]
+    assert chosen == ["a1"]
 
 
 def test_every_page_is_tested():

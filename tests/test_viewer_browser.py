@@ -172,10 +172,10 @@ def test_a_reload_shows_the_same_and_no_step_of_the_history_is_added(page):
 
 def test_who_is_shown_and_what_the_gate_says_stand_above_the_fold(page):
     page.set_viewport_size({"width": 1280, "height": 900})
-    page.wait_for_timeout(300)
-    head, below = page.locator(".pane header").first, page.locator(".pane .facts").first.bounding_box()
+    head, below = page.locator(".pane header").first, page.locator(".pane .facts").first
     assert "real-000" in head.inner_text() and "QC passes · TIV 1 cm³ (atlas space)" in head.inner_text()
-    assert below["y"] + below["height"] < 900
+    fits = "e => e.getBoundingClientRect().bottom < 900"
+    page.wait_for_function(fits, arg=below.element_handle(), timeout=10_000)
     page.set_viewport_size({"width": 1280, "height": 1000})
 
 

@@ -7,17 +7,18 @@ function cell(item, data) {
   const button = Object.assign(document.createElement("button"), { title: `Open ${item.case} (${item.label})` });
   const picture = document.createElement("span");
   const whole = data.picture;
-  const scale = 92 / whole.width;
+  const scale = data.size / whole.width;
   const [column, row] = [item.place % whole.columns, Math.floor(item.place / whole.columns)];
   Object.assign(picture.style, {
-    width: "92px", height: `${Math.round(whole.height * scale)}px`, backgroundImage: `url("${whole.url}")`,
-    backgroundSize: `${whole.columns * 92}px auto`, backgroundPosition: `${-column * 92}px ${-row * whole.height * scale}px`,
+    width: `${data.size}px`, height: `${Math.round(whole.height * scale)}px`, backgroundImage: `url("${whole.url}")`,
+    backgroundSize: `${whole.columns * data.size}px auto`, backgroundPosition: `${-column * data.size}px ${-row * whole.height * scale}px`,
     transform: data.mirrored ? "scaleX(-1)" : "none",
   });
   picture.className = "picture";
   const letters = [...data.letters].map((letter, index) => Object.assign(document.createElement("i"), { textContent: letter, className: index ? "right" : "left" }));
   const words = Object.assign(document.createElement("span"), { className: "words" });
-  const name = item.case.length > 13 ? `${item.case.slice(0, 5)}…${item.case.slice(-7)}` : item.case; // ends differ
+  const most = data.size / 7; // letters; of longer names the ends differ
+  const name = item.case.length > most ? `${item.case.slice(0, most / 2 - 2)}…${item.case.slice(1 - most / 2)}` : item.case;
   words.append(Object.assign(document.createElement("b"), { textContent: name }), item.caption);
   if (item.verdict.startsWith("fails")) {
     button.classList.add("fails");
@@ -43,12 +44,17 @@ export default function ({ data, parentElement, setTriggerValue }) {
     const selecting = event.ctrlKey || event.metaKey || event.shiftKey;
     if (button) setTriggerValue(selecting ? "mark" : "open", { cohort: button.dataset.cohort, case: button.dataset.case });
   };
-  const looks = JSON.stringify([data.picture, data.letters, data.mirrored, data.cells.map((item) => [item.cohort, item.case, item.caption, item.verdict])]);
+  const looks = JSON.stringify({ ...data, cells: data.cells.map((item) => ({ ...item, selected: null })) });
   if (sheet.looks === looks) {
-    [...sheet.children].forEach((button, index) => button.setAttribute("aria-pressed", data.cells[index].selected));
+    sheet.querySelectorAll("button").forEach((button, index) => button.setAttribute("aria-pressed", data.cells[index].selected));
     return;
   }
   sheet.looks = looks;
-  sheet.replaceChildren(...data.cells.map((item) => cell(item, data)));
+  sheet.style.setProperty("--size", `${data.size}px`);
+  sheet.classList.toggle("grouped", data.groups.length > 0);
+  sheet.replaceChildren(...data.cells.flatMap((item, index) => {
+    const heading = item.group !== data.cells[index - 1]?.group && data.groups[item.group];
+    return [...(heading ? [Object.assign(document.createElement("h4"), { textContent: heading })] : []), cell(item, data)];
+  }));
   sheet.scrollTop = 0;
 }
