@@ -36,7 +36,20 @@ PAGES = {
     "copies": "similarity",
 }
 METRIC_OF = {"similarity": "fid", "diversity": "ms-ssim"}  # to show on the page
-GLANCE_HELP = "Tick: good. Cross: bad. Question mark: not known, or not relied upon. Numbers and reasons stand below."
+REASONS_OF = "overview_cohort"
+COLUMNS = {  # of the verdicts
+    "gate": "Gate, pass",
+    "anatomy": "Anatomy, differ",
+    "similarity": "Similarity, place",
+    "diversity": "Diversity, MS-SSIM",
+    "copies": "Copies, nearer",
+}
+VERDICTS_HELP = (
+    "Tick: good. Cross: bad. Question mark: not known, or not relied upon. Gate: volumes that pass. Regions: how many "
+    "differ in volume from the real ones. Place: by FID, under all encoders, 1 is best. MS-SSIM: ↓ lower is more "
+    "varied. Nearer: share of volumes nearer to a training person than to a held-out one, by the measure that finds "
+    "most; 50 % is chance. Intervals and N: below."
+)
 TYPICAL = "A typical brain: its lowest QC score is the median of the cohort."
 BEHIND = "Goes to the numbers on the page {page} and selects the brains behind them: open them from the sidebar."
 HOW_TO_READ = (
@@ -48,33 +61,48 @@ HOW_TO_READ = (
 
 
 def show_answer(study: Study, results: Results) -> None:
-    """Show the verdict on each synthetic cohort: a typical brain, the main finding, and the reasons."""
+    """Show the verdict on each synthetic cohort, and what one of them rests on."""
     if not study.synthetic:
         st.info("The study has no synthetic cohort yet. Add one on the page *Studies*.")
+        return
     path = str(study.path)
     judged = shared.cached_verdicts(path, shared.results_stamp(path), shared.study_version(path))
-    if len(judged) > 1:
-        show_glance(study, judged)
+    show_verdicts(study, judged)
+    show_reasons(study, results, judged)
+
+
+def show_verdicts(study: Study, judged: Sequence[Verdict]) -> None:
+    """Show all answers in one table, with the state and the main number of each reason."""
+    rows = [["Cohort and verdict", *COLUMNS.values()], ["---", *(":-:" for _ in COLUMNS)]]
     for cohort, verdict in zip(study.synthetic, judged, strict=True):
-        with st.container(border=True):
-            brain, words = st.columns([1, 6])
-            with brain:
-                show_typical(study, results, cohort)
-            with words:
-                show_verdict(study, results, verdict)
-                for note in shared.notes_of(cohort, path):
-                    st.caption(note)
-
-
-def show_glance(study: Study, judged: Sequence[Verdict]) -> None:
-    """Show all answers in one small table, with the state of each reason."""
-    topics = [reason.topic.capitalize() for reason in judged[0].reasons]
-    rows = [["Cohort and verdict", *topics], ["---", *(":-:" for _ in topics)]]
-    for verdict in judged:
         states = [f":{STATES[reason.state][1]}[{STATES[reason.state][0]}]" for reason in verdict.reasons]
+        cells = [f"{state} {reason.brief}" for state, reason in zip(states, verdict.reasons, strict=True)]
         answer = f"{square_of(study, verdict)} **{escape(verdict.label)}:** {escape(verdict.answer)}"
-        rows.append([answer.replace("|", "\\|"), *states])
-    st.markdown("\n".join(f"| {' | '.join(row)} |" for row in rows), unsafe_allow_html=True, help=GLANCE_HELP)
+        waits = "" if cohort.cases else " ".join(["", *shared.notes_of(cohort, str(study.path))])
+        rows.append([f"{answer}{escape(waits)}".replace("|", "\\|"), *cells])
+    st.markdown("\n".join(f"| {' | '.join(row)} |" for row in rows), unsafe_allow_html=True)
+    st.caption("How to read this table", help=VERDICTS_HELP)
+
+
+@st.fragment
+def show_reasons(study: Study, results: Results, judged: Sequence[Verdict]) -> None:
+    """Show what the verdict on one cohort rests on: a typical brain, the main finding, and the reasons."""
+    labels = {cohort.name: shared.short_label(cohort) for cohort in study.synthetic}
+    if st.session_state.get(REASONS_OF) not in labels:
+        st.session_state[REASONS_OF] = judged[0].cohort
+    chosen = judged[0].cohort
+    if len(labels) > 1:
+        name = labels.__getitem__
+        chosen = str(st.segmented_control("Reasons of", list(labels), key=REASONS_OF, required=True, format_func=name))
+    cohort = study.cohort(chosen)
+    with st.container(border=True):
+        brain, words = st.columns([1, 6])
+        with brain:
+            show_typical(study, results, cohort)
+        with words:
+            show_verdict(study, results, next(verdict for verdict in judged if verdict.cohort == chosen))
+            for note in shared.notes_of(cohort, str(study.path)):
+                st.caption(note)
 
 
 def square_of(study: Study, verdict: Verdict) -> str:

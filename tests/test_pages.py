@@ -230,6 +230,8 @@ def test_on_the_overview_every_reason_and_a_typical_brain_lead_on_and_scores_hav
     app = show("overview", study)
     keys = {button.key for button in app.button}
     assert {f"{topic}_Alpha" for topic in TOPICS} | {"typical_Alpha"} <= keys
+    table = next(text.value for text in app.markdown if text.value.startswith("| Cohort and verdict"))
+    assert table.splitlines()[2].count("|") == 7 and "**Alpha" in table.splitlines()[2]
     assert list(app.dataframe[0].value.columns) == ["cohort", "Untrained ResNet-50"]
     assert app.segmented_control[0].options == ["FID (Fréchet distance)"]
 

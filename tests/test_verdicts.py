@@ -67,7 +67,14 @@ def facts(found: Results) -> pd.Series:
     ],
 )
 def test_the_answer_is_graded_by_what_was_measured(n, failed, d, expected):
-    assert verdicts.answer(facts(known(quality=gate(n, failed), effect_sizes=effects(*d)))) == expected
+    found = facts(known(quality=gate(n, failed), effect_sizes=effects(*d)))
+    assert verdicts.answer(found) == expected
+    assert verdicts.gate(found).brief == f"{n - failed} of {n}"
+
+
+def test_the_anatomy_in_brief_is_how_many_regions_differ_and_nothing_where_it_is_not_relied_upon():
+    assert verdicts.anatomy(facts(known(quality=gate(40, 0), effect_sizes=effects(2.0, 0.1)))).brief == "1 of 2"
+    assert verdicts.anatomy(facts(known(quality=gate(40, 40), effect_sizes=effects(2.0, 0.1)))).brief == ""
 
 
 def test_the_main_finding_is_the_worst_score_where_few_pass_and_else_the_region_that_differs_most():

@@ -58,16 +58,19 @@ class Reason:
         A clause of the verdict's sentence.
     text : str
         The numbers with unit, interval and N; a line a number, the one that matters first.
+    brief : str
+        The number that matters most, alone; "" when it is not known.
     """
 
     topic: str
     state: State
     short: str
     text: str
+    brief: str = ""
 
     @property
     def headline(self) -> str:
-        """The number that matters most."""
+        """The number that matters most, with what belongs to it."""
         return self.text.partition("\n")[0]
 
     @property
@@ -186,11 +189,12 @@ def gate(facts: pd.Series) -> Reason:
     refused = f", {facts['failed_checks']} of them already the image checks" if facts["failed_checks"] else ""
     shapeless = f" {facts['shapeless']} are no brain in any orientation." if facts["shapeless"] else ""
     text = f"{facts['failed_volumes']} of {facts['n']} volumes fail{refused}; {share}.{shapeless}"
+    brief = f"{passed} of {facts['n']}"
     if facts["reliable"]:
-        return Reason("gate", "good", "passes the quality gate", text)
+        return Reason("gate", "good", "passes the quality gate", text, brief)
     if facts["certain"]:
-        return Reason("gate", "bad", "fails the quality gate, too unreliable for an anatomical assessment", text)
-    return Reason("gate", "open", "fails the quality gate, but by no more than chance", text)
+        return Reason("gate", "bad", "fails the quality gate, too unreliable for an anatomical assessment", text, brief)
+    return Reason("gate", "open", "fails the quality gate, but by no more than chance", text, brief)
 
 
 def anatomy(facts: pd.Series) -> Reason:
@@ -211,7 +215,8 @@ def anatomy(facts: pd.Series) -> Reason:
     if found:
         short = f"{len(found)} of {facts['compared']} regions differ, most: {found[0]}"
     state: State = "bad" if found else "open" if few else "good"
-    return Reason("anatomy", state, f"{short}{' (N is small)' if few and not found else ''}", text)
+    brief = f"{len(found)} of {facts['compared']}"
+    return Reason("anatomy", state, f"{short}{' (N is small)' if few and not found else ''}", text, brief)
 
 
 def similarity(own: pd.DataFrame, ranked: pd.DataFrame, controls: Sequence[str]) -> Reason:
@@ -222,11 +227,13 @@ def similarity(own: pd.DataFrame, ranked: pd.DataFrame, controls: Sequence[str])
     lines = [_fid_line(row) for _, row in own.iterrows()]
     at_floor = own.apply(reaches_floor, axis=1) if own["ci_low"].notna().all() else pd.Series(False, index=own.index)
     places = own["rank"].dropna()
+    brief = ""
     if places.empty:
         short = "its place by FID is not known"
     else:
         low, high, of = places.min(), places.max(), _ranked_with(own, ranked)
         where = f"place {low:.0f}" if low == high else f"places {low:.0f} to {high:.0f}"
+        brief = f"{low:.0f} of {of}" if low == high else f"{low:.0f}–{high:.0f} of {of}"
         tied = "tied" if own["tie"].all() else f"tied under {own['tie'].sum()}" if own["tie"].any() else ""
         short = f"{where} of {of} by FID under {len(own)} encoders" if len(own) > 1 else f"{where} of {of} by FID"
         among = int(ranked.dropna(subset=["rank"])["cohort"].drop_duplicates().isin(list(controls)).sum())
@@ -236,7 +243,7 @@ def similarity(own: pd.DataFrame, ranked: pd.DataFrame, controls: Sequence[str])
     state: State = "good" if at_floor.all() else "bad" if own["rank"].notna().all() else "open"
     sizes = {(row["n_real"], row["n_synthetic"]) for _, row in own.iterrows()}
     counts = "; ".join(f"{real:.0f} real, {synthetic:.0f} synthetic" for real, synthetic in sorted(sizes))
-    return Reason("similarity", state, short, "\n".join([f"{lines[0]} N = {counts}.", *lines[1:]]))
+    return Reason("similarity", state, short, "\n".join([f"{lines[0]} N = {counts}.", *lines[1:]]), brief)
 
 
 def _ranked_with(own: pd.DataFrame, ranked: pd.DataFrame) -> int:
@@ -259,11 +266,12 @@ def diversity(own: pd.DataFrame, facts: pd.Series) -> Reason:
     """Say whether the brains vary as much as real ones: by MS-SSIM, and in regional volumes."""
     scored = own.dropna(subset=["value", "floor"]).head(1)
     spread = f"varies {facts['spread']:.2f} times as much as real brains" if np.isfinite(facts["spread"]) else ""
-    parts, state, words = [], "open", ""
+    parts, state, words, brief = [], "open", "", ""
     if len(scored):
         row = scored.iloc[0]
         known = pd.notna(row["ci_low"]) and pd.notna(row["ci_high"])
         interval = f" [{row['ci_low']:.3g} – {row['ci_high']:.3g}]" if known else ""
+        brief = f"{row['value']:.2f}"
         parts.append(f"MS-SSIM {row['value']:.3g}{interval}, real {row['floor']:.3g}, N = {row['n_synthetic']:.0f}.")
         if known:
             lacks = row["ci_low"] > row["floor"]
@@ -272,7 +280,8 @@ def diversity(own: pd.DataFrame, facts: pd.Series) -> Reason:
     if spread:
         parts.append(f"Regional volumes: {spread} (median over {facts['compared']} regions; 1 is best).")
     short = " and ".join(filter(None, [words, f"their volumes {spread.replace('varies', 'vary')}" if spread else ""]))
-    return Reason("diversity", state, short or "variety is not known yet", "\n".join(parts) or "Not known yet.")  # type: ignore[arg-type]
+    text = "\n".join(parts) or "Not known yet."
+    return Reason("diversity", state, short or "variety is not known yet", text, brief)  # type: ignore[arg-type]
 
 
 def copies(checks: pd.DataFrame, *, known: bool) -> Reason:
@@ -281,21 +290,22 @@ def copies(checks: pd.DataFrame, *, known: bool) -> Reason:
         if not known:
             return Reason("copies", "open", "copies are not checked", "Not checked: the study has no training cohort.")
         return Reason("copies", "open", "copies are not checked yet", "Not checked yet.")
-    parts = []
+    parts, shares = [], []
     order = checks.assign(place=checks["finding"].map({"suspicious": 0, "unclear": 1, "none": 2}))
     for _, row in order.sort_values(["place", "p_value"], kind="stable").iterrows():
         low, high = wilson_interval(row["share"], int(row["n_synthetic"]))
+        shares.append(f"{row['share']:.0%}")
         parts.append(f"{row['share']:.0%} [{low:.0%} – {high:.0%}] on {row['space']}, p = {row['p_value']:.2g}")
     start = "Unclear, nearer" if set(checks["finding"]) - {"none"} == {"unclear"} else "Nearer"
     parts[0] = f"{start} to training: {parts[0]}; 50 % is chance, N = {checks['n_synthetic'].iloc[0]:.0f}."
-    text = "\n".join(parts)
+    text, brief = "\n".join(parts), shares[0]
     if (checks["finding"] == "suspicious").any():
-        return Reason("copies", "bad", "nearer to its training cohort than chance explains", text)
+        return Reason("copies", "bad", "nearer to its training cohort than chance explains", text, brief)
     if (checks["finding"] == "unclear").any():
-        return Reason("copies", "open", "copies are unclear, for its brains are look-alikes", text)
+        return Reason("copies", "open", "copies are unclear, for its brains are look-alikes", text, brief)
     if 0.5 ** checks["n_synthetic"].min() * len(checks) >= 0.05:  # all of them nearer would still be chance
-        return Reason("copies", "open", "too few volumes to tell copies", text)
-    return Reason("copies", "good", "no sign of copies", text)
+        return Reason("copies", "open", "too few volumes to tell copies", text, brief)
+    return Reason("copies", "good", "no sign of copies", text, brief)
 
 
 def column_help(metric: str, variant: str = "corrected") -> str:
