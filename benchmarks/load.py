@@ -16,8 +16,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,29 +162,38 @@ async def visit(
         measured.errors.append(f"session {seed}: {type(error).__name__} {error}")
 
 
-async def watch(process: psutil.Process, until: float, measured: Measured) -> None:
-    """Note the server's memory."""
-    begin, before = time.monotonic(), process.cpu_times()
+async def watch(processes: Sequence[psutil.Process], until: float, measured: Measured) -> None:
+    """Note the memory and the work of the server."""
+    begin, before = time.monotonic(), processor_time(processes)
     while time.monotonic() < until:
         with suppress(psutil.Error):
-            measured.memory.append((time.monotonic() - begin, process.memory_info().rss / MIB))
+            memory = sum(process.memory_info().rss for process in processes)
+            measured.memory.append((time.monotonic() - begin, memory / MIB))
         await asyncio.sleep(min(5.0, max(0.1, (until - begin) / 20)))
-    after = process.cpu_times()
-    measured.used = after.user + after.system - before.user - before.system
+    measured.used = processor_time(processes) - before
 
 
-async def _all(url: str, pid: int, sessions: int, seconds: float, think: tuple[float, float]) -> Measured:
+def processor_time(processes: Iterable[psutil.Process]) -> float:
+    """Return the seconds that processes have used."""
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+
+async def _all(
+    servers: Sequence[tuple[str, int]], sessions: int, seconds: float, think: tuple[float, float]
+) -> Measured:
     measured, until = Measured(), time.monotonic() + seconds
     start = until - seconds + min(ARRIVAL, seconds / 3)
-    people = (visit(url, seed, start, until, think, measured) for seed in range(sessions))
-    await asyncio.gather(watch(psutil.Process(pid), until, measured), *people)
+    urls = [url for url, _ in servers]
+    people = (visit(urls[seed % len(urls)], seed, start, until, think, measured) for seed in range(sessions))
+    await asyncio.gather(watch([psutil.Process(pid) for _, pid in servers], until, measured), *people)
     return measured
 
 
-def measure(sessions: int, seconds: float, think: tuple[float, float] = THINK) -> Measured:
-    """Start a server on the workspace of the environment and put it under load."""
-    with server() as (url, pid):
-        return asyncio.run(_all(url, pid, sessions, seconds, think))
+def measure(sessions: int, seconds: float, think: tuple[float, float] = THINK, processes: int = 1) -> Measured:
+    """Start a server on the workspace of the environment, of so many processes, and put it under load."""
+    with ExitStack() as stack:
+        servers = [stack.enter_context(server()) for _ in range(processes)]
+        return asyncio.run(_all(servers, sessions, seconds, think))
 
 
 @contextmanager
@@ -227,11 +236,10 @@ async def _alone(url: str, process: psutil.Process, rounds: int) -> dict[str, li
                 if name == LEFT_OUT:
                     continue
                 session.page, session.query = page, ""
-                before = process.cpu_times()
+                before = processor_time([process])
                 wall = await session.run()
-                after = process.cpu_times()
                 if turn > 1:
-                    used = after.user + after.system - before.user - before.system
+                    used = processor_time([process]) - before
                     runs.setdefault(name or "overview", []).append((used, wall))
     return runs
 
@@ -269,12 +277,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=50)
     parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--processes", type=int, default=1, help="of the server; each session stays with one")
     parser.add_argument("--alone", type=int, default=0, metavar="ROUNDS", help="one session opens every page instead")
     options = parser.parse_args()
     print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
     if options.alone:
         return measure_alone(options.alone)
-    measured = measure(options.sessions, 60 * options.minutes)
+    measured = measure(options.sessions, 60 * options.minutes, processes=options.processes)
     report(measured, options.sessions)
     sys.exit(bool(measured.errors))
 
