@@ -10,6 +10,7 @@ const ARRANGED = [[[0, 1, 2]], [[0, 1], [2]], [[0], [1], [2]]]; // planes in row
 const AROUND = 10; // pixels between two planes, their frames included
 const MARK = "#E69F00";
 const MATCHED = { level: 127.5, width: 255 }; // Python matched the brains: each from its background to its brightest tissue
+const UNSEEN = 4; // greys below look black in the matched window
 const LEVELS = [32, 224], WIDTHS = [64, 512];
 const TYPING = "textarea, select, input:not([type=checkbox], [type=button]), [contenteditable=true], [role=combobox], [role=textbox], "
   + "[role=slider], [role=dialog]";
@@ -71,21 +72,21 @@ class Panel {
     this.count = element("div", { className: "ends", role: "status" });
     this.reset = this.button("Reset window (W)", () => this.look(MATCHED));
     this.turn = this.button("Radiological (X)", () => this.turnSides());
-    this.seen = element("span", { className: "ends seen" });
+    this.seen = element("div", { className: "ends seen" });
     const ending = element("div", { className: "ending" }, this.note, element("div", {}, this.save, this.button("Cannot judge (0)", () => this.skip())),
-      this.count, element("div", {}, this.reset, this.turn, this.seen));
+      this.count, element("div", {}, this.reset, this.turn), this.seen);
     this.root.replaceChildren(this.area, element("div", { className: "answers" }, this.rows, ending), this.help());
     this.root.focus({ preventScroll: true });
   }
 
   help() {
     const keys = this.forced
-      ? "<kbd>←</kbd> <kbd>→</kbd> the real one"
-      : "<kbd>R</kbd> real, <kbd>S</kbd> synthetic, <kbd>1</kbd>–<kbd>5</kbd> the bold scale, <kbd>Backspace</kbd> rate again";
-    return element("div", { className: "help", innerHTML: `<kbd>↑</kbd> <kbd>↓</kbd> or wheel: slice, <kbd>V</kbd> next plane, click: crosshair, ${keys}, `
-      + `<kbd>M</kbd> or a double click marks what gave it away${this.forced ? " in the other one" : ""}, <kbd>U</kbd> takes the last mark back, <kbd>N</kbd> note, `
-      + "<kbd>Enter</kbd> save. Window, the same for all cases: drag, or <kbd>Shift</kbd> and <kbd>↑</kbd> brighter, <kbd>↓</kbd> darker, "
-      + "<kbd>→</kbd> more contrast, <kbd>←</kbd> less; <kbd>W</kbd> as matched. <kbd>X</kbd> left or right" });
+      ? "Say: <kbd>←</kbd> <kbd>→</kbd> the real one"
+      : "Say: <kbd>R</kbd> real, <kbd>S</kbd> synthetic, <kbd>1</kbd>–<kbd>5</kbd> the bold scale, <kbd>Backspace</kbd> rate again";
+    return element("div", { className: "help", innerHTML: `${keys}, <kbd>M</kbd> or a double click marks what gave it away${this.forced ? " in the other one" : ""}, `
+      + "<kbd>U</kbd> takes the last mark back, <kbd>N</kbd> note, <kbd>0</kbd> cannot judge, <kbd>Enter</kbd> save. Look: <kbd>↑</kbd> <kbd>↓</kbd> or wheel slice, "
+      + "<kbd>V</kbd> next plane, click crosshair, drag or <kbd>Shift</kbd> with <kbd>↑</kbd> <kbd>↓</kbd> brightness, <kbd>→</kbd> <kbd>←</kbd> contrast, "
+      + "<kbd>W</kbd> matched window, <kbd>X</kbd> left and right; all cases are seen alike." });
   }
 
   button(textContent, onclick, className = "") {
@@ -137,11 +138,11 @@ class Panel {
     this.look({ level: clamp(this.view.level - brighter, ...LEVELS), width: clamp(this.view.width * Math.exp(-contrast), ...WIDTHS) });
   }
 
-  // The grey shown for each value. Black is never lifted: in a bright window a generator's noise around the head would
-  // tell it from a scan, whose surroundings are empty.
+  // The grey shown for each value. What is black in the matched window is so in every other: a generator's faint noise
+  // around the head would tell it from a scan, whose surroundings are empty.
   greys() {
     const { level, width } = this.view, low = Math.max(0, level - width / 2), high = level + width / 2;
-    return Uint8ClampedArray.from({ length: 256 }, (_, value) => (value - low) / (high - low) * 255);
+    return Uint8ClampedArray.from({ length: 256 }, (_, value) => (value < UNSEEN ? 0 : (value - low) / (high - low) * 255));
   }
 
   // As large as the planes fit: with all that finishes a case, the panel fills the window.
@@ -185,11 +186,11 @@ class Panel {
     for (const mark of this.state.marks) if (mark.v === v && Math.abs(mark.at[fixed] - at[fixed]) <= 2) {
       pen.beginPath(); pen.arc(px(mark.at[across]), py(mark.at[up]), 8, 0, 7); pen.stroke();
     }
-    pen.lineWidth = 1;
-    pen.fillStyle = MARK; pen.font = "13px sans-serif";
-    const ends = p === 0 ? "PA" : this.mirrored(p) ? "RL" : "LR";
-    pen.fillText(p === 0 ? `${name}, ${this.sideOf(v)}` : name, 6, 15);
-    pen.fillText(ends[0], 4, canvas.height / 2); pen.fillText(ends[1], canvas.width - 14, canvas.height / 2);
+    pen.font = "bold 13px sans-serif"; pen.fillStyle = MARK; pen.strokeStyle = "#000"; pen.lineWidth = 3;
+    const ends = p === 0 ? "PA" : this.mirrored(p) ? "RL" : "LR", middle = canvas.height / 2 - 4;
+    for (const [text, x, y] of [[p === 0 ? this.sideOf(v) : name, 5, canvas.height - 6], [ends[0], 3, middle], [ends[1], canvas.width - 13, middle]]) {
+      pen.strokeText(text, x, y); pen.fillText(text, x, y); // dark around, to be read on white matter too
+    }
     canvas.setAttribute("aria-label", p === 0 ? `${name} plane, ${this.sideOf(v)}` : `${name} plane, ${ends[0]} on the left, ${ends[1]} on the right`);
     canvas.classList.toggle("active", p === this.state.plane);
   }
