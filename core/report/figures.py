@@ -23,6 +23,7 @@ from core.settings import Settings
 from core.study import Cohort, Study
 from core.volume import Volume
 from core.workflows import Results, load_case, load_case_labels
+from core.workflows.reader_study import reading_box
 from core.workflows.results import qc_of, source_of, typical_case
 from core.workflows.verdicts import Verdict
 from core.workflows.viewing import png_file, thumbnail
@@ -125,7 +126,7 @@ def portraits(
     for cohort in study.synthetic if drop_individuals else (study.real, *study.synthetic):
         words = answers.get(cohort.name, f"the reference, N = {len(cohort.cases)}")
         picture = _typical(settings, study, results, cohort)
-        shown.append(Portrait(cohort.label, f"{words[:1].upper()}{words[1:]}.", *picture))
+        shown.append(Portrait(f"{cohort.name}{_kind(cohort)}", f"{words[:1].upper()}{words[1:]}.", *picture))
     return shown
 
 
@@ -139,13 +140,14 @@ def _typical(settings: Settings, study: Study, results: Results, cohort: Cohort)
     except SynthScopeError:
         return b"", ""
     text = f"{'Typical' if why else 'First'} brain of {cohort.label}, {case}: axial middle plane, the left on the left."
-    return _portrait(plane), text + why
+    (left, right), (back, front), _ = reading_box(study.grid)
+    return _portrait(plane[len(plane) - front : len(plane) - back, left:right]), text + why
 
 
 def _portrait(plane: Picture) -> bytes:
     image = Image.fromarray(plane)
     image = image.resize((WIDTH * image.width // image.height, WIDTH), Image.Resampling.BICUBIC)
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(30)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(40)
     draw.text((12, WIDTH // 2), "L", fill="white", font=font, anchor="lm")
     draw.text((image.width - 12, WIDTH // 2), "R", fill="white", font=font, anchor="rm")
     return png_file(np.asarray(image))

@@ -190,22 +190,30 @@ def _cover(deck: Any, title: str, subtitle: str, portraits: Sequence[Portrait]) 
     rows = 1 if len(shown) <= 4 else 2 if len(shown) <= 10 else 3
     columns = max(1, -(-len(shown) // rows))
     width, height = (WIDTH - 2 * MARGIN - (columns - 1) * GAP) / columns, (HEIGHT - COVER - 0.3) / rows
-    for size in range(18, 8, -1):
-        below = max((_height([p.label, p.words], size, width) for p in shown), default=0)
-        if below < height / 2:
+    for size in range(20, 8, -1):
+        needs = [sum(_lines(text, size, width, 0.25) for text in (p.label, p.words)) * LINE * size / 72 for p in shown]
+        if max(needs, default=0) + PADDING[1] <= 0.42 * height:
             break
-    for number, portrait in enumerate(shown):
-        left, top = MARGIN + number % columns * (width + GAP), COVER + number // columns * height
-        if portrait.png:
-            _image(slide, portrait.png, (left, top, width, height - below), portrait.text)
-        box = slide.shapes.add_textbox(Inches(left), Inches(top + height - below), Inches(width), Inches(below))
-        box.text_frame.word_wrap = True
-        for paragraph, text in (
-            (box.text_frame.paragraphs[0], portrait.label),
-            (box.text_frame.add_paragraph(), portrait.words),
-        ):
-            _line(paragraph, text, size, INK, bold=text == portrait.label)
-            paragraph.alignment = PP_ALIGN.CENTER
+    for row in range(rows):
+        below = max(needs[row * columns : (row + 1) * columns], default=0) + PADDING[1]
+        for column, portrait in enumerate(shown[row * columns : (row + 1) * columns]):
+            left, top = MARGIN + column * (width + GAP), COVER + row * height
+            _card(slide, portrait, (left, top, width, height), below, size)
+
+
+def _card(slide: Any, portrait: Portrait, box: tuple[float, float, float, float], below: float, size: float) -> None:
+    """Put a brain into a box (left, top, width, height), its name and verdict into the inches ``below`` it."""
+    left, top, width, height = box
+    if portrait.png:
+        _image(slide, portrait.png, (left, top, width, height - below - 0.1), portrait.text)
+    words = slide.shapes.add_textbox(Inches(left), Inches(top + height - below - 0.1), Inches(width), Inches(below))
+    words.text_frame.word_wrap = True
+    words.text_frame.add_paragraph()
+    for paragraph, text, bold in zip(
+        words.text_frame.paragraphs, (portrait.label, portrait.words), (True, False), strict=True
+    ):
+        _line(paragraph, text, size, INK, bold=bold)
+        paragraph.alignment = PP_ALIGN.CENTER
 
 
 def _montage(deck: Any, brains: Sequence[Brain]) -> None:
