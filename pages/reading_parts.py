@@ -11,17 +11,18 @@ import pandas as pd
 import streamlit as st
 
 from core import plots, readings
+from core.encoders import ENCODERS
 from core.errors import SynthScopeError
+from core.plots.readings import SCALE_NAMES
 from core.readings import MODES, SCALES, Rating, Session
 from core.study import Study
 from core.tables import csv_text
 from core.workflows import Results, reader_study
-from pages import access, shared
+from pages import access, shared, similarity_parts, viewer_choices
 
 SESSION = "reading"  # in the address, so that a reload goes on
 UNBLINDED = "unblinded"  # fingerprints of the studies whose results were opened without reading
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "reader"
-PANEL_HEIGHT = {"rating": 300, "forced choice": 205}  # pixels of the longest side of a plane
 INTRODUCTION = """
 You see brains without their names and say which are real. Everything goes by keyboard or mouse; each answer is saved at
 once, a reload or a pause loses nothing, and nothing tells before the end whether you were right.
@@ -135,7 +136,11 @@ def show_panel(study: Study, session: Session) -> None:
     if message := st.session_state.pop("reading_problem", None):
         st.warning(message[:1].upper() + message[1:], icon=":material/warning:")
     position, total = session.position, len(session.plan)
-    st.progress(position / total, text=f"{session.reader} · case {position + 1} of {total}")
+    left, right = st.columns([6, 1], vertical_alignment="bottom")
+    left.progress(position / total, text=f"{session.reader} · case {position + 1} of {total}")
+    if right.button("Pause", help="Everything saved is kept. Enter the same name to go on.", width="stretch"):
+        shared.clear_address()
+        st.rerun()
     token = f"{session.id}-{position}"
     try:
         volumes = cached_volumes(str(study.path), study, session.id, position)
@@ -147,7 +152,7 @@ def show_panel(study: Study, session: Session) -> None:
             st.rerun()
         return
     # A rating that could not be saved is offered again, hence a new attempt.
-    data = {"token": token, "mode": session.mode, "volumes": volumes, "height": PANEL_HEIGHT[session.mode]}
+    data = {"token": token, "mode": session.mode, "volumes": volumes, "radiological": viewer_choices.is_radiological()}
     data["attempt"] = st.session_state.get("reading_attempt", 0)
     given = panel()(data=data, key="reading_panel", on_rating_change=lambda: None).rating
     if given:  # its position is an earlier one when another tab has gone on: saving it says so
@@ -198,12 +203,15 @@ CONFUSION_COLUMNS = {
     "skipped": shared.number("Skipped", "Not judged.", "%d"),
 }
 AGREEMENT_COLUMNS = {
-    "what": shared.text("Rating"),
+    "what": shared.text("Rating", width=150),
     "alpha": shared.number("Krippendorff's α", "1: agreement, 0: chance. Nominal answers, ordinal scales.", "%.2f"),
     "readers": shared.number("Readers", "", "%d"),
     "cases": shared.number("Cases", "Judged by two readers or more.", "%d"),
 }
 CORRELATION_COLUMNS = {
+    "metric": shared.text("Score", width=230),
+    "encoder": shared.text("Encoder", "The network that turns a volume into features.", 210),
+    "variant": shared.text("Variant", "Corrected, or computed as published.", 100),
     "rho": shared.number("Spearman's ρ", "1: readers and score order the cohorts alike.", "%+.2f"),
     "p_value": shared.number("p", "Permutation test; exact up to eight cohorts.", "%.2g"),
     "tau": shared.number("Kendall's τ", "", "%+.2f"),
@@ -271,6 +279,7 @@ def show_agreement(ratings: pd.DataFrame, mode: str) -> None:
     """Show how far readers agree."""
     st.subheader("Between readers")
     table = reader_study.reader_agreement(ratings)
+    table["what"] = table["what"].map({"answer": "Answer", **SCALE_NAMES})
     shared.show_table(table.head(1) if mode == "forced choice" else table, AGREEMENT_COLUMNS)
     if table["readers"].max() < 2:
         st.caption("One reader so far: agreement needs a second one with the same seed.")
@@ -280,8 +289,19 @@ def show_correlation(study: Study, results: Results, ratings: pd.DataFrame) -> N
     """Show which scores order the cohorts as the readers do."""
     st.subheader("Readers and scores")
     table = reader_study.correlate_with_metrics(ratings, results, study.real.name, study.settings.seed)
-    shared.show_table(table, CORRELATION_COLUMNS, height=290)
+    shared.show_table(in_words(table), CORRELATION_COLUMNS, height=290)
     st.caption(
         "Order of the cohorts by readers against their order by each score, turned so that higher is better. With so "
         "few cohorts only strong correlations can be told from chance, and p is not corrected for the number of scores."
+    )
+
+
+def in_words(table: pd.DataFrame) -> pd.DataFrame:
+    """Return scores with the names of the registries instead of their keys."""
+    keys = table["metric"].where(table["variant"] == "corrected", table["metric"] + "/" + table["variant"])
+    encoders = {name: encoder.label for name, encoder in ENCODERS.items()} | {"": "volumes themselves"}
+    return table.assign(
+        metric=keys.map(similarity_parts.metric_label),
+        encoder=table["encoder"].map(lambda name: encoders.get(name, name)),
+        variant=table["variant"].map(similarity_parts.VARIANTS),
     )

@@ -13,9 +13,6 @@ wanted = st.query_params.get(reading_parts.SESSION)
 current = next((s for s in known if s.id == wanted and access.owns(s)), None)
 if current and not current.complete:
     reading_parts.show_panel(study, current)
-    if st.button("Pause", help="Everything saved is kept. Enter the same name to go on."):
-        shared.clear_address()
-        st.rerun()
     st.stop()
 if current:
     st.success(f"{current.reader}, the session is complete: all {len(current.plan)} answers are saved.")

@@ -23,7 +23,7 @@ study, results = shared.current_study(
 )
 for message in viewer_choices.arrive(study):
     st.warning(message, icon=":material/link_off:")
-left, right = st.columns([4, 1], vertical_alignment="bottom")
+left, right = st.columns([3, 1], vertical_alignment="bottom")
 st.session_state.setdefault("viewer_show", "Brains")
 show = left.segmented_control("Show", list(SHOW), key="viewer_show", required=True, label_visibility="collapsed")
 radiological = right.toggle("Radiological", key="viewer_radiological", help=CONVENTION_HELP)

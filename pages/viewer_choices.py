@@ -32,6 +32,11 @@ def restore() -> None:
         st.session_state.setdefault(key, value)
 
 
+def is_radiological() -> bool:
+    """Tell whether the patient's left is shown on the right, as chosen last."""
+    return bool(st.session_state.get(KEPT, {}).get(RADIOLOGICAL))
+
+
 def keep(study: Study) -> None:
     """Remember the choices, here and in the address: a widget that is not on the page loses its value."""
     found = {key: value for key, value in st.session_state.items() if str(key).startswith(PREFIX)}

@@ -14,7 +14,9 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core import anatomy, jobs, readings
+from core.encoders import ENCODERS
 from core.generators import GENERATORS
+from core.metrics import METRICS
 from core.quality import QC_SCORES
 from core.settings import from_environment
 from core.store import write_csv, write_json
@@ -344,6 +346,13 @@ def test_results_of_a_reading_are_closed_until_one_has_read(study):
     assert "Closed until you have read" in words(app)
     app.text_input(key="reader_name").input("Ann").run()
     assert "Closed" not in words(app) and app.dataframe
+    scores = next(table.value for table in app.dataframe if "rho" in table.value)  # named as on the other pages
+    assert set(scores["metric"]) == {
+        METRICS["fid"].label,
+        METRICS["fid/published"].label.removesuffix(", as published"),
+    }
+    assert set(scores["encoder"]) == {ENCODERS["random-r50"].label}
+    assert set(scores["variant"]) == {"Corrected", "As published"}
     app = show("reading_room", study)
     app.toggle(key="will_not_read").set_value(True).run()
     assert not app.exception and app.dataframe

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from core import readings
 from core.settings import Settings
 from core.study import read_study
+from core.volume import load, save
 from core.workflows import remember_study
 from pages.shared import study_id
 from tests.test_browser import Server, _settle, browser, page  # noqa: F401 - fixtures
@@ -17,7 +21,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 @pytest.fixture
 def server(tmp_path, write_brains):
     write_brains(tmp_path / "data" / "a", 6, prefix="secretreal")
-    write_brains(tmp_path / "data" / "b", 6, seed=1, prefix="secretfake")
+    for fake in write_brains(tmp_path / "data" / "b", 6, seed=1, prefix="secretfake"):
+        brain = load(fake)
+        save(replace(brain, data=np.where(brain.data > -1, brain.data, -0.98).astype(np.float32)), fake)  # faint noise
     path = tmp_path / "data" / "study.toml"
     path.write_text(
         'name = "Reading"\ngrid = "half"\n[real]\nimages = "a/*.nii.gz"\n[synthetic.Hidden]\nimages = "b/*.nii.gz"\n'
@@ -135,3 +141,105 @@ def test_a_mark_waits_for_the_choice_and_the_results_open_on_the_task_read(serve
     assert page.get_by_role("radio", name="Choose the real one of two").is_checked()
     kept = readings.read_ratings(server.settings, [readings.read_session(server.settings, session)], "real")
     assert [text.startswith('[["left"') for text in kept["marks"]] == [True, True]
+
+
+def _begin(server, page, mode="rating"):  # noqa: F811
+    """Open a session of four cases."""
+    plan = readings.make_plan(server.study, ["Hidden"], mode, 4, 0, 0, "Cleo")
+    session = readings.start_session(server.settings, server.study, "Cleo", mode, plan, 0)
+    page.goto(f"{server.url}/reading_room?study={study_id(str(server.study.path))}&reading={session}")
+    _case(page, 1, 4)
+
+
+def _greys(page, index=2):  # noqa: F811
+    """The greys of a plane, without the lines and letters over it."""
+    script = """c => { const {data} = c.getContext("2d").getImageData(0, 0, c.width, c.height);
+      return [c.width, Array.from(data).filter((_, i) => i % 4 === 2)]; }"""  # blue: the overlay has none
+    width, values = page.locator(".reader canvas").nth(index).evaluate(script)
+    image = np.array(values, dtype=float).reshape(-1, width)
+    return np.concatenate([image[20 : len(image) // 2 - 12], image[len(image) // 2 + 12 :]])
+
+
+def test_window_and_side_are_the_session_s_and_not_the_case_s(server, page):  # noqa: F811
+    _begin(server, page)
+    seen, first = page.locator(".reader .seen"), _greys(page)
+    assert seen.inner_text() == "matched window; left is on the left"
+    for _ in range(6):
+        page.keyboard.press("Shift+ArrowUp")
+    for _ in range(4):
+        page.keyboard.press("Shift+ArrowRight")
+    page.keyboard.press("x")
+    chosen = seen.inner_text()
+    assert chosen == "width 67 %, level 31 %; left is on the right"
+    brighter = _greys(page)
+    assert brighter.mean() > 1.15 * first.mean()
+    label = page.locator(".reader canvas").nth(2).get_attribute("aria-label")
+    assert label == "axial plane, R on the left, L on the right"
+    assert not page.locator(".reader button.chosen").filter(has_text="Real").count()
+    _rate(page, "r")
+    _case(page, 2, 4)
+    assert seen.inner_text() == chosen and _greys(page).mean() == pytest.approx(brighter.mean(), rel=0.1)
+    page.reload()
+    _case(page, 2, 4)
+    assert seen.inner_text() == chosen
+    for number in range(2, 5):  # brighter as they are, the surroundings of scan and sample stay black
+        _case(page, number, 4)
+        assert _greys(page)[:20, :20].max() == 0
+        if number < 4:
+            _rate(page, "r")
+    page.keyboard.press("w")
+    page.keyboard.press("x")
+    assert seen.inner_text() == "matched window; left is on the left"
+    plain = _greys(page)
+    page.keyboard.press("x")
+    turned = _greys(page)
+    assert np.abs(turned[:, ::-1] - plain).mean() < 0.5 * np.abs(turned - plain).mean()
+    box = page.locator(".reader canvas").first.bounding_box()
+    page.mouse.move(box["x"] + 60, box["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 110, box["y"] + 40, steps=4)
+    page.mouse.up()
+    assert seen.inner_text() == "width 78 %, level 46 %; left is on the right"
+    page.get_by_role("button", name="Reset window (W)").click()
+    assert seen.inner_text() == "matched window; left is on the right"
+    page.get_by_role("button", name="Radiological (X)").click()
+    assert page.get_by_role("button", name="Radiological (X)").get_attribute("aria-pressed") == "false"
+    page.keyboard.press("Enter")  # the button has not kept the focus
+    assert "Still to say" in page.locator(".reader [role=status]").inner_text()
+
+
+FITS = """() => [...document.querySelectorAll(".reader canvas, .reader button, .reader textarea, .reader .help, .reader .seen")]
+  .map((e) => e.getBoundingClientRect()).every((box) => box.bottom <= innerHeight && box.right <= innerWidth && box.top >= 0)"""
+
+
+@pytest.mark.parametrize("mode", readings.MODES)
+def test_a_case_can_be_finished_without_scrolling(server, page, mode):  # noqa: F811
+    _begin(server, page, mode)
+    for width, height in ((1280, 720), (1024, 768), (1920, 1080)):
+        page.set_viewport_size({"width": width, "height": height})
+        page.wait_for_function(FITS)
+        pictures = page.locator(".reader canvas").evaluate_all("all => all.map((c) => Math.max(c.width, c.height))")
+        assert max(pictures) > (180 if mode == "rating" else 130), (width, height, pictures)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_keys_work_wherever_the_focus_is_but_not_in_a_field(server, page):  # noqa: F811
+    _begin(server, page)
+    chosen = page.locator(".reader .rows button.chosen")
+    places = (page.get_by_text("Can you tell the real brains"), page.get_by_role("heading", name="Reading room"),
+              page.get_by_test_id("stSidebar").get_by_text("Study", exact=True), page.get_by_text("case 1 of 4"),
+              page.locator(".reader .help"), page.locator(".reader canvas").first)  # fmt: skip
+    for number, place in enumerate(places):
+        place.click()
+        page.keyboard.press("rs"[number % 2])
+        assert chosen.all_inner_texts() == [["Real (R)", "Synthetic (S)"][number % 2]], number
+    page.locator(".reader textarea").click()
+    page.keyboard.type("r 1")
+    page.get_by_test_id("stSidebar").get_by_role("combobox").click()
+    page.keyboard.type("r 1")
+    page.keyboard.press("Escape")
+    assert chosen.all_inner_texts() == ["Synthetic (S)"]
+    page.get_by_text("Can you tell the real brains").click()
+    for key in ("r", "4", "3", "2", "Enter"):
+        page.keyboard.press(key)
+    _case(page, 2, 4)

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from PIL import Image, ImageFont
 from pptx import Presentation
 from pptx.enum.shapes import MSO_SHAPE_TYPE
 
-from core import anatomy, report, workflows
+from core import __version__, anatomy, report, workflows
 from core.errors import InputError
 from core.pools import Context, InProcessPool
 from core.report import slides
@@ -28,7 +29,7 @@ from core.store import Store
 from core.study import CohortSpec, StudySettings, StudySpec, read_study, write_spec
 from core.volume import resample
 from core.workflows import results_folder, tasks
-from core.workflows.results import source_of
+from core.workflows.results import source_of, typical_case
 from core.workflows.verdicts import TOPICS, verdicts
 from tests.test_browser import CHROMIUM, HARMLESS
 from tests.test_workflows import write_qc
@@ -134,7 +135,7 @@ def test_dropping_individuals_leaves_no_trace_of_a_real_scan(made):
     assert texts[0].count("data:image/webp") == 4  # the synthetic ones alone
     assert "real MRIs" in texts[0] or "real" in texts[0]
     pictures = [s for slide in Presentation(files.slides).slides for s in slide.shapes if is_picture(s)]
-    assert len(pictures) == len(pictures_of(record)) - 2
+    assert len(pictures) == len(pictures_of(record)) - 3  # two brains and, on the first slide, the typical one
 
 
 def test_a_gap_that_names_a_person_is_left_out_too(made):
@@ -189,6 +190,39 @@ def test_the_slides_open_and_hold_a_picture_a_figure(made):
     check_room(deck)
 
 
+def test_the_first_slide_answers(made):
+    slide = Presentation(published(made).slides).slides[0]
+    words = "\n".join(shape.text_frame.text for shape in slide.shapes if shape.has_text_frame)
+    study, results = read_study(made[1]), workflows.read_results(made[2].settings, made[1])
+    (verdict,) = verdicts(study, results)
+    assert study.name in words and time.strftime("%Y-") in words and f"SynthScope {__version__}" in words
+    assert f"The reference, N = {N}." in words
+    assert f"{NASTY}\n{verdict.answer[:1].upper()}{verdict.answer[1:]}." in words
+    texts = [shape._element.nvPicPr.cNvPr.get("descr") for shape in slide.shapes if is_picture(shape)]
+    typical = [typical_case(results, cohort.name) for cohort in study.cohorts]
+    assert len(texts) == 2 and all(case in text for case, text in zip(typical, texts, strict=True))
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 9, 10, 12, 40])
+def test_the_first_slide_has_room_for_every_cohort(made, tmp_path, count):
+    found = report._collect(made[2], str(made[1]), False)
+    longest = "Not plausible, 1000 of 1000 volumes cannot be segmented reliably."
+    label = "A rather long generator (sampled, 1000 steps)"
+    faces = [replace(found.portraits[n % 2], label=f"{label} {n}", words=longest) for n in range(count)]
+    path = tmp_path / "first.pptx"
+    slides.write_slides(path, ("A name " * 12, "SynthScope", faces), [], [], [], [], [])
+    deck = Presentation(path)
+    check_room(deck)
+    boxes = [(s.left, s.top, s.left + s.width, s.top + s.height, is_picture(s)) for s in deck.slides[0].shapes]
+    for a in boxes[2:]:
+        for b in boxes[2:]:
+            apart = a[2] <= b[0] + 9 or b[2] <= a[0] + 9 or a[3] <= b[1] + 9 or b[3] <= a[1] + 9  # rounded
+            assert a is b or apart, "two shapes overlap"
+    pictures = [box for box in boxes if box[4]]
+    assert len(pictures) == min(count, slides.MOST_COHORTS) and all(box[3] - box[1] > 0.8 * 914400 for box in pictures)
+    assert ("more cohorts" in words_of(deck)) is (count > slides.MOST_COHORTS)
+
+
 def check_room(deck) -> None:
     """No shape reaches beyond its slide, and no text, as it is measured in a wide font, beyond its shape."""
     for slide in deck.slides:
@@ -216,7 +250,7 @@ def test_long_slides_are_split_and_limits_cut(tmp_path):
         "t", "Table 1: similarity", ("cohort", *(f"an encoder {n} FID ↓" for n in range(8))), rows, "N."
     )
     path = tmp_path / "long.pptx"
-    count = slides.write_slides(path, "A name " * 20, "below", long[:20], [], [], [table], [("Limits", long)])
+    count = slides.write_slides(path, ("A name " * 20, "below", []), long[:20], [], [], [table], [("Limits", long)])
     deck = Presentation(path)
     titles = [slide.shapes.title.text for slide in deck.slides]
     assert len(titles) == count == len(set(titles))

@@ -19,7 +19,7 @@ from core import __version__
 from core.errors import InputError
 from core.pools import Context
 from core.report.bundle import make_bundle, rerun
-from core.report.figures import Brain, Chart, charts, montage, plotly_json
+from core.report.figures import Brain, Chart, Portrait, charts, montage, plotly_json, portraits
 from core.report.slides import write_slides
 from core.report.tables import Table, all_tables, latex
 from core.report.words import contents, limits, methods, references
@@ -47,6 +47,7 @@ class Report:
     results: Results
     verdicts: list[Verdict]
     tables: list[Table]
+    portraits: list[Portrait]
     brains: list[Brain]
     charts: list[Chart]
     dropped: bool
@@ -124,7 +125,9 @@ def _collect(context: Context, study: str, drop_individuals: bool) -> Report:
     figures = charts(plan, results, drop_individuals)
     context.progress(0.2, "brains")
     brains = montage(context.settings, plan, results, drop_individuals)
-    return Report(plan, results, verdicts(plan, results), made, brains, figures, drop_individuals)
+    judged = verdicts(plan, results)
+    faces = portraits(context.settings, plan, results, judged, drop_individuals)
+    return Report(plan, results, judged, made, faces, brains, figures, drop_individuals)
 
 
 def table_files(settings: Settings, made: Report) -> dict[str, str]:
@@ -145,7 +148,8 @@ def _write_slides(made: Report, path: Path) -> None:
     ]
     sentences = [verdict.sentence for verdict in made.verdicts]
     tables = [table for table in made.tables if table.name != "table_3"]  # 49 rows: Figure 4 shows them
-    write_slides(path, made.title, made.origin, sentences, made.brains, made.charts, tables, words)
+    first = (made.title, made.origin, made.portraits)
+    write_slides(path, first, sentences, made.brains, made.charts, tables, words)
 
 
 def render(made: Report) -> str:

@@ -6,6 +6,7 @@ import base64
 import io
 import re
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,7 +23,10 @@ from core.settings import Settings
 from core.study import Cohort, Study
 from core.volume import Volume
 from core.workflows import Results, load_case, load_case_labels
-from core.workflows.results import qc_of
+from core.workflows.reader_study import reading_box
+from core.workflows.results import qc_of, source_of, typical_case
+from core.workflows.verdicts import Verdict
+from core.workflows.viewing import png_file, thumbnail
 
 A_COHORT = 2  # brains of each cohort in the montage
 GREY_MATTER = (3, 42, 8, 47)  # FreeSurfer: cerebral and cerebellar cortex; parcels lie above 1000
@@ -60,6 +64,16 @@ class Brain:
     def tinted_source(self) -> str:
         """The picture with grey matter as a data URI."""
         return _uri(self.tinted)
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """A cohort on the first slide: its name, what is to be said of it, and its typical brain as PNG with its text."""
+
+    label: str
+    words: str
+    png: bytes
+    text: str
 
 
 @dataclass(frozen=True)
@@ -101,6 +115,42 @@ def montage(settings: Settings, study: Study, results: Results, drop_individuals
                 quality = f"lowest QC score {own.min():.2f} ({own.idxmin()})"
             shown.append(Brain(f"{cohort.label}: {case.case_id}, {quality}", *_planes(volume, labels)))
     return shown
+
+
+def portraits(
+    settings: Settings, study: Study, results: Results, judged: Sequence[Verdict], drop_individuals: bool
+) -> list[Portrait]:
+    """Return each cohort with its answer and its typical brain; a cohort without a brain that can be read has none."""
+    answers = {verdict.cohort: verdict.answer for verdict in judged}
+    shown = []
+    for cohort in study.synthetic if drop_individuals else (study.real, *study.synthetic):
+        words = answers.get(cohort.name, f"the reference, N = {len(cohort.cases)}")
+        picture = _typical(settings, study, results, cohort)
+        shown.append(Portrait(f"{cohort.name}{_kind(cohort)}", f"{words[:1].upper()}{words[1:]}.", *picture))
+    return shown
+
+
+def _typical(settings: Settings, study: Study, results: Results, cohort: Cohort) -> tuple[bytes, str]:
+    """Return the axial middle plane of a cohort's typical case, without scores of its first, and its text."""
+    case, why = typical_case(results, cohort.name), " Its lowest QC score is the median of the cohort."
+    if not case:
+        case, why = next((case.case_id for case in cohort.cases), ""), ""
+    try:
+        plane = thumbnail(settings, source_of(settings, study, cohort.name, case))["axial"]
+    except SynthScopeError:
+        return b"", ""
+    text = f"{'Typical' if why else 'First'} brain of {cohort.label}, {case}: axial middle plane, the left on the left."
+    (left, right), (back, front), _ = reading_box(study.grid)
+    return _portrait(plane[len(plane) - front : len(plane) - back, left:right]), text + why
+
+
+def _portrait(plane: Picture) -> bytes:
+    image = Image.fromarray(plane)
+    image = image.resize((WIDTH * image.width // image.height, WIDTH), Image.Resampling.BICUBIC)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(40)
+    draw.text((12, WIDTH // 2), "L", fill="white", font=font, anchor="lm")
+    draw.text((image.width - 12, WIDTH // 2), "R", fill="white", font=font, anchor="rm")
+    return png_file(np.asarray(image))
 
 
 def _planes(volume: Volume, labels: Volume | None) -> tuple[Picture, Picture]:

@@ -16,7 +16,7 @@ from pptx.oxml.ns import qn
 from pptx.util import Inches, Pt
 
 from core import plots
-from core.report.figures import Brain, Chart
+from core.report.figures import Brain, Chart, Portrait
 from core.report.tables import Table
 from core.store import write_atomically
 
@@ -27,6 +27,8 @@ ROOM = HEIGHT - BODY - 0.35  # for the body
 INK, GREY, WHITE = RGBColor(0x1B, 0x1F, 0x24), RGBColor(0x4A, 0x55, 0x60), RGBColor(0xFF, 0xFF, 0xFF)
 TITLE_AND_TEXT, TITLE_ONLY = 1, 5  # layouts
 COLUMNS, ROWS = 3, 2  # brains on a slide
+COVER = 1.75  # where the cohorts of the first slide begin
+MOST_COHORTS = 12  # of the first slide, in three rows
 LARGEST, LEAST = 20, 12  # points of a text; what is too long at the least goes on over the page
 MOST_LIMITS = 2  # slides
 LETTER, LINE = 0.56, 1.22  # width of a letter and height of a line, in parts of the size: of a wide font
@@ -35,8 +37,7 @@ PADDING = (0.45, 0.1)  # inches around the text of a box, both sides together, a
 
 def write_slides(
     path: Path,
-    title: str,
-    subtitle: str,
+    first: tuple[str, str, Sequence[Portrait]],
     verdicts: Sequence[str],
     brains: Sequence[Brain],
     charts: Sequence[Chart],
@@ -49,7 +50,7 @@ def write_slides(
     ----------
     path : Path
         PPTX file.
-    title, subtitle : str
+    first : (title, subtitle, portraits)
         Of the first slide.
     verdicts : sequence of str
         A sentence a cohort.
@@ -65,7 +66,7 @@ def write_slides(
     """
     deck = Presentation()
     deck.slide_width, deck.slide_height = Inches(WIDTH), Inches(HEIGHT)
-    _fill(_slide(deck, title, TITLE_AND_TEXT), [subtitle], 16, GREY)
+    _cover(deck, *first)
     _pages(deck, "In short", verdicts)
     _montage(deck, brains)
     for chart in charts:
@@ -178,6 +179,41 @@ def _fill(slide: Any, lines: Sequence[str], size: float, colour: RGBColor) -> No
         settings.set("indent", "0" if len(lines) == 1 else "-228600")
         if len(lines) == 1:
             settings.insert_element_before(settings.makeelement(qn("a:buNone"), {}), "a:tabLst", "a:defRPr", "a:extLst")
+
+
+def _cover(deck: Any, title: str, subtitle: str, portraits: Sequence[Portrait]) -> None:
+    """Answer on the first slide: every cohort with its typical brain and its verdict, in as few rows as they fit."""
+    slide, shown = _slide(deck, title, TITLE_AND_TEXT), portraits[:MOST_COHORTS]
+    more = f" · {len(portraits) - len(shown)} more cohorts on the next slides" if len(portraits) > len(shown) else ""
+    _fill(slide, [subtitle + more], 14, GREY)
+    _place(slide.placeholders[1], BODY - 0.1, 0.45)
+    rows = 1 if len(shown) <= 4 else 2 if len(shown) <= 10 else 3
+    columns = max(1, -(-len(shown) // rows))
+    width, height = (WIDTH - 2 * MARGIN - (columns - 1) * GAP) / columns, (HEIGHT - COVER - 0.3) / rows
+    for size in range(20, 8, -1):
+        needs = [sum(_lines(text, size, width, 0.25) for text in (p.label, p.words)) * LINE * size / 72 for p in shown]
+        if max(needs, default=0) + PADDING[1] <= 0.42 * height:
+            break
+    for row in range(rows):
+        below = max(needs[row * columns : (row + 1) * columns], default=0) + PADDING[1]
+        for column, portrait in enumerate(shown[row * columns : (row + 1) * columns]):
+            left, top = MARGIN + column * (width + GAP), COVER + row * height
+            _card(slide, portrait, (left, top, width, height), below, size)
+
+
+def _card(slide: Any, portrait: Portrait, box: tuple[float, float, float, float], below: float, size: float) -> None:
+    """Put a brain into a box (left, top, width, height), its name and verdict into the inches ``below`` it."""
+    left, top, width, height = box
+    if portrait.png:
+        _image(slide, portrait.png, (left, top, width, height - below - 0.1), portrait.text)
+    words = slide.shapes.add_textbox(Inches(left), Inches(top + height - below - 0.1), Inches(width), Inches(below))
+    words.text_frame.word_wrap = True
+    words.text_frame.add_paragraph()
+    for paragraph, text, bold in zip(
+        words.text_frame.paragraphs, (portrait.label, portrait.words), (True, False), strict=True
+    ):
+        _line(paragraph, text, size, INK, bold=bold)
+        paragraph.alignment = PP_ALIGN.CENTER
 
 
 def _montage(deck: Any, brains: Sequence[Brain]) -> None:
