@@ -19,7 +19,7 @@ PALETTE = (
 )
 GRID = "rgba(128,128,128,0.25)"
 MARK = "rgba(128,128,128,0.9)"
-MOST_SHOWN = 500  # volumes of a cohort drawn one by one; of more, an even sample
+MOST_SHOWN = 200  # volumes of a cohort drawn one by one; of more, an even sample
 MANY_POINTS = 4000  # beyond this WebGL draws faster than SVG
 ARRAYS = ("x", "y", "z", "text", "customdata", *(f"error_{e}.array{s}" for e in "xy" for s in ("", "minus")))
 CLEAR = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}
@@ -78,7 +78,7 @@ def revised(figure: go.Figure) -> go.Figure:
     for trace in figure.data:
         for name in ARRAYS if trace.type != "image" else ():
             values = trace[name] if name.partition(".")[0] in trace else None
-            if isinstance(values, np.ndarray):
+            if isinstance(values, np.ndarray) and values.dtype != object:
                 trace[name] = None  # plotly keeps an array that holds the same
                 trace[name] = values.astype(object)  # goes as a list
     return figure.update_layout(datarevision=zlib.crc32(figure.to_json(validate=False).encode()))
