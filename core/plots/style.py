@@ -22,7 +22,8 @@ MARK = "rgba(128,128,128,0.9)"
 MOST_SHOWN = 200  # volumes of a cohort drawn one by one; of more, an even sample
 MANY_POINTS = 4000  # beyond this WebGL draws faster than SVG
 ARRAYS = ("x", "y", "z", "text", "customdata", *(f"error_{e}.array{s}" for e in "xy" for s in ("", "minus")))
-CLEAR = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}
+PLAIN = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "hoverlabel_align": "left"}
+PLAIN |= {"autotypenumbers": "strict"}  # a name of digits is a name
 
 Colours = Mapping[str, str]
 
@@ -60,11 +61,9 @@ def message_figure(text: str, height: int = 240) -> go.Figure:
 
 def styled(figure: go.Figure, height: int, *, top: int = 40, right: int = 10) -> go.Figure:
     """Give a figure its height, margins and the see-through background."""
-    figure.update_layout(
-        height=height, margin={"l": 10, "r": right, "t": top, "b": 10}, **CLEAR, hoverlabel_align="left"
-    )
+    figure.update_layout(height=height, margin={"l": 10, "r": right, "t": top, "b": 10}, **PLAIN)
     for update in (figure.update_xaxes, figure.update_yaxes):
-        update(gridcolor=GRID, zerolinecolor=GRID, zerolinewidth=2, automargin=True)
+        update(gridcolor=GRID, zerolinecolor=GRID, zerolinewidth=2, ticks="", automargin=True)
         update(title_standoff=15, selector=lambda axis: axis.title.standoff is None)
     return revised(figure)
 
