@@ -133,7 +133,7 @@ def take_times(page: Page, server: int) -> dict[str, tuple[float, float, float]]
     times = {name: take_time(page, server, lambda name=name: change_page(page, name)) for name in PAGES}
     change_page(page, "Viewer")
     times |= {name: take_time(page, server, lambda name=name: change_view(page, name)) for name in VIEWS}
-    page.get_by_test_id("stMain").get_by_text("Brains", exact=True).click()
+    page.get_by_test_id("stMain").get_by_text("Brains", exact=True).click(timeout=120_000)
     return times
 
 
@@ -149,7 +149,7 @@ def take_time(page: Page, server: int, wait: Callable[[], float]) -> tuple[float
 def change_view(page: Page, name: str) -> float:
     """Return the seconds from a click on a form of the viewer to the whole of it."""
     start = time.perf_counter()
-    page.get_by_test_id("stMain").get_by_text(name, exact=True).click()
+    page.get_by_test_id("stMain").get_by_text(name, exact=True).click(timeout=120_000)
     page.locator(VIEWS[name]).first.wait_for(timeout=120_000)
     page.wait_for_function(QUIET, timeout=120_000, polling=10)
     return time.perf_counter() - start

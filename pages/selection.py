@@ -100,12 +100,12 @@ def show_chart(study: Study, draw: Draw, key: str, of: tuple[Any, ...], **option
         Of `shared.show_dressed`.
     """
     cohorts = {name: c.name for c in study.cohorts for name in (c.label, shared.short_label(c), c.name)}
-    figure, of, pairs, marked = shared.kept_figure(key, of, lambda: draw(())), (*of, shared.theme()), selected(), []
+    figure, of, pairs, marked = _figure(key, of, draw, []), (*of, shared.theme()), selected(), []
     if pairs:
         points = _points(figure, cohorts)
         if not points.keys() >= set(pairs):  # of another cohort, or left out of a large one
             keep = [(case, label) for cohort, case in pairs for label, name in cohorts.items() if name == cohort]
-            figure = shared.kept_figure(key, (*of, *keep), lambda: draw(keep))
+            figure = _figure(key, (*of, *keep), draw, keep)
             points = _points(figure, cohorts)
         marked = [pair for pair in pairs if pair in points]
         plain, marks = figure, tuple(points[pair] for pair in marked)
@@ -113,6 +113,11 @@ def show_chart(study: Study, draw: Draw, key: str, of: tuple[Any, ...], **option
     shared.show_dressed(figure, key, on_select=_take_points(key, cohorts), **options)
     if marked:
         open_button(marked, f"open_{key}")
+
+
+def _figure(key: str, of: tuple[Any, ...], draw: Draw, keep: Collection[Pair]) -> Any:
+    """Return a chart, kept, that reacts to the mouse as Streamlit sets it: else it is drawn again for that."""
+    return shared.kept_figure(key, of, lambda: draw(keep).update_layout(clickmode="event+select", dragmode="pan"))
 
 
 def _points(figure: Any, cohorts: Mapping[str, str]) -> dict[Pair, Pair]:

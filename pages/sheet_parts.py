@@ -116,8 +116,9 @@ def choose_cohorts(study: Study) -> tuple[list[str], str]:
     st.session_state[key] = [name for name in st.session_state.get(key, first) if name in cohorts]
     words = {name: cohort.label for name, cohort in cohorts.items()}.__getitem__
     names = left.multiselect("Cohorts", list(cohorts), key=key, format_func=words, on_change=to_first)
-    st.session_state.setdefault("viewer_plane", "axial")
-    return names, str(right.segmented_control("Plane", PLANES, key="viewer_plane", required=True))
+    if st.session_state.get("viewer_plane") not in PLANES:  # a page that is left while it runs may leave None
+        st.session_state["viewer_plane"] = "axial"
+    return names, right.segmented_control("Plane", PLANES, key="viewer_plane", required=True) or "axial"
 
 
 def choose_part(n: int) -> int:

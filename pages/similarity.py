@@ -70,7 +70,8 @@ def show_focus(study: Study, results: Results, scores: pd.DataFrame, focus: part
 
 def show_meaning(results: Results) -> None:
     """Explain the metrics and what a fingerprint holds."""
-    with st.expander("What the metrics mean"):
+    meaning = st.expander("What the metrics mean", key="metrics_mean", on_change="rerun")
+    if meaning.open:
         rows = [
             {"metric": m.label, "means": m.meaning, "good": shared.GOOD_END[m.direction], "unit": m.unit or "none",
              "least_n": m.least_n, "reference": m.reference}
@@ -81,14 +82,17 @@ def show_meaning(results: Results) -> None:
             "good": shared.text("Good is"),
             "least_n": shared.number("Least N", "Fewest volumes of each cohort.", "%d"),
         }
-        shared.show_table(pd.DataFrame(rows), columns)
-    fingerprints = results.provenance.get("fingerprints", {})
-    with st.expander("What the fingerprints stand for"):
+        with meaning:
+            shared.show_table(pd.DataFrame(rows), columns)
+    stored = st.expander("What the fingerprints stand for", key="fingerprints_mean", on_change="rerun")
+    if stored.open:
+        fingerprints = results.provenance.get("fingerprints", {})
         rows = [{"fingerprint": key, **{k: str(v) for k, v in items.items()}} for key, items in fingerprints.items()]
-        if rows:
-            shared.show_table(pd.DataFrame(rows), {})
-        else:
-            st.caption("Not recorded yet.")
+        with stored:
+            if rows:
+                shared.show_table(pd.DataFrame(rows), {})
+            else:
+                st.caption("Not recorded yet.")
 
 
 @st.fragment

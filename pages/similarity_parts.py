@@ -267,9 +267,10 @@ def show_paper_table() -> None:
 
 def explain_variants(image_corrected: bool) -> None:
     """Explain in plain words how the published numbers differ from the corrected ones."""
-    with st.expander("What differs between *as published* and *corrected*"):
+    about = st.expander("What differs between *as published* and *corrected*", key="variants_differ", on_change="rerun")
+    if about.open:
         image = "Unbiased MMD² on all pairs of volumes." if image_corrected else "No corrected estimate yet."
-        st.markdown(DIFFERENCES.format(image=image))
+        about.markdown(DIFFERENCES.format(image=image))
 
 
 # -- order of the cohorts ----------------------------------------------------------------------------------------------

@@ -44,9 +44,9 @@ def test_the_points_of_a_figure_name_their_cases(scatter):
 
 
 def test_marking_cases_leaves_the_figure_as_it_was(scatter):
-    before = scatter.to_json()
+    before = json.loads(scatter.to_json())
     points = plots.mark_cases(scatter, {("a1", "Alpha")}).data
-    assert scatter.to_json() == before
+    assert json.loads(scatter.to_json()) == before
     assert len(points[0].selectedpoints) == 0  # the others are faint
     assert {points[1].customdata[i][0] for i in points[1].selectedpoints} == {"a1"}
     assert len(points[1].selectedpoints) == 8  # one for each score

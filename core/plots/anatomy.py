@@ -57,7 +57,7 @@ def effect_planes(
         ids, inverse = np.unique(np.moveaxis(labels, fixed, 0)[index[fixed]].T, return_inverse=True)
         texts = np.array([words.get(int(k), "") for k in ids], dtype=object)[inverse].reshape(trace.customdata.shape)
         trace.update(customdata=texts, hovertemplate="%{customdata}<extra></extra>")
-    bar = {"title": "Cohen's d<br>blue: larger<br>in real brains", "thickness": 10}
+    bar = {"title": "Cohen's d<br>blue: larger<br>in real brains", "thickness": 10, "outlinewidth": 0, "ticks": ""}
     marker = {"color": [0.0], "colorscale": DIVERGING, "cmin": -limit, "cmax": limit, "colorbar": bar, "opacity": 0}
     hidden = {"x": [origin[1]], "y": [origin[2]], "mode": "markers", "showlegend": False, "hoverinfo": "skip"}
     figure.add_scatter(marker=marker, **hidden)
@@ -85,7 +85,7 @@ def correlation_matrix(difference: pd.DataFrame, *, first_group: int = 16, heigh
             colorscale="PuOr",
             zmin=-most,
             zmax=most,
-            colorbar={"title": "r synthetic<br>− r real", "thickness": 10},
+            colorbar={"title": "r synthetic<br>− r real", "thickness": 10, "outlinewidth": 0, "ticks": ""},
             hovertemplate="%{y}, %{x}<br>difference of correlation %{z:+.2f}<extra></extra>",
         )
     )

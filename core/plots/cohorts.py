@@ -126,7 +126,12 @@ def effect_heatmap(effects: pd.DataFrame, gated: Collection[str] = ()) -> go.Fig
             colorscale="RdBu",
             zmin=-most,
             zmax=most,
-            colorbar={"title": "Cohen's d<br>blue: larger<br>in real brains", "thickness": 10},
+            colorbar={
+                "title": "Cohen's d<br>blue: larger<br>in real brains",
+                "thickness": 10,
+                "outlinewidth": 0,
+                "ticks": "",
+            },
         )
     )
     for i, j in np.argwhere(~np.isfinite(d)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,9 +19,11 @@ PALETTE = (
 )
 GRID = "rgba(128,128,128,0.25)"
 MARK = "rgba(128,128,128,0.9)"
-MOST_SHOWN = 500  # volumes of a cohort drawn one by one; of more, an even sample
+MOST_SHOWN = 200  # volumes of a cohort drawn one by one; of more, an even sample
 MANY_POINTS = 4000  # beyond this WebGL draws faster than SVG
-CLEAR = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}
+ARRAYS = ("x", "y", "z", "text", "customdata", *(f"error_{e}.array{s}" for e in "xy" for s in ("", "minus")))
+PLAIN = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "hoverlabel_align": "left"}
+PLAIN |= {"autotypenumbers": "strict"}  # a name of digits is a name
 
 Colours = Mapping[str, str]
 
@@ -58,9 +61,26 @@ def message_figure(text: str, height: int = 240) -> go.Figure:
 
 def styled(figure: go.Figure, height: int, *, top: int = 40, right: int = 10) -> go.Figure:
     """Give a figure its height, margins and the see-through background."""
-    figure.update_layout(height=height, margin={"l": 10, "r": right, "t": top, "b": 10}, **CLEAR)
-    figure.update_xaxes(gridcolor=GRID, zerolinecolor=GRID, automargin=True)
-    return figure.update_yaxes(gridcolor=GRID, zerolinecolor=GRID, automargin=True)
+    figure.update_layout(height=height, margin={"l": 10, "r": right, "t": top, "b": 10}, **PLAIN)
+    for update in (figure.update_xaxes, figure.update_yaxes):
+        update(gridcolor=GRID, zerolinecolor=GRID, zerolinewidth=2, ticks="", automargin=True)
+        update(title_standoff=15, selector=lambda axis: axis.title.standoff is None)
+    return revised(figure)
+
+
+def revised(figure: go.Figure) -> go.Figure:
+    """Have plotly draw a figure once: a page gives it each figure twice, as equal objects that are not the same.
+
+    It then draws again whatever has a template, or arrays of numbers, which go as bytes, or of an unknown revision.
+    """
+    figure.layout.template = None
+    for trace in figure.data:
+        for name in ARRAYS if trace.type != "image" else ():
+            values = trace[name] if name.partition(".")[0] in trace else None
+            if isinstance(values, np.ndarray) and values.dtype != object:
+                trace[name] = None  # plotly keeps an array that holds the same
+                trace[name] = values.astype(object)  # goes as a list
+    return figure.update_layout(datarevision=zlib.crc32(figure.to_json(validate=False).encode()))
 
 
 def thinned(cases: Sequence[str], cohort: str, odd: NDArray[np.bool_], keep: Collection[tuple[str, str]]) -> Shown:
@@ -114,7 +134,7 @@ def mark_cases(figure: go.Figure, cases: Collection[tuple[str, str]]) -> go.Figu
             size = 2 + (trace.marker.size or 6)
             faint, strong = {"marker": {"opacity": 0.2}}, {"marker": {"opacity": 1, "size": size}}
             trace.update(selectedpoints=points, selected=strong, unselected=faint)
-    return figure
+    return revised(figure)
 
 
 def one_legend_entry_each(figure: go.Figure) -> None:

@@ -87,7 +87,7 @@ def triplanar(
         mirrored = radiological and across == 0
         figure.layout[f"xaxis{suffix}"].update(one_scale, range=corners[across][:: -1 if mirrored else 1])
         figure.layout[f"yaxis{suffix}"].update(one_scale, range=corners[up], scaleanchor="x")
-    figure.update_layout(title=title or None, shapes=shapes, annotations=annotations)
+    figure.update_layout(title={"text": title, "x": 0.05} if title else None, shapes=shapes, annotations=annotations)
     return styled(figure, height, top=60 if title else 30)
 
 
