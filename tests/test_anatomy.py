@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -620,6 +621,15 @@ def test_a_real_case_is_left_out_of_its_own_norm():
     first = among[among["subject"] == real.index[0]].reset_index(drop=True)
     pd.testing.assert_frame_equal(first, alone)
     assert among["subject"].drop_duplicates().tolist() == real.index.tolist()
+
+
+def test_memory_of_percentiles_grows_with_the_cohort_and_not_its_square():
+    real, many = cohort(800, 0), cohort(800, 1)
+    tracemalloc.start()
+    anatomy.normative_percentiles(real, many.set_axis([f"s{i}" for i in range(800)]))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 800 * 800 * 20  # a table of all pairs by region has 49 bytes for each pair
 
 
 def test_exclusions_are_the_large_effects_and_follow_the_bound():

@@ -106,6 +106,16 @@ def test_a_study_gives_the_three_tables(cohorts: Path, context: Context, tmp_pat
     }
 
 
+def test_a_study_that_names_metrics_gets_these_alone(cohorts: Path, context: Context, tmp_path: Path):
+    named = StudySettings(encoders=("deepbet",), metrics=("fid", "sharpness"), n_boot=20)
+    path = study_of(cohorts, tmp_path, settings=named)
+    workflows.evaluate(context, str(path), str(tmp_path / "out"))
+    scores = pd.read_csv(tmp_path / "out" / "metrics.csv")
+    pairs = list(zip(scores["metric"], scores["variant"], strict=True))
+    assert sorted(pairs) == [("fid", "corrected"), ("fid", "published"), ("sharpness", "corrected")]
+    assert len(pd.read_csv(tmp_path / "out" / "effect_sizes.csv")) == 49
+
+
 def test_the_second_run_computes_nothing_and_writes_the_same_bytes(cohorts, context, settings, tmp_path, monkeypatch):
     path = study_of(cohorts, tmp_path)
     workflows.evaluate(context, str(path), str(tmp_path / "first"))
@@ -258,9 +268,10 @@ def test_a_simulated_folder_resumes_and_refuses_another_cohort(context, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("settings", "what"), [({"encoders": ("random-r5O",)}, "random-r5O"), ({"segmenter": "x"}, "'x'")]
+    ("settings", "what"),
+    [({"encoders": ("random-r5O",)}, "random-r5O"), ({"segmenter": "x"}, "'x'"), ({"metrics": ("fld",)}, "'fld'")],
 )
-def test_a_misspelt_encoder_or_segmenter_is_refused_before_any_work(cohorts, context, tmp_path, settings, what):
+def test_a_misspelt_choice_is_refused_before_any_work(cohorts, context, tmp_path, settings, what):
     path = study_of(cohorts, tmp_path, settings=StudySettings(**settings))
     with pytest.raises(InputError, match=what):
         workflows.evaluate(context, str(path), str(tmp_path / "out"))
