@@ -102,7 +102,7 @@ def test_login_pictures_and_upload_work_through_the_proxy(guarded, browser):  # 
     rows = "".join(f"sub-{n:05d}\t{20 + n % 60}\t{'MF'[n % 2]}\n" for n in range(100_000))
     table = {"name": "all.tsv", "mimeType": "text/plain", "buffer": f"participant_id\tage\tsex\n{rows}".encode()}
     assert 1.6e6 < len(table["buffer"]) < 5e6  # more than nginx takes unless it is told
-    page.get_by_label("participants.tsv of the pooled cohort").set_input_files(table)
+    page.get_by_test_id("stFileUploader").locator("input").set_input_files(table)
     page.get_by_text("Training: 99600 scans").wait_for(timeout=30_000)
     with page.expect_download() as saved:
         page.get_by_role("button", name="Download test.tsv").click()
