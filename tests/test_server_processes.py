@@ -1,37 +1,35 @@
 """Several processes of the server on one workspace, all acting at the same moment."""
 
+import multiprocessing
 import os
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
 from core import jobs, workflows
 from core.settings import Settings
-from tests.cluster import ROOT, environment, wait_for
+from tests.cluster import wait_for
 
 PROCESSES = 4
-WAIT = "import sys, time; from pathlib import Path; from core.settings import from_environment; "
-WAIT += "from core import jobs, workflows; settings = from_environment(); "
-WAIT += "print(flush=True); sys.stdin.readline(); "  # ready, and told to go
+FORK = multiprocessing.get_context("fork")  # the processes are to act, not to import
 
 
-def at_once(workspace: Path, act: str) -> None:
-    """Have several processes do something at the same moment; ``sys.argv[1]`` is the number of each."""
-    command = [sys.executable, "-c", WAIT + act]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    env = environment(workspace)
-    processes = [subprocess.Popen([*command, str(n)], cwd=ROOT, env=env, **pipes) for n in range(PROCESSES)]
+def at_once(act: Callable[[int], object]) -> None:
+    """Have several processes do something at the same moment, each given its number."""
+    barrier = FORK.Barrier(PROCESSES)
+
+    def take_part(number: int) -> None:
+        barrier.wait(60)
+        act(number)
+
+    processes = [FORK.Process(target=take_part, args=(number,)) for number in range(PROCESSES)]
     for process in processes:
-        process.stdout.readline()
+        process.start()
     for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    for process in processes:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0] * PROCESSES
 
 
 def test_no_study_is_lost_when_several_are_opened_at_once(settings: Settings, tmp_path: Path, write_brains):
@@ -40,8 +38,12 @@ def test_no_study_is_lost_when_several_are_opened_at_once(settings: Settings, tm
     for path in studies:
         path.parent.mkdir()
         path.write_text(f'name = "{path.parent.name}"\ngrid = "half"\n[real]\nimages = "{tmp_path}/brains/*.nii.gz"\n')
-    act = f"[workflows.remember_study(settings, f'{tmp_path}/{{sys.argv[1]}}-{{turn}}') for turn in range(10)]"
-    at_once(settings.workspace, act)
+
+    def act(number: int) -> None:
+        for turn in range(10):
+            workflows.remember_study(settings, str(tmp_path / f"{number}-{turn}"))
+
+    at_once(act)
     assert set(workflows.known_studies(settings)) >= {str(path) for path in studies}
 
 
@@ -58,9 +60,11 @@ def runners(settings: Settings) -> list[psutil.Process]:
 
 
 def test_a_new_workspace_gets_one_runner_however_many_ask_at_once(settings: Settings):
-    act = "job = lambda n: jobs.submit(settings, 'core.no_such_module:f', {'n': n}, 'A'); "
-    act += "[job(f'{sys.argv[1]}-{turn}') for turn in range(5)]; job('the same')"
-    at_once(settings.workspace, act)
+    def act(number: int) -> None:
+        for name in (*(f"{number}-{turn}" for turn in range(5)), "the same"):
+            jobs.submit(settings, "core.no_such_module:f", {"name": name}, "A")
+
+    at_once(act)
     try:
         wait_for(lambda: not any(job.active for job in jobs.list_jobs(settings)), 60)
         found = jobs.list_jobs(settings)
