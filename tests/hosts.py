@@ -64,7 +64,7 @@ class Network:
     def on(self, name: str) -> list[str]:
         """Return what to put before a command so that it runs on a host; the process is the command's own."""
         rename = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', name]
-        return ["ip", "netns", "exec", self.space(name), *rename]
+        return ["nsenter", f"--net=/run/netns/{self.space(name)}", *rename]
 
     def cut(self, name: str) -> None:
         """Pull the cable of a host: packets are lost, and nobody is told."""

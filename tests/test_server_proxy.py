@@ -37,11 +37,19 @@ def visitor(browser, seat: str = ""):  # noqa: F811
     page.problems, page.failed, page.sockets = [], [], []
     page.on("pageerror", lambda error: page.problems.append(str(error)))
     page.on("console", lambda m: page.problems.append(m.text) if m.type == "error" else None)
-    page.on(
-        "response", lambda answer: page.failed.append((answer.status, answer.url)) if answer.status >= 400 else None
-    )
+    page.on("response", lambda answer: page.failed.append((answer.status, answer.url)) if is_refusal(answer) else None)
     page.on("websocket", lambda found: page.sockets.append(found.url))
     return page
+
+
+def is_refusal(answer) -> bool:
+    """Tell whether a page lacks something; on a page's own address Streamlit first asks one that is not there."""
+    return answer.status >= 400 and not re.search(r"/\w+/_stcore/(health|host-config)$", answer.url)
+
+
+def go_to(page, name: str) -> None:
+    page.locator("[data-testid=stSidebarNavLink]").filter(has_text=name).click()
+    _settle(page)
 
 
 def show_a_brain(page) -> None:
@@ -54,7 +62,7 @@ def show_a_brain(page) -> None:
 
 
 def problems_of(page) -> list[str]:
-    return [text for text in page.problems if not any(word in text for word in HARMLESS)]
+    return [text for text in page.problems if not any(word in text for word in (*HARMLESS, "Failed to load resource"))]
 
 
 @pytest.fixture
@@ -85,7 +93,7 @@ def test_login_pictures_and_upload_work_through_the_proxy(guarded, browser):  # 
     answer = plain.getresponse()
     assert (answer.status, answer.headers["Location"]) == (301, f"https://{HOST}/studies?a=b")
     page = visitor(browser)
-    opened = page.goto(f"{proxy.url}/studies")
+    opened = page.goto(proxy.url)
     assert opened.headers["strict-transport-security"] == "max-age=31536000"
     assert "script-src 'self'" in opened.headers["content-security-policy"]
     page.get_by_role("button", name="Log in").click()
@@ -101,7 +109,7 @@ def test_login_pictures_and_upload_work_through_the_proxy(guarded, browser):  # 
     page.get_by_role("tab", name="Split a cohort").click()
     rows = "".join(f"sub-{n:05d}\t{20 + n % 60}\t{'MF'[n % 2]}\n" for n in range(100_000))
     table = {"name": "all.tsv", "mimeType": "text/plain", "buffer": f"participant_id\tage\tsex\n{rows}".encode()}
-    assert 1.6e6 < len(table["buffer"]) < 5e6  # more than nginx takes unless it is told
+    assert 1.1e6 < len(table["buffer"]) < 5e6  # more than nginx takes unless it is told
     page.get_by_test_id("stFileUploader").locator("input").set_input_files(table)
     page.get_by_text("Training: 99600 scans").wait_for(timeout=30_000)
     with page.expect_download() as saved:
@@ -173,17 +181,18 @@ def test_two_processes_share_their_people_and_see_each_others_work(two, browser,
     people = {}
     while set(people) != set(ports):
         page = visitor(browser)
-        page.goto(f"{proxy.url}/studies")
+        page.goto(proxy.url)
         people.setdefault(seat_of(page), page)
     ann, bob = (people[port] for port in ports)
     for page in (ann, bob):
-        _settle(page)
+        go_to(page, "Studies")
     # A study that one opens is there for the other.
     ann.get_by_role("tab", name="Open a study").click()
     ann.get_by_label("Path of a study.toml").fill(add_study(tmp_path, "Second"))
     ann.keyboard.press("Tab")
     ann.get_by_test_id("stTabs").get_by_role("button", name="Open", exact=True).click()
-    ann.get_by_role("heading", name="Second").wait_for()
+    chosen = ann.get_by_test_id("stSidebar").get_by_role("combobox")
+    _wait(lambda: chosen.input_value() == "Second", 30, "the study is opened")
     bob.reload()
     _settle(bob)
     bob.get_by_test_id("stSidebar").get_by_role("combobox").click()
@@ -192,7 +201,7 @@ def test_two_processes_share_their_people_and_see_each_others_work(two, browser,
     # A job that the other starts is seen, and can be ended, by the first; there is one runner.
     bob.get_by_role("button", name="Evaluate").click()
     _wait(lambda: len(jobs.list_jobs(settings)) == 2, 20, "the job is queued")
-    ann.locator("[data-testid=stSidebarNavLink]").filter(has_text="Jobs").click()
+    go_to(ann, "Jobs")
     ann.get_by_text("Evaluate Second").first.wait_for()
     _wait(lambda: len(runners(settings)) == 1, 20, "one runner works")
     jobs.cancel(settings, jobs.list_jobs(settings)[0].id)
@@ -209,8 +218,7 @@ def test_two_processes_share_their_people_and_see_each_others_work(two, browser,
     servers[0].start()
     _wait(lambda: ports[0] in {int(ask(proxy)[1].partition("-")[0]) for _ in range(8)}, 20, "the first is back")
     ann.failed.clear()
-    ann.locator("[data-testid=stSidebarNavLink]").filter(has_text="Overview").click()
-    _settle(ann)
+    go_to(ann, "Overview")
     show_a_brain(ann)
     assert seat_of(ann) == ports[1]
     assert not ann.failed

@@ -23,7 +23,8 @@ JOB = "core.workflows:evaluate_folders"
 METRICS = ("fid", "ms-ssim-real")
 # Silent workers are given up after this; less, and a busy machine's workers are silent while they import.
 PATIENCE = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "10s"}
-SHORT_CUT, LONG_CUT = 20, 45  # seconds; connections that are silent for 30 are given up
+SHORT_CUT, LONG_CUT = 20, 75  # seconds; connections that are silent for 30 are given up
+GIVEN_UP = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "30s"}
 READERS = {".npz": "npz", ".json": "json", ".parquet": "table", ".gz": "volume"}
 
 
@@ -221,7 +222,7 @@ def cut_network(scene: Scene, moment: int, folder: Path) -> None:
 
 def lose_network(scene: Scene, moment: int, folder: Path) -> None:
     """It loses its network for longer than ``worker-ttl`` and than connections last; the run ends without it."""
-    _cut(scene, moment, folder, "one", LONG_CUT, **PATIENCE)
+    _cut(scene, moment, folder, "one", LONG_CUT, **GIVEN_UP)
 
 
 def cut_command(scene: Scene, moment: int, folder: Path) -> None:
