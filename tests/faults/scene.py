@@ -82,7 +82,7 @@ class Scene:
 
     def reach(self, count: int, alive: Callable[[], bool] = lambda: True) -> None:
         """Wait for so many artefacts, and remember them: none of them may be made again."""
-        wait_for(lambda: self.finished() >= count or not alive(), 120)
+        wait_for(lambda: self.finished() >= count or not alive(), 300)
         self.kept = artefacts(self.workspace)
 
     def check(self) -> None:
