@@ -77,7 +77,8 @@ class SecurityHeaders:
 class LoginForFiles:
     """ASGI middleware: pictures, volumes and reports are for who is logged in and has a role, where there is a login.
 
-    Streamlit gives them to whoever knows the address. Logo and icon, which the login itself shows, stay open.
+    Streamlit gives them to whoever knows the address. Logo, icon and the fonts of /static/media, which the login itself
+    shows, stay open.
     """
 
     def __init__(self, app: Any) -> None:
@@ -87,7 +88,9 @@ class LoginForFiles:
         """Answer a request, or refuse it."""
         from pages import access  # not above: see app.py
 
-        if scope["type"] == "http" and "/media/" in scope["path"] and not scope["path"].endswith(".svg"):
+        path = scope.get("path", "")
+        of_pages = "/media/" in path and not path.startswith("/static/")
+        if scope["type"] == "http" and of_pages and not path.endswith(".svg"):
             cookie = _get_signed_cookie_with_chunks(HTTPConnection(scope).cookies, USER_COOKIE_NAME)
             if not access.may_fetch(cookie):
                 await PlainTextResponse("Log in first.", 403)(scope, receive, send)

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,11 @@ class Cluster:
             self.port = free.getsockname()[1]
         self.address = f"tcp://127.0.0.1:{self.port}"
 
-    def start(self, module: str, *arguments: str, **changes: str) -> subprocess.Popen[bytes]:
-        """Start a module of Dask or of the product, its output in the log."""
+    def start(self, module: str, *arguments: str, on: Sequence[str] = (), **changes: str) -> subprocess.Popen[bytes]:
+        """Start a module of Dask or of the product, its output in the log; ``on`` comes before the command."""
         env = {**environment(self.folder / "unused"), **self.settings, **changes}
         with (self.folder / "log.txt").open("ab") as log:
-            command = [sys.executable, "-m", module, *arguments]
+            command = [*on, sys.executable, "-m", module, *arguments]
             process = subprocess.Popen(command, cwd=self.folder, env=env, stdout=log, stderr=log)
         self.processes.append(process)
         return process
@@ -94,9 +94,9 @@ class Cluster:
             end(process)
 
 
-def command(workspace: Path, *arguments: object, **changes: str) -> subprocess.Popen[str]:
-    """Start ``python -m core`` with the workspace, from the folder the workspace is in."""
-    words = [sys.executable, "-m", "core", *[str(argument) for argument in arguments]]
+def command(workspace: Path, *arguments: object, on: Sequence[str] = (), **changes: str) -> subprocess.Popen[str]:
+    """Start ``python -m core`` with the workspace, from the folder the workspace is in; ``on`` comes before it."""
+    words = [*on, sys.executable, "-m", "core", *[str(argument) for argument in arguments]]
     env = environment(workspace, **changes)
     pipe = subprocess.PIPE
     return subprocess.Popen(words, cwd=workspace.parent, env=env, stdout=pipe, stderr=pipe, text=True, encoding="utf-8")

@@ -58,8 +58,12 @@ def guarded(tmp_path, write_brains):
 
 
 def log_in(browser, server, email):  # noqa: F811
-    page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    page, refused = browser.new_context(viewport={"width": 1280, "height": 900}).new_page(), []
+    page.on("response", lambda answer: refused.append(answer.url) if answer.status == 403 else None)
     page.goto(f"{server.url}/studies")
+    page.get_by_role("button", name="Log in").wait_for()
+    page.wait_for_load_state("networkidle")
+    assert not refused, "the login lacks what it shows, as its fonts"
     page.get_by_role("button", name="Log in").click()
     page.get_by_label("Address").fill(email)
     page.get_by_role("button", name="Go").click()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from core.errors import InputError
 from core.settings import Settings, data_roots, refuse_outside
-from core.store import Store, write_json
+from core.store import LOCK_SECONDS, Store, write_json
 from core.study import StudySpec, read_spec, read_study, write_spec
 from core.workflows.demo import demo_folder
 
@@ -31,9 +35,23 @@ def remember_study(settings: Settings, path: str) -> str:
         See `core.study.read_study`.
     """
     study = str(read_study(path).path)
-    paths = [study, *(other for other in _remembered(settings) if other != study)]
-    write_json(paths, Store(settings.workspace).folder() / "studies.json")
+    folder = Store(settings.workspace).folder()
+    with _alone(folder / "studies.lock"):  # else one of two that are added at once is lost
+        paths = [study, *(other for other in _remembered(settings) if other != study)]
+        write_json(paths, folder / "studies.json")
     return study
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a lock; without it where it cannot be had in time, or at all."""
+    lock = FileLock(path, timeout=LOCK_SECONDS)
+    with suppress(Timeout, OSError):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def create_study(settings: Settings, folder: str, spec: StudySpec) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tests.cluster import artefacts
 from tests.faults.scene import FAULTS, Scene, undisturbed
+from tests.hosts import NotHere
 
 HEAD = (
     "| fault | moment (finished artefacts) | seconds | finished before, made again | outcome |",
@@ -55,6 +56,8 @@ def one(scene: Scene, fault, moment: int, folder: Path) -> tuple[str, bool]:
     try:
         fault(scene, moment, folder)
         scene.check()
+    except NotHere as reason:
+        return f"| {fault.__name__} | – | – | – | not tried: {reason} |", True
     except Exception as error:
         outcome = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,12 +16,15 @@ from core.settings import Settings
 from core.store import KINDS
 from core.volume import HALF, Volume, save, template
 from tests.cluster import Cluster, artefacts, children_of, command, end, run, stall, tables, wait_for
+from tests.hosts import Hosts, Network
 
 CASES = 4
 JOB = "core.workflows:evaluate_folders"
 METRICS = ("fid", "ms-ssim-real")
 # Silent workers are given up after this; less, and a busy machine's workers are silent while they import.
 PATIENCE = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "10s"}
+SHORT_CUT, LONG_CUT = 20, 75  # seconds; connections that are silent for 30 are given up
+GIVEN_UP = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "30s"}
 READERS = {".npz": "npz", ".json": "json", ".parquet": "table", ".gz": "volume"}
 
 
@@ -63,9 +66,9 @@ class Scene:
         cohorts = ("--real", self.data / "real", "--synthetic", f"Gen={self.data / 'gen'}")
         return ["metrics", *cohorts, "--encoder", "deepbet", *metrics, "--out", self.out / "metrics.csv"]
 
-    def start(self, *more: object, **changes: str) -> subprocess.Popen[str]:
-        """Start the command line."""
-        self.processes.append(command(self.workspace, *self.arguments, *more, **changes))
+    def start(self, *more: object, on: Sequence[str] = (), **changes: str) -> subprocess.Popen[str]:
+        """Start the command line; ``on`` comes before it."""
+        self.processes.append(command(self.workspace, *self.arguments, *more, on=on, **changes))
         return self.processes[-1]
 
     def close(self) -> None:
@@ -79,7 +82,7 @@ class Scene:
 
     def reach(self, count: int, alive: Callable[[], bool] = lambda: True) -> None:
         """Wait for so many artefacts, and remember them: none of them may be made again."""
-        wait_for(lambda: self.finished() >= count or not alive(), 120)
+        wait_for(lambda: self.finished() >= count or not alive(), 300)
         self.kept = artefacts(self.workspace)
 
     def check(self) -> None:
@@ -143,6 +146,21 @@ def cluster_of(folder: Path, **settings: str) -> Iterator[tuple[Cluster, list, l
         cluster.close()
 
 
+@contextmanager
+def hosts_of(folder: Path, **settings: str) -> Iterator[tuple[Hosts, Network]]:
+    """Offer four hosts: a desk for the command, a head with the scheduler, two with a worker each; end them all."""
+    network = Network(("desk", "head", "one", "two"))
+    hosts = Hosts(folder, network, **settings)
+    try:
+        hosts.scheduler()
+        for name in ("one", "two"):
+            hosts.worker_on(name)
+        yield hosts, network
+    finally:
+        hosts.close()
+        network.close()
+
+
 def worker_of(nanny: subprocess.Popen[bytes]) -> psutil.Process:
     """Return the process in which a nanny's tasks run."""
     wait_for(lambda: children_of(nanny), 30)
@@ -197,6 +215,31 @@ def stall_worker(scene: Scene, moment: int, folder: Path) -> None:
             stalled.resume()
 
 
+def cut_network(scene: Scene, moment: int, folder: Path) -> None:
+    """The host of a worker loses its network for 20 s, and has it again: nothing but time is lost."""
+    _cut(scene, moment, folder, "one", SHORT_CUT)
+
+
+def lose_network(scene: Scene, moment: int, folder: Path) -> None:
+    """It loses its network for longer than ``worker-ttl`` and than connections last; the run ends without it."""
+    _cut(scene, moment, folder, "one", LONG_CUT, **GIVEN_UP)
+
+
+def cut_command(scene: Scene, moment: int, folder: Path) -> None:
+    """The host of the command loses its network for longer than connections last; the command goes on afterwards."""
+    _cut(scene, moment, folder, "desk", LONG_CUT)
+
+
+def _cut(scene: Scene, moment: int, folder: Path, name: str, seconds: float, **settings: str) -> None:
+    with hosts_of(folder, **settings) as (hosts, network):
+        process = scene.start("--scheduler", hosts.address, on=network.on("desk"))
+        scene.reach(moment, lambda: process.poll() is None)
+        network.cut(name)
+        time.sleep(seconds)
+        network.mend(name)
+        _finish(process)
+
+
 def kill_runner(scene: Scene, moment: int, folder: Path) -> None:
     """Kill -9 of the runner of background jobs; the next page view starts another."""
     _end_runner(scene, moment, psutil.Process.kill)
@@ -234,7 +277,8 @@ def _finish(process: subprocess.Popen[str]) -> None:
 
 
 SHORT = (kill_runner,)  # at every test run; the others cost a minute each, and have `make drill`
-FAULTS = (*SHORT, kill_scheduler, kill_worker, stall_worker, terminate_runner, kill_host, kill_command)
+NETWORKED = (cut_network, lose_network, cut_command)  # these need root
+FAULTS = (*SHORT, kill_scheduler, kill_worker, stall_worker, terminate_runner, kill_host, kill_command, *NETWORKED)
 
 
 def undisturbed(data: Path, folder: Path) -> tuple[dict[str, bytes], int]:
