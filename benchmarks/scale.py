@@ -139,7 +139,7 @@ def take_times(page: Page, server: int) -> dict[str, tuple[float, float, float]]
 
 def take_time(page: Page, server: int, wait: Callable[[], float]) -> tuple[float, float, float]:
     """Return the seconds waited, and those of processor time that server and browser used meanwhile."""
-    page.wait_for_timeout(1000)  # what the browser still draws of the page before
+    page.wait_for_timeout(3000)  # what the browser still draws of the page before
     before = used(server)
     waited = wait()
     after = used(server)

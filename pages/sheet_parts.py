@@ -23,7 +23,6 @@ from pages import access, job_parts, niivue, selection, shared, viewer_choices, 
 
 AT_ONCE = 60  # thumbnails drawn while the page waits; more are drawn by a job
 AT_A_TIME = 240  # brains shown together
-PART = "viewer_part"  # which of them, counted from 1
 NAME = "case name"
 LOWEST = "lowest QC"
 LIST_COLUMNS = (LOWEST, "verdict", *QC_SCORES, "TIV")
@@ -89,7 +88,7 @@ def choose_brains(study: Study, results: Results) -> Page:
     known = hash(tuple(map(tuple, cases.values())))
     table = shared.kept("case scores", (*shared.basis(study), known), lambda: case_scores(results, cases))
     chosen = [pair for pair in selection.selected() if pair[0] in cases]
-    if chosen and st.toggle(f"Only the selected ({len(chosen)})", key="viewer_only_selected", on_change=to_first):
+    if chosen and st.toggle(f"Only the selected ({len(chosen)})", key="viewer_only_selected"):
         rows = pd.MultiIndex.from_frame(table[["cohort", "case"]]).isin(chosen)
     else:
         rows = table["cohort"].isin(names)
@@ -97,10 +96,10 @@ def choose_brains(study: Study, results: Results) -> Page:
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     if st.session_state.get("viewer_sort") not in scores:
         st.session_state["viewer_sort"] = LOWEST
-    sort = left.selectbox("Sort by", scores, key="viewer_sort", format_func=score_label, on_change=to_first)
-    down = right.toggle("Highest first", key="viewer_down", on_change=to_first)
+    sort = left.selectbox("Sort by", scores, key="viewer_sort", format_func=score_label)
+    down = right.toggle("Highest first", key="viewer_down")
     table = in_order(table[rows], sort, down)
-    first = 0 if len(table) <= AT_A_TIME else choose_part(len(table))
+    first = 0 if len(table) <= AT_A_TIME else choose_part(len(table), f"{sort}, {down}")
     shown = table.iloc[first : first + AT_A_TIME].reset_index(drop=True)
     words = f"{len(table):,}" if len(shown) == len(table) else f"{first + 1:,}–{first + len(shown):,} of {len(table):,}"
     pairs = zip(shown["cohort"], shown["case"], strict=True)
@@ -115,22 +114,17 @@ def choose_cohorts(study: Study) -> tuple[list[str], str]:
     first = [study.real.name, *(cohort.name for cohort in study.synthetic[:1])]
     st.session_state[key] = [name for name in st.session_state.get(key, first) if name in cohorts]
     words = {name: cohort.label for name, cohort in cohorts.items()}.__getitem__
-    names = left.multiselect("Cohorts", list(cohorts), key=key, format_func=words, on_change=to_first)
+    names = left.multiselect("Cohorts", list(cohorts), key=key, format_func=words)
     if st.session_state.get("viewer_plane") not in PLANES:  # a page that is left while it runs may leave None
         st.session_state["viewer_plane"] = "axial"
     return names, right.segmented_control("Plane", PLANES, key="viewer_plane", required=True) or "axial"
 
 
-def choose_part(n: int) -> int:
-    """Let the user choose which of many cases to see; return the place of the first."""
+def choose_part(n: int, order: str) -> int:
+    """Let the user choose which of many cases to see; return the place of the first. Each order has its own choice."""
     parts = -(-n // AT_A_TIME)
-    st.session_state[PART] = min(st.session_state.get(PART, 1), parts)
-    return AT_A_TIME * (st.pagination(parts, key=PART) - 1)
-
-
-def to_first() -> None:
-    """Go to the first of many cases: others come first now."""
-    st.session_state[PART] = 1
+    part = st.pagination(parts, key=f"part of {n} by {order}", persist_state="session")
+    return AT_A_TIME * (min(part, parts) - 1)
 
 
 def in_order(table: pd.DataFrame, sort: str, down: bool) -> pd.DataFrame:
