@@ -37,8 +37,11 @@ def show_table_1() -> None:
     parts.show_order(agreement, compare.select(ranked, focus.metric, focus.variant), names, colours, focus)
 
     def draw() -> Any:
-        dots = ranked.assign(encoder=ranked["encoder"].map(parts.encoder_label), ci_low=np.nan, ci_high=np.nan)
-        return plots.metric_dots(dots, colours=colours)
+        named = {
+            "metric": (ranked["metric"] + "/published").map(parts.metric_label),
+            "encoder": ranked["encoder"].map(parts.encoder_label),
+        }
+        return plots.metric_dots(ranked.assign(**named, ci_low=np.nan, ci_high=np.nan), colours=colours)
 
     shared.show_kept("paper_scores", (), draw, alt="Every value of Table 1")
 
