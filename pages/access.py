@@ -18,7 +18,8 @@ from core.errors import InputError
 from core.readings import Item, Mode, Rating, Session
 from core.roles import allows, read_roles, role_of
 from core.settings import Settings, from_environment
-from core.study import Study, StudySpec
+from core.study import Study, StudySpec, read_study
+from core.workflows.evaluation import check_choices
 
 NEED = {
     "reader": "Needs the role reader: ask the administrator of this server.",
@@ -163,6 +164,7 @@ def create_study(settings: Settings, folder: str, spec: StudySpec) -> str:
 def open_study(settings: Settings, path: str) -> str:
     """Remember a study file, so that everybody finds it."""
     check(settings, "editor", "open a study", study=path)
+    check_choices(read_study(path))
     path = workflows.remember_study(settings, path)
     audit.record(settings, user(), "open a study", {"study": path})
     return path

@@ -213,10 +213,11 @@ def show_extremes(cohort: Cohort, rows: pd.DataFrame) -> None:
     """Offer the brains of a cohort that are furthest from the real ones in a region."""
     if rows.empty:
         return
-    st.markdown(f"The most extreme brains of {cohort.label}, at equal head size")
+    st.markdown(f"The most extreme brains of {cohort.label}, by percentile at equal head size")
     for index, (column, row) in enumerate(zip(st.columns(len(rows)), rows.itertuples(), strict=True)):
         with column:
-            st.caption(f"{row.volume:,.0f} mm³, z = {row.z:+.1f}, percentile {row.percentile:.0f} of the real people")
+            where = f"z = {row.z:+.1f}, percentile {row.percentile:.0f} of the real people"
+            st.caption(f"{row.volume:,.0f} mm³ as measured, {where}")
             if st.button(str(row.subject), key=f"extreme_{index}", help="Open in the viewer", width="stretch"):
                 shared.open_viewer(cohort.name, str(row.subject))
 

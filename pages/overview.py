@@ -15,7 +15,7 @@ from core.metrics import METRICS
 from core.study import Cohort, Study
 from core.workflows import Results
 from core.workflows.results import cases_behind, typical_case, worst_region
-from core.workflows.verdicts import ANSWERS, Verdict, column_help, is_control
+from core.workflows.verdicts import ANSWERS, Verdict, best_first, column_help, is_control
 from core.workflows.viewing import PLANES, Sheet
 from pages import selection, shared, sheet_parts
 
@@ -45,10 +45,10 @@ COLUMNS = {  # of the verdicts
     "copies": "Copies, nearer",
 }
 VERDICTS_HELP = (
-    "Tick: good. Cross: bad. Question mark: not known, or not relied upon. Gate: volumes that pass. Regions: how many "
-    "differ in volume from the real ones. Place: by FID, under all encoders, 1 is best. MS-SSIM: ↓ lower is more "
-    "varied. Nearer: share of volumes nearer to a training person than to a held-out one, by the measure that finds "
-    "most; 50 % is chance. Intervals and N: below."
+    "Tick: good. Cross: bad. Question mark: not known; with brackets, not relied upon. Gate: volumes that pass. "
+    "Regions: how many differ in volume from the real ones. Place: by FID, under all encoders, 1 is best. MS-SSIM: how "
+    "alike two brains are; best at the real value. Nearer: share of volumes nearer to a training person than to a "
+    "held-out one, by the measure that finds most; 50 % is chance. Intervals and N: below."
 )
 TYPICAL = "A typical brain: its lowest QC score is the median of the cohort."
 BEHIND = "Goes to the numbers on the page {page} and selects the brains behind them: open them from the sidebar."
@@ -66,7 +66,7 @@ def show_answer(study: Study, results: Results) -> None:
         st.info("The study has no synthetic cohort yet. Add one on the page *Studies*.")
         return
     path = str(study.path)
-    judged = shared.cached_verdicts(path, shared.results_stamp(path), shared.study_version(path))
+    judged = best_first(shared.cached_verdicts(path, shared.results_stamp(path), shared.study_version(path)))
     show_verdicts(study, judged)
     show_reasons(study, results, judged)
 
@@ -74,20 +74,24 @@ def show_answer(study: Study, results: Results) -> None:
 def show_verdicts(study: Study, judged: Sequence[Verdict]) -> None:
     """Show all answers in one table, with the state and the main number of each reason."""
     rows = [["Cohort and verdict", *COLUMNS.values()], ["---", *(":-:" for _ in COLUMNS)]]
-    for cohort, verdict in zip(study.synthetic, judged, strict=True):
+    for verdict in judged:
+        cohort = study.cohort(verdict.cohort)
         states = [f":{STATES[reason.state][1]}[{STATES[reason.state][0]}]" for reason in verdict.reasons]
         cells = [f"{state} {reason.brief}" for state, reason in zip(states, verdict.reasons, strict=True)]
         answer = f"{square_of(study, verdict)} **{escape(verdict.label)}:** {escape(verdict.answer)}"
         waits = "" if cohort.cases else " ".join(["", *shared.notes_of(cohort, str(study.path))])
-        rows.append([f"{answer}{escape(waits)}".replace("|", "\\|"), *cells])
+        rows.append([f"{answer}{escape(waits)}".replace("|", "\\|"), *(cell.replace(" ", "\u00a0") for cell in cells)])
     st.markdown("\n".join(f"| {' | '.join(row)} |" for row in rows), unsafe_allow_html=True)
-    st.caption("How to read this table", help=VERDICTS_HELP)
+    st.caption(
+        "Best first, controls last: by volumes that pass, regions that differ, and place. What the columns say",
+        help=VERDICTS_HELP,
+    )
 
 
 @st.fragment
 def show_reasons(study: Study, results: Results, judged: Sequence[Verdict]) -> None:
     """Show what the verdict on one cohort rests on: a typical brain, the main finding, and the reasons."""
-    labels = {cohort.name: shared.short_label(cohort) for cohort in study.synthetic}
+    labels = {verdict.cohort: shared.short_label(study.cohort(verdict.cohort)) for verdict in judged}
     if st.session_state.get(REASONS_OF) not in labels:
         st.session_state[REASONS_OF] = judged[0].cohort
     chosen = judged[0].cohort
@@ -143,7 +147,9 @@ def show_typical(study: Study, results: Results, cohort: Cohort) -> None:
     except InputError as error:
         st.warning(f"{case}: {error.what}")
         return
-    st.image(planes["axial"], "typical", width="stretch", output_format="PNG", alt=f"axial slice of {case}")
+    for plane in ("axial", "sagittal"):  # a generator of slices may fail across them
+        caption = "typical" if plane == "sagittal" else None
+        st.image(planes[plane], caption, width="stretch", output_format="PNG", alt=f"{plane} slice of {case}")
     about = f"{TYPICAL} Open {case} in the viewer."
     if st.button("View", key=f"typical_{cohort.name}", help=about, width="stretch"):
         shared.open_viewer(cohort.name, case)

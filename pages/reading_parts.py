@@ -18,7 +18,7 @@ from core.readings import MODES, SCALES, Rating, Session
 from core.study import Study
 from core.tables import csv_text
 from core.workflows import Results, reader_study
-from pages import access, shared, similarity_parts, viewer_choices
+from pages import access, selection, shared, similarity_parts, viewer_choices
 
 SESSION = "reading"  # in the address, so that a reload goes on
 UNBLINDED = "unblinded"  # fingerprints of the studies whose results were opened without reading
@@ -202,6 +202,15 @@ CONFUSION_COLUMNS = {
     "ci_high": shared.number("95 % to", "Wilson interval, cases as clusters.", "percent"),
     "skipped": shared.number("Skipped", "Not judged.", "%d"),
 }
+CASE_COLUMNS = {
+    "case": shared.text("Case"),
+    "cohort": shared.text("Cohort", "What it is.", 180),
+    "answer": shared.text("Answer"),
+    "correct": shared.text("Was"),
+    **{name: shared.number(words, "1 worst, 5 best.", "%d") for name, words in SCALE_NAMES.items()},
+    "note": shared.text("Note"),
+    "reader": shared.text("Reader"),
+}
 AGREEMENT_COLUMNS = {
     "what": shared.text("Rating", width=150),
     "alpha": shared.number("Krippendorff's α", "1: agreement, 0: chance. Nominal answers, ordinal scales.", "%.2f"),
@@ -255,7 +264,21 @@ def show_results(study: Study, results: Results, known: list[Session], current: 
     show_by_cohort(study, ratings, mode)
     show_agreement(ratings, mode)
     show_correlation(study, results, ratings)
+    show_each(study, ratings, mode)
     access.download("Download all ratings (CSV)", csv_text(ratings), "readings.csv", "text/csv")
+
+
+def show_each(study: Study, ratings: pd.DataFrame, mode: str) -> None:
+    """Show what was said of each case, mistakes first; ticked cases are selected and can be opened."""
+    st.subheader("Case by case")
+    known = {(cohort.name, case.case_id) for cohort in study.cohorts for case in cohort.cases}
+    found = [pair in known for pair in zip(ratings["cohort"], ratings["case"], strict=True)]
+    rows = ratings[found].sort_values(["correct", "cohort", "case"], kind="stable", na_position="last")
+    pairs = list(zip(rows["cohort"], rows["case"], strict=True))
+    right = rows["correct"].map({True: "right", False: "wrong"}).fillna("not judged")
+    table = rows.assign(cohort=rows["cohort"].map(shared.labels_of(study.cohorts)), correct=right)
+    names = ["case", "cohort", "answer", "correct", *(SCALES if mode == "rating" else ()), "note", "reader"]
+    selection.show_cases(table[names], CASE_COLUMNS, pairs, "readings_cases", height=290)
 
 
 def show_by_cohort(study: Study, ratings: pd.DataFrame, mode: str) -> None:

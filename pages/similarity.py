@@ -13,6 +13,7 @@ from core.metrics import METRICS
 from core.study import Study
 from core.workflows import Results
 from core.workflows import comparisons as compare
+from core.workflows.verdicts import is_control
 from pages import copies_parts, shared
 from pages import similarity_parts as parts
 
@@ -116,7 +117,8 @@ def show_page(study: Study, results: Results, path: str, stamp: shared.Stamp) ->
     if ours.open:
         with ours:
             cohorts = tuple(cohort.name for cohort in study.synthetic)
-            cells = parts.cached_cells(path, stamp, cohorts, tuple(study.settings.encoders), focus.variant)
+            controls = tuple(cohort.name for cohort in study.synthetic if is_control(cohort))
+            cells = parts.cached_cells(path, stamp, cohorts, tuple(study.settings.encoders), focus.variant, controls)
             parts.show_study_table(cells, study, focus.variant)
     if theirs.open:
         with theirs:

@@ -101,10 +101,15 @@ def cached_agreement(path: str, stamp: shared.Stamp, metric: str, variant: str) 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
 def cached_cells(
-    path: str, stamp: shared.Stamp, cohorts: tuple[str, ...], encoders: tuple[str, ...], variant: str
+    path: str,
+    stamp: shared.Stamp,
+    cohorts: tuple[str, ...],
+    encoders: tuple[str, ...],
+    variant: str,
+    controls: tuple[str, ...],
 ) -> pd.DataFrame:
     """Return the cells of Table 1 filled by a study."""
-    return compare.table_one(shared.cached_ranks(path, stamp), cohorts, encoders, variant)
+    return compare.table_one(shared.cached_ranks(path, stamp), cohorts, encoders, variant, controls)
 
 
 @st.cache_resource(show_spinner=False)
@@ -245,8 +250,8 @@ def show_study_table(cells: pd.DataFrame, study: Study, variant: str) -> None:
     lacking = [short for name, short in SHORT_ENCODERS.items() if name not in study.settings.encoders]
     note = f" The paper's {', '.join(lacking)} are not encoders of this study." if lacking else ""
     st.caption(
-        "★ best; ☆ best, tied with others; [95 % interval]. ↓ lower is better; → closest to the real value is "
-        f"best. {FLOOR_NOTE}{note}"
+        "★ best; ☆ best, tied with others; a control takes neither; [95 % interval]. ↓ lower is better; → closest to "
+        f"the real value is best. {FLOOR_NOTE}{note}"
     )
     access.download("Download as CSV", lambda: compare.table_one_csv(cells), f"table_1_{variant}.csv", "text/csv")
 

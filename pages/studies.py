@@ -4,32 +4,20 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from core import plots
-from core.encoders import ENCODERS
 from core.errors import SynthScopeError
 from core.participants import read_participants, split_participants
-from core.segmentation import SEGMENTERS
 from core.settings import refuse_outside
-from core.study import Study, StudySettings, make_spec
+from core.study import Study, make_spec
 from core.tables import csv_text
-from core.workflows import Results
+from core.workflows import Results, known_studies
 from pages import access, shared
+from pages import studies_parts as parts
 
-DEFAULTS = StudySettings()
-COHORT_COLUMNS = {
-    "name": shared.text("Name", "Name of the generator.", 150),
-    "images": shared.text("Images", "Folder, glob such as out/*.nii.gz, or BIDS dataset.", 280),
-    "raw": st.column_config.CheckboxColumn("Raw", help="Not yet in atlas space: preprocess first.", default=False),
-    "orientation": shared.text("Orientation", "Axis codes such as RAS, only when the headers are wrong."),
-    "participants": shared.text("participants.tsv", "Optional."),
-    "volumes": shared.text("Volumes CSV", "Optional: SynthSeg's volumes; then nothing is segmented here."),
-    "qc": shared.text("QC CSV", "Optional: SynthSeg's QC scores."),
-}
 CASE_COLUMNS = {
     "cohort": shared.text("Cohort", width=shared.COHORT_WIDTH),
     "case": shared.text("Case", width="medium"),
@@ -40,86 +28,22 @@ CASE_COLUMNS = {
 }
 
 
-def real_fields() -> dict[str, Any]:
-    """Ask for the real cohort."""
-    st.markdown("**Real cohort**")
-    first, second = st.columns([3, 1], vertical_alignment="bottom")
-    values: dict[str, Any] = {
-        "images": first.text_input("Images", key="new_real", placeholder="/data/real or /data/real/*.nii.gz"),
-        "raw": second.toggle("Raw scans: preprocess first", key="new_real_raw"),
-    }
-    columns = st.columns(4)
-    labels = {
-        "participants": "participants.tsv (optional)",
-        "volumes": "SynthSeg volumes CSV (optional)",
-        "qc": "SynthSeg QC CSV (optional)",
-        "orientation": "Orientation (only if headers are wrong)",
-    }
-    for column, (key, label) in zip(columns, labels.items(), strict=True):
-        values[key] = column.text_input(label, key=f"new_real_{key}")
-    return values
-
-
-def synthetic_fields() -> dict[str, dict[str, Any]]:
-    """Ask for the synthetic cohorts, one row each."""
-    st.markdown("**Synthetic cohorts**: one row for each generator")
-    empty = pd.DataFrame([dict.fromkeys(COHORT_COLUMNS, "") | {"raw": False}])
-    table = st.data_editor(
-        empty, column_config=COHORT_COLUMNS, num_rows="dynamic", hide_index=True, key="new_synthetic"
-    )
-    rows = [{key: value for key, value in row.items() if pd.notna(value)} for row in table.to_dict("records")]
-    return {
-        str(row["name"]).strip(): {k: v for k, v in row.items() if k != "name"}
-        for row in rows
-        if str(row.get("name", "")).strip() and str(row.get("images", "")).strip()
-    }
-
-
-def setting_fields() -> StudySettings:
-    """Ask for every choice that changes a number."""
-    with st.expander("Settings"):
-        encoders = st.multiselect(
-            "Encoders", list(ENCODERS), list(DEFAULTS.encoders), format_func=lambda name: ENCODERS[name].label
-        )
-        downloads = [ENCODERS[name].label for name in encoders if ENCODERS[name].needs_download]
-        if downloads:
-            st.caption(f"Downloads weights on first use: {', '.join(downloads)}.")
-        columns = st.columns(4)
-        segmenter = columns[0].selectbox(
-            "Segmentation", list(SEGMENTERS), format_func=lambda name: SEGMENTERS[name].label
-        )
-        rate = columns[1].number_input("Gate: real volumes that may fail (%)", 1.0, 50.0, 5.0, 1.0)
-        fixed = columns[2].number_input("Fixed QC threshold (optional)", 0.0, 1.0, None, 0.01, help="The paper: 0.65.")
-        seed = columns[3].number_input("Seed", 0, value=0)
-        template = st.text_input("Template", DEFAULTS.template, help="embedded, or a template file for raw scans.")
-    return StudySettings(
-        encoders=tuple(encoders),
-        segmenter=segmenter,
-        qc_fail_rate=rate / 100,
-        qc_threshold=fixed,
-        template=template,
-        seed=int(seed),
-    )
-
-
 def show_create() -> None:
     """Make a study from folders."""
     first, second, third = st.columns([2, 3, 1])
     name = first.text_input("Name of the study", key="new_name")
     folder = second.text_input("Folder for study.toml", key="new_folder", help="Relative paths start from here.")
     grid = third.selectbox("Grid", ["full", "half"], help="full: 1 mm. half: 2 mm, eight times faster.")
-    real = real_fields()
-    synthetic = synthetic_fields()
-    options = setting_fields()
+    real = parts.real_fields()
+    synthetic = parts.synthetic_fields()
+    options = parts.setting_fields()
     if not st.button("Create the study", type="primary", **access.lock("editor")):
         return
-    missing = [
-        label for label, value in (("a name", name), ("a folder", folder), ("real images", real["images"])) if not value
-    ]
-    if missing:
+    if missing := parts.lacking(name, folder, real, synthetic):
         st.error(f"Still missing: {', '.join(missing)}.")
         return
-    content = {"name": name, "grid": grid, "real": real, "synthetic": synthetic, "settings": options}
+    cohorts = {str(row["name"]).strip(): {key: row[key] for key in row if key != "name"} for row in synthetic}
+    content = {"name": name, "grid": grid, "real": real, "synthetic": cohorts, "settings": options}
     try:
         spec = make_spec(content, "new study")
         st.session_state[shared.STUDY] = access.create_study(shared.settings(), folder, spec)
@@ -238,7 +162,7 @@ def show_study() -> None:
     working = bool(job and job.active)
     lock = access.lock("editor", disabled=working, help="What is finished is kept.")
     if button.button("Evaluate", type="primary", width="stretch", **lock):
-        shared.evaluate(str(study.path), study.name)
+        shared.evaluate(str(study.path), known_studies(shared.settings()).get(str(study.path), study.name))
         st.rerun()
     show_cases(study, results)
 

@@ -25,7 +25,7 @@ from core.volume import HALF, Volume, save, template
 from core.workflows import Results, known_studies, remember_study
 from core.workflows.results import CASE_COLUMNS, rank_scores, results_folder
 from core.workflows.verdicts import TOPICS
-from pages import job_parts, shared
+from pages import job_parts, shared, studies_parts
 from tests.test_page_viewer import sent
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -306,6 +306,22 @@ def test_the_report_is_made_in_the_background_and_offered(study):
     assert any(b.label == "Make the report" for b in app.button)
 
 
+def test_two_studies_of_one_name_are_told_apart(study, workspace):
+    copy = workspace / "copied"
+    shutil.copytree(Path(study).parent, copy)
+    path = remember_study(from_environment(), str(copy))
+    titles = known_studies(from_environment())  # a list of the browser goes by them
+    assert len(set(titles.values())) == len(titles) == 3
+    assert str(copy) in titles[path] and str(Path(study).parent) in titles[study]
+
+
+def test_a_new_study_says_what_its_rows_lack():
+    row = {"name": "A", "images": "a"}
+    assert studies_parts.lacking("n", "f", {"images": "r"}, [row]) == []
+    said = studies_parts.lacking("", "f", {"images": "r"}, [row, {"name": "B"}, {"images": "c"}, row])
+    assert said == ["a name", "images of row 2", "name of row 3", "another name for a second row 'A'"]
+
+
 def test_the_address_keeps_the_study(study, workspace):
     other = workspace / "data" / "other.toml"
     other.write_text(Path(study).read_text().replace("Three and three", "Second"), encoding="utf-8")
@@ -382,6 +398,11 @@ def test_a_study_is_created_and_opened(study, workspace):
     app.text_input(key="open_path").input(str(workspace / "nothing")).run()
     next(button for button in app.button if button.label == "Open").click().run()
     assert "There is no such study file." in words(app)
+    wrong = Path(study).with_name("wrong.toml")
+    wrong.write_text(Path(study).read_text(encoding="utf-8") + '[settings]\nmetrics = ["fidd"]\n', encoding="utf-8")
+    app.text_input(key="open_path").input(str(wrong)).run()
+    next(button for button in app.button if button.label == "Open").click().run()
+    assert "Unknown metric 'fidd'" in words(app) and str(wrong) not in known_studies(from_environment())
 
 
 def test_a_cohort_is_split(study, workspace):

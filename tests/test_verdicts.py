@@ -61,8 +61,9 @@ def facts(found: Results) -> pd.Series:
         (40, 35, (2.0, 1.0), "not plausible, 35 of 40 volumes cannot be segmented reliably"),
         (40, 15, (2.0, 1.0), "plausible in part, 25 of 40 volumes pass the gate"),
         (24, 2, (2.0, 1.0), "undecided, fails the gate by no more than chance"),
-        (40, 0, (2.0, 0.3), "not plausible in 1 of 2 regions"),
-        (40, 0, (0.5, 0.1), "plausible with differences in 1 of 2 regions"),
+        (40, 0, (2.0, 0.3), "plausible but for 1 of 2 regions"),
+        (40, 0, (2.0, 1.0), "not plausible in 2 of 2 regions"),
+        (40, 0, (0.5, 0.1), "plausible with small differences in 1 of 2 regions"),
         (40, 0, (0.1, 0.1), "plausible by every check that was made"),
     ],
 )
@@ -72,9 +73,45 @@ def test_the_answer_is_graded_by_what_was_measured(n, failed, d, expected):
     assert verdicts.gate(found).brief == f"{n - failed} of {n}"
 
 
-def test_the_anatomy_in_brief_is_how_many_regions_differ_and_nothing_where_it_is_not_relied_upon():
+def test_the_anatomy_in_brief_is_how_many_regions_differ_in_brackets_where_it_is_not_relied_upon():
     assert verdicts.anatomy(facts(known(quality=gate(40, 0), effect_sizes=effects(2.0, 0.1)))).brief == "1 of 2"
-    assert verdicts.anatomy(facts(known(quality=gate(40, 40), effect_sizes=effects(2.0, 0.1)))).brief == ""
+    assert verdicts.anatomy(facts(known(quality=gate(40, 40), effect_sizes=effects(2.0, 0.1)))).brief == "(1 of 2)"
+
+
+def test_a_cohort_that_hardly_varies_is_nearly_one_brain_however_many_pass():
+    same = effects(0.1, 0.1).assign(spread_ratio=np.log(0.1))
+    found = facts(known(quality=gate(40, 15), effect_sizes=same))
+    assert verdicts.answer(found) == "not plausible as a cohort, nearly one brain; 25 of 40 volumes pass the gate"
+    assert "nearly" not in verdicts.answer(facts(known(quality=gate(40, 40), effect_sizes=same)))  # noise, not a brain
+
+
+def test_variety_of_volumes_that_all_fail_the_gate_is_not_called_good():
+    score = {"metric": "ms-ssim", "encoder": "", "value": 0.5, "ci_low": 0.4, "ci_high": 0.6, "floor": 0.8}
+    own = pd.DataFrame([score | {"n_synthetic": 40}])
+    assert verdicts.diversity(own, facts(known(quality=gate(40, 0)))).state == "good"
+    noise = verdicts.diversity(own, facts(known(quality=gate(40, 40))))
+    assert (noise.state, noise.brief) == ("open", "(0.50)") and noise.headline.startswith("Not relied upon")
+
+
+def test_the_best_cohort_stands_first_and_controls_last():
+    def verdict(name, *merit):
+        return verdicts.Verdict(name, name, "", (), "", merit)
+
+    judged = [
+        verdict("blur", True, False, False, -1.0, 0.0, 1.0),
+        verdict("noise", False, False, False, -0.0, 1.0, 9.0),
+        verdict("one", False, False, True, -1.0, 0.5, 2.0),
+        verdict("far", False, False, False, -1.0, 0.1, 4.0),
+        verdict("near", False, False, False, -1.0, 0.1, 2.0),
+    ]
+    assert [found.cohort for found in verdicts.best_first(judged)] == ["near", "far", "noise", "one", "blur"]
+
+
+def test_a_cohort_at_the_floor_that_lacks_failed_volumes_is_not_called_good():
+    table = places(e0=False).assign(value=0.1, ci_low=0.0, ci_high=0.2, floor=0.1)
+    whole = table[table["cohort"] == "a"]
+    assert verdicts.similarity(whole, table, []).state == "good"
+    assert verdicts.similarity(whole.assign(note="4 volumes failed"), table, []).state == "open"
 
 
 def test_the_main_finding_is_the_worst_score_where_few_pass_and_else_the_region_that_differs_most():

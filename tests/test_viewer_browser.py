@@ -179,6 +179,16 @@ def test_who_is_shown_and_what_the_gate_says_stand_above_the_fold(page):
     page.set_viewport_size({"width": 1280, "height": 1000})
 
 
+def test_swipe_shows_one_plane_of_both_brains(page):
+    page.locator("[data-slice=planes]").click()
+    page.locator("[data-do=swipe]").click()
+    page.locator("[data-slice=axial][aria-pressed=true]").wait_for()
+    assert "50%" in page.locator(".pane canvas").nth(1).evaluate("e => e.style.clipPath")
+    page.locator("[data-do=swipe]").click()
+    assert page.locator(".pane canvas").nth(1).evaluate("e => e.style.clipPath") == ""
+    page.locator("[data-slice=planes]").click()
+
+
 @pytest.mark.parametrize("scale", [1, 2])
 def test_the_crosshair_is_wider_than_a_pixel(server, page, scale):
     other = page.context.browser.new_page(viewport={"width": 1280, "height": 700}, device_scale_factor=scale)

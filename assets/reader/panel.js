@@ -85,7 +85,7 @@ class Panel {
       : "Say: <kbd>R</kbd> real, <kbd>S</kbd> synthetic, <kbd>1</kbd>–<kbd>5</kbd> the bold scale, <kbd>Backspace</kbd> rate again";
     return element("div", { className: "help", innerHTML: `${keys}, <kbd>M</kbd> or a double click marks what gave it away${this.forced ? " in the other one" : ""}, `
       + "<kbd>U</kbd> takes the last mark back, <kbd>N</kbd> note, <kbd>0</kbd> cannot judge, <kbd>Enter</kbd> save. Look: <kbd>↑</kbd> <kbd>↓</kbd> or wheel slice, "
-      + "<kbd>V</kbd> next plane, click crosshair, drag or <kbd>Shift</kbd> with <kbd>↑</kbd> <kbd>↓</kbd> brightness, <kbd>→</kbd> <kbd>←</kbd> contrast, "
+      + "<kbd>V</kbd> next plane, click crosshair, drag, or <kbd>Shift</kbd>+<kbd>↑</kbd><kbd>↓</kbd> brightness and <kbd>Shift</kbd>+<kbd>→</kbd><kbd>←</kbd> contrast, "
       + "<kbd>W</kbd> matched window, <kbd>X</kbd> left and right; all cases are seen alike." });
   }
 

@@ -489,7 +489,8 @@ class Viewer {
       regions: () => this.set({ regions: !view.regions, overlay: view.overlay || !view.regions }),
       all: () => this.set({ hidden: others }),
       none: () => this.set({ hidden: [...others, ...meant] }),
-      swipe: () => this.set({ swipe: view.swipe === null ? 0.5 : null }),
+      // Over each other lie whole pictures: only of one plane do both sides show the same place.
+      swipe: () => this.set(view.swipe !== null ? { swipe: null } : view.slice === "planes" ? { swipe: 0.5, slice: "axial" } : { swipe: 0.5 }),
       reset: () => this.set({ ...START, overlay: view.overlay, regions: view.regions, hidden: [], pan: [0, 0, 0, 1] }),
       link: () => this.copyLink(),
     })[button.dataset.do]();

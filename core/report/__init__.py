@@ -29,7 +29,7 @@ from core.study import Study, read_study
 from core.tables import csv_text
 from core.workflows import Results, read_results, results_folder
 from core.workflows.results import results_stamp
-from core.workflows.verdicts import Verdict, verdicts
+from core.workflows.verdicts import Verdict, best_first, verdicts
 
 __all__ = ["Published", "contents", "make_report", "publish", "read_published", "rerun"]
 
@@ -125,7 +125,7 @@ def _collect(context: Context, study: str, drop_individuals: bool) -> Report:
     figures = charts(plan, results, drop_individuals)
     context.progress(0.2, "brains")
     brains = montage(context.settings, plan, results, drop_individuals)
-    judged = verdicts(plan, results)
+    judged = best_first(verdicts(plan, results))
     faces = portraits(context.settings, plan, results, judged, drop_individuals)
     return Report(plan, results, judged, made, faces, brains, figures, drop_individuals)
 
@@ -146,7 +146,7 @@ def _write_slides(made: Report, path: Path) -> None:
         ("Limits", limits(made.study, made.results, made.dropped)),
         ("What this file holds", contents(made.study, made.results, made.dropped)),
     ]
-    sentences = [verdict.sentence for verdict in made.verdicts]
+    sentences = [f"{verdict.label}: {verdict.answer}. {verdict.finding}" for verdict in made.verdicts]
     tables = [table for table in made.tables if table.name != "table_3"]  # 49 rows: Figure 4 shows them
     first = (made.title, made.origin, made.portraits)
     write_slides(path, first, sentences, made.brains, made.charts, tables, words)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from core import plots
+from core.encoders import ENCODERS
 from core.errors import SynthScopeError
 from core.metrics import METRICS
 from core.report.tables import FAILING_NOTE, effects_with_noise, failing_cohorts
@@ -206,17 +207,18 @@ def similarity(study: Study, results: Results) -> Chart:
     """Draw the main scores with their intervals and floors."""
     labels = {c.name: c.label for c in study.cohorts}
     rows = results.metrics[(results.metrics["variant"] == "corrected") & results.metrics["metric"].isin(MAIN_METRICS)]
-    rows = rows.assign(cohort=rows["cohort"].map(labels).fillna(rows["cohort"]))
+    rows = rows.assign(
+        cohort=rows["cohort"].map(labels).fillna(rows["cohort"]),
+        metric=rows["metric"].map(lambda name: METRICS[name].label),
+        encoder=rows["encoder"].map(lambda name: ENCODERS[name].label if name in ENCODERS else name),
+    )
     figure = plots.metric_dots(rows, colours=_colours(study))
     note = (
         "Corrected scores with their 95 % intervals. The tick is the floor: real against real volumes at the same N, "
         "what a perfect generator would score."
     )
     title, by_metric = "Figure 2: similarity", list(rows.groupby("metric", sort=False))
-    parts = tuple(
-        (f"{title}, {METRICS[str(name)].label}", plots.metric_dots(part, colours=_colours(study)))
-        for name, part in by_metric
-    )
+    parts = tuple((f"{title}, {name}", plots.metric_dots(part, colours=_colours(study))) for name, part in by_metric)
     return Chart(title, note, figure, parts)
 
 

@@ -12,6 +12,7 @@ from core.workflows import Results
 from core.workflows import comparisons as compare
 from core.workflows.regional import at_gate
 from core.workflows.results import qc_caveats, rank_scores
+from core.workflows.verdicts import is_control
 
 FAILING_NOTE = "✗: fails the quality gate; its effect sizes are not to be relied upon."
 
@@ -41,7 +42,8 @@ def all_tables(study: Study, results: Results) -> list[Table]:
 def table_one(study: Study, results: Results) -> Table:
     """Arrange similarity as in Table 1 of the paper, corrected, with intervals and the floor in the last row."""
     names = [cohort.name for cohort in study.synthetic]
-    cells = compare.table_one(rank_scores(results), names, study.settings.encoders, "corrected")
+    controls = [cohort.name for cohort in study.synthetic if is_control(cohort)]
+    cells = compare.table_one(rank_scores(results), names, study.settings.encoders, "corrected", controls)
     labels = {cohort.name: cohort.label for cohort in study.synthetic} | {compare.REAL: f"{study.real.label}: floor"}
     groups = list(cells.groupby(["encoder", "column"], sort=False))
     columns = ["cohort", *(_column(str(e), str(c), part) for (e, c), part in groups)]
@@ -50,7 +52,8 @@ def table_one(study: Study, results: Results) -> Table:
         values = [_score(part[part["cohort"] == name].iloc[0]) for _, part in groups]
         rows.append((labels[name], *values))
     note = (
-        "↓ lower is better, → closest to the floor is best. ★ best; ☆ best, tied. [95 % interval]. Floor: real against "
+        "↓ lower is better, → closest to the floor is best. ★ best; ☆ best, tied; a control is no generator and takes "
+        "neither. [95 % interval]. Floor: real against "
         f'real volumes at the same N; "a to b" is its range where N differs, no interval. N: {_sizes(cells)}.'
     )
     return Table("table_1", "Table 1: similarity", tuple(columns), tuple(rows), note)

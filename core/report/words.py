@@ -23,7 +23,10 @@ MOST_GAPS, MOST_WARNINGS = 20, 10  # listed among the limits
 def methods(study: Study, results: Results) -> str:
     """Return the methods paragraph, from what is recorded with the results."""
     settings, record = results.provenance.get("settings", {}), results.provenance
-    used = "; ".join(f"{c['name']} ({c['role']}, {c['used']} volumes)" for c in record.get("cohorts", []))
+    labels = {cohort.name: cohort.label for cohort in study.cohorts}  # they say what is simulated, and what a control
+    used = "; ".join(
+        f"{labels.get(c['name'], c['name'])}, {c['role']}, {c['used']} volumes" for c in record.get("cohorts", [])
+    )
     encoders = ", ".join(encoder_label(name) for name in settings.get("encoders", study.settings.encoders))
     engine = SEGMENTERS.get(settings.get("segmenter", study.settings.segmenter))
     imported = [cohort.name for cohort in study.cohorts if cohort.volumes or cohort.qc]

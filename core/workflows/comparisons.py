@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -197,7 +197,13 @@ def order_sentence(agreement: Agreement, encoders: Mapping[str, str], cohorts: M
     return f"Order stable: every encoder separates the same cohorts in the same order (τ = 1).{rest}"
 
 
-def table_one(ranked: pd.DataFrame, cohorts: Sequence[str], encoders: Sequence[str], variant: str) -> pd.DataFrame:
+def table_one(
+    ranked: pd.DataFrame,
+    cohorts: Sequence[str],
+    encoders: Sequence[str],
+    variant: str,
+    controls: Collection[str] = (),
+) -> pd.DataFrame:
     """Arrange scores as in Table 1 of the paper, one row for each cell.
 
     Parameters
@@ -209,6 +215,8 @@ def table_one(ranked: pd.DataFrame, cohorts: Sequence[str], encoders: Sequence[s
     encoders : sequence of str
         Encoders of the study, in order; one without scores still has its columns.
     variant : {"corrected", "published"}
+    controls : collection of str
+        Cohorts that are no generator, and so never the best.
 
     Returns
     -------
@@ -225,7 +233,8 @@ def table_one(ranked: pd.DataFrame, cohorts: Sequence[str], encoders: Sequence[s
         metric = TABLE_ONE[name][variant]
         scores = select(ranked, metric, variant)
         scores = scores[scores["encoder"] == encoder].drop_duplicates("cohort").set_index("cohort")
-        best = set(scores.index[scores["rank"] == scores["rank"].min()])
+        ranks = scores.loc[~scores.index.isin(list(controls)), "rank"]
+        best = set(ranks.index[ranks == ranks.min()])
         place = {"encoder": encoder, "column": name, "metric": metric}
         for cohort in cohorts:
             row = scores.loc[cohort] if cohort in scores.index else pd.Series({"note": "not computed"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -18,12 +19,16 @@ from core.workflows.demo import demo_folder
 
 
 def known_studies(settings: Settings) -> dict[str, str]:
-    """Return path of study.toml to title, the demo first, then the newest; deleted files are left out."""
+    """Return path of study.toml to title, the demo first, then the newest; deleted files are left out.
+
+    Studies of one name have their folders in the title: no two titles are the same.
+    """
     found = {str(demo_folder(settings) / "study.toml"): "Demo study"}
     for path in _remembered(settings):
         if Path(path).is_file():
             found.setdefault(path, _title(path))
-    return found
+    times = Counter(found.values())
+    return {path: title if times[title] == 1 else f"{title} ({Path(path).parent})" for path, title in found.items()}
 
 
 def remember_study(settings: Settings, path: str) -> str:

@@ -20,13 +20,15 @@ State = Literal["good", "bad", "open"]
 TOPICS = ("gate", "anatomy", "similarity", "diversity", "copies")
 NAMED = 3  # regions named in a reason
 MOST = 0.5  # pass rate below which, by its whole interval, most volumes cannot be segmented
+COLLAPSED = 0.2  # SD of regional volumes, in parts of the real one, below which a cohort is nearly one brain
 ANSWERS = (
     "Graded by what is measured. Not plausible: more volumes fail the gate than it allows, and by the 95 % interval "
     "fewer than half pass. Plausible in part: more fail than it allows, but half may pass. Undecided: the interval of "
-    "the pass rate holds what the gate allows, or most regions are undetermined at this N. Not plausible in some "
-    f"regions: the gate is passed, but regions differ (q < 0.05) by |d| > {LARGE_EFFECT:g}. Plausible with "
-    "differences: they differ by less. Plausible: passes the gate, and no region is shown to differ. May hold copies: "
-    "the copy check finds them, whatever else is measured."
+    "the pass rate holds what the gate allows, or most regions are undetermined at this N. Plausible but for some "
+    f"regions: the gate is passed, but regions differ (q < 0.05) by |d| > {LARGE_EFFECT:g}; not plausible in them when "
+    "they are most. Plausible with small differences: they differ by less. Plausible: passes the gate, and no region "
+    f"is shown to differ. Nearly one brain: volumes of regions vary by less than {COLLAPSED:g} of the real variation. "
+    "May hold copies: the copy check finds them, whatever else is measured."
 )
 MEANINGS = {
     "gate": "Pass rate ↑, share of volumes, higher is better: all eight quality scores of a segmentation reach the "
@@ -81,13 +83,17 @@ class Reason:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer for one cohort: a few words, the reasons in the order of `TOPICS`, and the main finding."""
+    """The answer for one cohort: a few words, the reasons in the order of `TOPICS`, and the main finding.
+
+    ``merit`` orders cohorts, see `best_first`.
+    """
 
     cohort: str
     label: str
     answer: str
     reasons: tuple[Reason, ...]
     finding: str
+    merit: tuple[float, ...] = ()
 
     @property
     def because(self) -> str:
@@ -122,7 +128,29 @@ def _verdict(
         diversity(own[own["metric"] == "ms-ssim"], facts),
         copies(copied[copied["cohort"] == cohort.name], known=study.training is not None),
     )
-    return Verdict(cohort.name, cohort.label, answer(facts), reasons, finding(facts, qc_of(results, cohort.name), fid))
+    found = finding(facts, qc_of(results, cohort.name), fid)
+    return Verdict(cohort.name, cohort.label, answer(facts), reasons, found, _merit(cohort, facts, fid))
+
+
+def _merit(cohort: Cohort, facts: pd.Series, fid: pd.DataFrame) -> tuple[float, ...]:
+    passed = 1 - facts["failed_volumes"] / facts["n"] if facts["n"] else 0.0
+    share = facts["large"] / facts["compared"] if facts["compared"] else 1.0
+    place = fid["rank"].mean() if fid["rank"].notna().any() else np.inf
+    return (is_control(cohort), not facts["gated"], _collapsed(facts) or bool(facts["copies"]), -passed, share, place)
+
+
+def best_first(judged: Sequence[Verdict]) -> list[Verdict]:
+    """Return verdicts with the best cohort first.
+
+    Controls, which are no generators, come last; before them cohorts that are not judged yet, are nearly one brain or
+    may hold copies. Then counts how many volumes pass the gate, how few regions differ by a large effect, and the mean
+    place by the Fréchet distance.
+    """
+    return sorted(judged, key=lambda verdict: verdict.merit)
+
+
+def _collapsed(facts: pd.Series) -> bool:
+    return bool(facts["compared"] and facts["spread"] < COLLAPSED)
 
 
 def is_control(cohort: Cohort) -> bool:
@@ -137,6 +165,8 @@ def answer(facts: pd.Series) -> str:
         return "may hold copies of its training cohort"
     if not facts["gated"]:
         return "not judged yet"
+    if _collapsed(facts) and passed:
+        return f"not plausible as a cohort, nearly one brain; {passed} of {facts['n']} volumes pass the gate"
     if not facts["reliable"] and not facts["certain"]:
         return "undecided, fails the gate by no more than chance"
     if not facts["reliable"] and not passed:
@@ -148,9 +178,10 @@ def answer(facts: pd.Series) -> str:
     if not facts["compared"]:
         return "not judged yet"
     if facts["large"]:
-        return f"not plausible in {facts['large']} of {facts['compared']} regions"
+        words = "not plausible in" if facts["large"] > facts["compared"] / 2 else "plausible but for"
+        return f"{words} {facts['large']} of {facts['compared']} regions"
     if facts["different"]:
-        return f"plausible with differences in {facts['different']} of {facts['compared']} regions"
+        return f"plausible with small differences in {facts['different']} of {facts['compared']} regions"
     return "undecided, too few volumes" if _few(facts) else "plausible by every check that was made"
 
 
@@ -173,7 +204,8 @@ def finding(facts: pd.Series, qc: pd.DataFrame, fid: pd.DataFrame) -> str:
     scored = fid.dropna(subset=["value", "floor"])
     if scored.empty:
         return ""
-    return f"No region is shown to differ. {_fid_line(scored.iloc[0])}"
+    none = "No region is shown to differ. " if facts["compared"] else ""
+    return f"{none}{_fid_line(scored.iloc[0])}"
 
 
 def _few(facts: pd.Series) -> bool:
@@ -209,13 +241,13 @@ def anatomy(facts: pd.Series) -> Reason:
         f"{facts['undetermined']} undetermined; N = {facts['n_real']} real, {facts['n_synthetic']} synthetic.{few}"
         + (f"\nDifferent: {named}." if found else "")
     )
+    brief = f"{len(found)} of {facts['compared']}"
     if facts["gated"] and not facts["reliable"] and facts["certain"]:
-        return Reason("anatomy", "open", "", f"Not relied upon: the cohort fails the gate.\n{text}")
+        return Reason("anatomy", "open", "", f"Not relied upon: the cohort fails the gate.\n{text}", f"({brief})")
     short = "no region is shown to differ"
     if found:
         short = f"{len(found)} of {facts['compared']} regions differ, most: {found[0]}"
     state: State = "bad" if found else "open" if few else "good"
-    brief = f"{len(found)} of {facts['compared']}"
     return Reason("anatomy", state, f"{short}{' (N is small)' if few and not found else ''}", text, brief)
 
 
@@ -240,7 +272,11 @@ def similarity(own: pd.DataFrame, ranked: pd.DataFrame, controls: Sequence[str])
         remark = "a control, no generator" if own["cohort"].iloc[0] in controls else f"{among} of them controls"
         remarks = [*([tied] if tied else []), *([remark] if among else []), *own["note"][own["note"] != ""].unique()]
         short += f" ({'; '.join(remarks)})" if remarks else ""
-    state: State = "good" if at_floor.all() else "bad" if own["rank"].notna().all() else "open"
+    state: State = "open"
+    if at_floor.all():
+        state = "open" if (own["note"] != "").any() else "good"  # a note: it lacks volumes that failed the image checks
+    elif own["rank"].notna().all():
+        state = "bad"
     sizes = {(row["n_real"], row["n_synthetic"]) for _, row in own.iterrows()}
     counts = "; ".join(f"{real:.0f} real, {synthetic:.0f} synthetic" for real, synthetic in sorted(sizes))
     return Reason("similarity", state, short, "\n".join([f"{lines[0]} N = {counts}.", *lines[1:]]), brief)
@@ -281,6 +317,9 @@ def diversity(own: pd.DataFrame, facts: pd.Series) -> Reason:
         parts.append(f"Regional volumes: {spread} (median over {facts['compared']} regions; 1 is best).")
     short = " and ".join(filter(None, [words, f"their volumes {spread.replace('varies', 'vary')}" if spread else ""]))
     text = "\n".join(parts) or "Not known yet."
+    if state == "good" and facts["gated"] and facts["failed_volumes"] == facts["n"]:  # noise varies too
+        text = f"Not relied upon: no volume passes the gate.\n{text}"
+        return Reason("diversity", "open", "variety is not judged, for no volume passes the gate", text, f"({brief})")
     return Reason("diversity", state, short or "variety is not known yet", text, brief)  # type: ignore[arg-type]
 
 
@@ -298,11 +337,13 @@ def copies(checks: pd.DataFrame, *, known: bool) -> Reason:
         parts.append(f"{row['share']:.0%} [{low:.0%} – {high:.0%}] on {row['space']}, p = {row['p_value']:.2g}")
     start = "Unclear, nearer" if set(checks["finding"]) - {"none"} == {"unclear"} else "Nearer"
     parts[0] = f"{start} to training: {parts[0]}; 50 % is chance, N = {checks['n_synthetic'].iloc[0]:.0f}."
+    if start.startswith("Unclear"):
+        parts.insert(1, "Look-alikes are near or far together: p allows for that, the interval does not.")
     text, brief = "\n".join(parts), shares[0]
     if (checks["finding"] == "suspicious").any():
         return Reason("copies", "bad", "nearer to its training cohort than chance explains", text, brief)
     if (checks["finding"] == "unclear").any():
-        return Reason("copies", "open", "copies are unclear, for its brains are look-alikes", text, brief)
+        return Reason("copies", "open", "copies are unclear, for test and interval disagree", text, brief)
     if 0.5 ** checks["n_synthetic"].min() * len(checks) >= 0.05:  # all of them nearer would still be chance
         return Reason("copies", "open", "too few volumes to tell copies", text, brief)
     return Reason("copies", "good", "no sign of copies", text, brief)
