@@ -36,12 +36,17 @@ REGION = "anatomy_chosen_region"  # begins the keys of the choice of a region an
 
 
 def show_answers(study: Study, results: Results) -> None:
-    """Say of every cohort in one sentence what its regions show."""
+    """Say of every cohort in one sentence what its regions show; first those that pass the gate."""
     effects = results.effect_sizes
 
     def say() -> str:
+        failing = {cohort.name for cohort in unreliable(study, results)}
         known = [cohort for cohort in study.synthetic if cohort.name in effects["cohort"].unique()]
-        return "\n".join(f"- **{c.label}**: {answer(effects[effects['cohort'] == c.name])}" for c in known)
+        known.sort(key=lambda cohort: cohort.name in failing)
+        marks = dict.fromkeys(failing, " (fails the gate, not relied upon)")
+        return "\n".join(
+            f"- **{c.label}**{marks.get(c.name, '')}: {answer(effects[effects['cohort'] == c.name])}" for c in known
+        )
 
     st.markdown(shared.kept("answers of regions", shared.basis(study), say))
 
