@@ -292,6 +292,9 @@ def _run(
     except SynthScopeError as error:
         typer.echo(f"\nerror: {error}", err=True)
         raise typer.Exit(2) from error
+    except KeyboardInterrupt as error:
+        typer.echo("\nstopped. What is finished is kept: the same command goes on from there.", err=True)
+        raise typer.Exit(130) from error
     if as_json:
         typer.echo(json.dumps(result, sort_keys=True))
     failed = int(result.get("failed", 0)) + int(result.get("gaps", 0))

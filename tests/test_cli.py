@@ -233,3 +233,12 @@ def test_bad_arguments_say_what_to_do(run, arguments, what):
     result = run(*arguments)
     assert result.exit_code == 2
     assert re.search(what, result.output)
+
+
+def test_a_stopped_command_says_how_to_go_on(run, monkeypatch, tmp_path):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("core.workflows.evaluate", stop)
+    result = run("evaluate", tmp_path / "study.toml", "--out", tmp_path / "out")
+    assert result.exit_code == 130 and "the same command goes on" in result.output
