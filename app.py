@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import streamlit as st
@@ -42,7 +41,6 @@ def show_app() -> None:
     settings = shared.settings()
     access.require(settings)
     shared.arrive()
-    shared.settle(len(sys.modules) // 100)
     shared.start_demo_once(settings)
     jobs.ensure_runner(settings)
     shared.pick_study(settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import textwrap
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -81,17 +80,6 @@ def arrive() -> None:
     st.session_state[ROUTED] = True
     if wanted := st.session_state.pop(WANTED, None):
         st.switch_page(f"pages/{wanted[0]}.py", query_params=wanted[1])
-
-
-@st.cache_resource(max_entries=64, show_spinner=False)
-def settle(modules: int) -> None:
-    """Leave what is loaded out of the garbage collection that follows every run: it took most of a run's time.
-
-    ``modules`` grows with the libraries loaded, so this happens again after each larger one, and no more.
-    """
-    del modules
-    gc.collect()
-    gc.freeze()
 
 
 def _leave_for_app() -> None:
