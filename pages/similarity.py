@@ -104,10 +104,11 @@ def show_page(study: Study, results: Results, path: str, stamp: shared.Stamp) ->
     focus = choose(ranked, (path, stamp))
     scores = compare.select(ranked, focus.metric, focus.variant, focus.encoder)
     names = {cohort.name: shared.short_label(cohort) for cohort in study.cohorts}
+    controls = tuple(cohort.name for cohort in study.synthetic if is_control(cohort))
     agreement = parts.cached_agreement(path, stamp, focus.metric, focus.variant)
     with top:
         of = (*shared.basis(study), focus)
-        st.markdown(shared.kept("answer", of, lambda: parts.answer(scores, focus, names)))
+        st.markdown(shared.kept("answer", of, lambda: parts.answer(scores, focus, names, controls)))
         if scores["encoder"].any():
             encoders = {name: parts.encoder_label(name) for name in agreement.tau.index}
             st.markdown(shared.kept("sentence", of, lambda: compare.order_sentence(agreement, encoders, names)))
@@ -117,7 +118,6 @@ def show_page(study: Study, results: Results, path: str, stamp: shared.Stamp) ->
     if ours.open:
         with ours:
             cohorts = tuple(cohort.name for cohort in study.synthetic)
-            controls = tuple(cohort.name for cohort in study.synthetic if is_control(cohort))
             cells = parts.cached_cells(path, stamp, cohorts, tuple(study.settings.encoders), focus.variant, controls)
             parts.show_study_table(cells, study, focus.variant)
     if theirs.open:

@@ -131,8 +131,11 @@ def encoder_label(name: str) -> str:
 # -- the answer --------------------------------------------------------------------------------------------------------
 
 
-def answer(scores: pd.DataFrame, focus: Focus, names: Mapping[str, str]) -> str:
-    """Say in one line which cohort is closest by the chosen score."""
+def answer(scores: pd.DataFrame, focus: Focus, names: Mapping[str, str], controls: Collection[str] = ()) -> str:
+    """Say in one line which generator is closest by the chosen score, and which controls it does not see."""
+    known = scores[~scores["cohort"].isin(list(controls))]
+    unseen = compare.closest(scores).at_floor if len(known) < len(scores) else ()
+    scores = known if len(known) else scores
     found = compare.closest(scores)
     under = f", {encoder_label(focus.encoder)}" if scores["encoder"].any() else ""
     by = f"by **{focus.label}** ({VARIANTS[focus.variant].lower()}{under})"
@@ -151,6 +154,8 @@ def answer(scores: pd.DataFrame, focus: Focus, names: Mapping[str, str]) -> str:
     if found.at_floor:
         who = " and ".join(names.get(name, name) for name in found.at_floor)
         start += f" {who}: the interval reaches the floor, so this score cannot tell such volumes from real ones."
+    if blind := [names.get(name, name) for name in unseen if name in controls and name not in found.at_floor]:
+        start += f" It cannot tell {' and '.join(blind)} from real ones either, whose defect is known."
     for _, row in scores[scores["rank"].notna() & (scores["note"] != "")].iterrows():
         start += f" {names.get(row['cohort'], row['cohort'])} is {row['note']}."
     missing = [f"{names.get(name, name)} ({why})" for name, why in found.unranked]

@@ -164,6 +164,24 @@ def test_the_encoder_toggle_changes_the_answer_and_reads_no_file_again(full, mon
     assert "Odd: the interval reaches the floor" in app.markdown[0].value
 
 
+def test_a_control_is_not_the_closest_and_is_named_when_the_score_does_not_see_it():
+    row = {"metric": "fid", "encoder": "e", "variant": "corrected", "note": "", "direction": "lower", "tie": False}
+    row |= {"floor": 0.1, "ci_high": 9.0}
+    table = pd.DataFrame(
+        [
+            row | {"cohort": "small", "value": 0.1, "ci_low": 0.0, "rank": 1.0},
+            row | {"cohort": "near", "value": 2.0, "ci_low": 1.0, "rank": 2.0},
+            row | {"cohort": "far", "value": 4.0, "ci_low": 3.0, "rank": 3.0},
+        ]
+    )
+    focus = similarity_parts.Focus("fid", "corrected", "e", ("study", ()))
+    said = similarity_parts.answer(table, focus, {}, ["small"])
+    assert "**near**, 2 [1 – 9]" in said and "It cannot tell small from real ones either" in said
+    assert "**small**" in similarity_parts.answer(table, focus, {}) and "either" not in similarity_parts.answer(
+        table, focus, {}
+    )
+
+
 def test_ties_are_said_to_be_ties(full):
     tied = scores()
     tied["ci_low"], tied["ci_high"] = 0.1, 9.0
