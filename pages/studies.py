@@ -16,7 +16,7 @@ from core.study import Study, make_spec
 from core.tables import csv_text
 from core.workflows import Results, known_studies
 from pages import access, shared
-from pages import studies_parts as parts
+from pages import form_parts as form
 
 CASE_COLUMNS = {
     "cohort": shared.text("Cohort", width=shared.COHORT_WIDTH),
@@ -34,12 +34,12 @@ def show_create() -> None:
     name = first.text_input("Name of the study", key="new_name")
     folder = second.text_input("Folder for study.toml", key="new_folder", help="Relative paths start from here.")
     grid = third.selectbox("Grid", ["full", "half"], help="full: 1 mm. half: 2 mm, eight times faster.")
-    real = parts.real_fields()
-    synthetic = parts.synthetic_fields()
-    options = parts.setting_fields()
+    real = form.real_fields()
+    synthetic = form.synthetic_fields()
+    options = form.setting_fields()
     if not st.button("Create the study", type="primary", **access.lock("editor")):
         return
-    if missing := parts.lacking(name, folder, real, synthetic):
+    if missing := form.lacking(name, folder, real, synthetic):
         st.error(f"Still missing: {', '.join(missing)}.")
         return
     cohorts = {str(row["name"]).strip(): {key: row[key] for key in row if key != "name"} for row in synthetic}

@@ -25,7 +25,7 @@ from core.volume import HALF, Volume, save, template
 from core.workflows import Results, known_studies, remember_study
 from core.workflows.results import CASE_COLUMNS, rank_scores, results_folder
 from core.workflows.verdicts import TOPICS
-from pages import job_parts, shared, studies_parts
+from pages import form_parts, job_parts, shared
 from tests.test_page_viewer import sent
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -322,8 +322,8 @@ def test_two_studies_of_one_name_are_told_apart(study, workspace):
 
 def test_a_new_study_says_what_its_rows_lack():
     row = {"name": "A", "images": "a"}
-    assert studies_parts.lacking("n", "f", {"images": "r"}, [row]) == []
-    said = studies_parts.lacking("", "f", {"images": "r"}, [row, {"name": "B"}, {"images": "c"}, row])
+    assert form_parts.lacking("n", "f", {"images": "r"}, [row]) == []
+    said = form_parts.lacking("", "f", {"images": "r"}, [row, {"name": "B"}, {"images": "c"}, row])
     assert said == ["a name", "images of row 2", "name of row 3", "another name for a second row 'A'"]
 
 
