@@ -13,7 +13,7 @@ from core.metrics import METRICS
 from core.study import Study
 from core.workflows import Results
 from core.workflows import comparisons as compare
-from core.workflows.verdicts import is_control
+from core.workflows.verdicts import controls_of
 from pages import copies_parts, shared
 from pages import similarity_parts as parts
 
@@ -104,7 +104,7 @@ def show_page(study: Study, results: Results, path: str, stamp: shared.Stamp) ->
     focus = choose(ranked, (path, stamp))
     scores = compare.select(ranked, focus.metric, focus.variant, focus.encoder)
     names = {cohort.name: shared.short_label(cohort) for cohort in study.cohorts}
-    controls = tuple(cohort.name for cohort in study.synthetic if is_control(cohort))
+    controls = controls_of(study)
     agreement = parts.cached_agreement(path, stamp, focus.metric, focus.variant)
     with top:
         of = (*shared.basis(study), focus)

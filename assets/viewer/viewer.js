@@ -307,7 +307,7 @@ class Viewer {
     this.quiet = true;
     for (const pane of this.panes.filter((pane) => pane.ready))
       this.draw(pane, () => {
-        this.dress(pane);
+        if (image || labels) this.dress(pane);
         if (image) pane.nv.refreshLayers(pane.image, 0);
         if (labels && pane.labels) pane.nv.refreshLayers(pane.labels, 1);
         this.place(pane);

@@ -12,7 +12,7 @@ from core.workflows import Results
 from core.workflows import comparisons as compare
 from core.workflows.regional import at_gate
 from core.workflows.results import qc_caveats, rank_scores
-from core.workflows.verdicts import is_control
+from core.workflows.verdicts import controls_of
 
 FAILING_NOTE = "✗: fails the quality gate; its effect sizes are not to be relied upon."
 
@@ -42,8 +42,7 @@ def all_tables(study: Study, results: Results) -> list[Table]:
 def table_one(study: Study, results: Results) -> Table:
     """Arrange similarity as in Table 1 of the paper, corrected, with intervals and the floor in the last row."""
     names = [cohort.name for cohort in study.synthetic]
-    controls = [cohort.name for cohort in study.synthetic if is_control(cohort)]
-    cells = compare.table_one(rank_scores(results), names, study.settings.encoders, "corrected", controls)
+    cells = compare.table_one(rank_scores(results), names, study.settings.encoders, "corrected", controls_of(study))
     labels = {cohort.name: cohort.label for cohort in study.synthetic} | {compare.REAL: f"{study.real.label}: floor"}
     groups = list(cells.groupby(["encoder", "column"], sort=False))
     columns = ["cohort", *(_column(str(e), str(c), part) for (e, c), part in groups)]

@@ -124,7 +124,7 @@ def _verdict(
     reasons = (
         gate(facts),
         anatomy(facts),
-        similarity(fid, ranked, [c.name for c in study.synthetic if is_control(c)]),
+        similarity(fid, ranked, controls_of(study)),
         diversity(own[own["metric"] == "ms-ssim"], facts),
         copies(copied[copied["cohort"] == cohort.name], known=study.training is not None),
     )
@@ -156,6 +156,11 @@ def _collapsed(facts: pd.Series) -> bool:
 def is_control(cohort: Cohort) -> bool:
     """Tell whether a cohort was made by putting a known defect into brains: it is no generator."""
     return cohort.origin.startswith("control")
+
+
+def controls_of(study: Study) -> tuple[str, ...]:
+    """Return the names of the cohorts that are controls."""
+    return tuple(cohort.name for cohort in study.synthetic if is_control(cohort))
 
 
 def answer(facts: pd.Series) -> str:
