@@ -40,8 +40,7 @@ def show_panes(
     token: int,
     bounds: Sequence[Mapping[str, float]],
     radiological: bool,
-    on_step: Callable[[], None],
-    on_warm: Callable[[], None],
+    on_wish: Callable[[], None],
 ) -> bool:
     """Show brains side by side; tell whether the browser can (it needs WebGL 2).
 
@@ -59,8 +58,9 @@ def show_panes(
         ``low`` and ``high`` world coordinate of each axis, mm.
     radiological : bool
         Show the patient's left on the right.
-    on_step, on_warm : callable
-        Called when another case is wanted, or the neighbours of those shown.
+    on_wish : callable
+        Called with the session state's ``niivue.wish``: ``cases`` wanted, by pane, and the cases ``around`` which the
+        neighbours are.
     """
     data = {
         "library": serve(_library(), "text/javascript", "library"),
@@ -73,9 +73,7 @@ def show_panes(
         "radiological": radiological,
         "heights": [LOW, HIGH],
     }
-    shown = _panes(
-        key="niivue", data=data, on_step_change=on_step, on_warm_change=on_warm, on_webgl_change=lambda: None
-    )
+    shown = _panes(key="niivue", data=data, on_wish_change=on_wish, on_webgl_change=lambda: None)
     return shown.get("webgl") != "missing"
 
 
@@ -90,6 +88,7 @@ def show_sheet(
     *,
     letters: str,
     mirrored: bool,
+    seen: float,
     on_open: Callable[[], None],
     on_mark: Callable[[], None],
     size: int = 92,
@@ -107,15 +106,17 @@ def show_sheet(
         Of the left and right edge of every brain.
     mirrored : bool
         Turn left and right.
+    seen : float
+        Number of the last click to select a brain that was answered.
     on_open, on_mark : callable
-        Called when a brain is clicked, or clicked to select it.
+        Called when a brain is clicked (the session state's ``sheet.open``), or some to select them (``sheet.mark``).
     size : int
         Width of a brain, pixels.
     groups : sequence of str
         Headings: of each cell's ``group``. Without, the grid has none and scrolls by itself.
     """
     data = {"cells": list(cells), "picture": dict(picture), "letters": letters, "mirrored": mirrored}
-    data |= {"size": size, "groups": list(groups)}
+    data |= {"seen": seen, "size": size, "groups": list(groups)}
     shown = _sheet(key="sheet", data=data, on_open_change=on_open, on_mark_change=on_mark)
     return dict(shown)
 

@@ -70,10 +70,10 @@ def open_button(pairs: Sequence[Pair], key: str) -> None:
         shared.open_viewer(*shown[0], shown[1:])
 
 
-def switch(pair: Pair) -> None:
+def mark(pair: Pair, wanted: bool) -> None:
     """Select a case beside the others, or no longer."""
-    pairs = selected()
-    select([other for other in pairs if other != pair] if pair in pairs else [*pairs, pair])
+    pairs = [other for other in selected() if other != pair]
+    select([*pairs, pair] if wanted else pairs)
 
 
 def count(pairs: Sequence[Pair]) -> str:

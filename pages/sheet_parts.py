@@ -23,6 +23,7 @@ from pages import access, job_parts, niivue, selection, shared, viewer_choices, 
 
 AT_ONCE = 60  # thumbnails drawn while the page waits; more are drawn by a job
 AT_A_TIME = 240  # brains shown together
+SEEN = "sheet_seen"  # number of the last click to select a brain that was answered
 NAME = "case name"
 LOWEST = "lowest QC"
 LIST_COLUMNS = (LOWEST, "verdict", *QC_SCORES, "TIV")
@@ -202,8 +203,8 @@ def show_sheet(
     if sheet.image:
         url = niivue.serve(sheet.image, "image/jpeg", "sheet")
         picture = {"url": url, "width": sheet.cell[0], "height": sheet.cell[1], "columns": SHEET_COLUMNS}
-    marks = {"letters": letters, "mirrored": mirrored, "on_open": on_open, "on_mark": mark_cell}
-    return niivue.show_sheet(cells, picture, **marks, **options)
+    marks = {"seen": st.session_state.get(SEEN, 0), "on_open": on_open, "on_mark": mark_cells}
+    return niivue.show_sheet(cells, picture, letters=letters, mirrored=mirrored, **marks, **options)
 
 
 def cells_of(page: Page, sheet: Sheet, labels: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -252,10 +253,11 @@ def show_missing(sheet: Sheet) -> None:
             shared.show_table(pd.DataFrame(rows, columns=["case", "why"]), {"why": shared.text("Why", width="large")})
 
 
-def mark_cell() -> None:
-    """Select the brain that was clicked, or no longer."""
-    if wish := st.session_state["sheet"].get("mark"):
-        selection.switch((wish["cohort"], wish["case"]))
+def mark_cells() -> None:
+    """Select the brains that were clicked, or no longer."""
+    for click in st.session_state["sheet"].get("mark") or []:
+        selection.mark((click["cohort"], click["case"]), click["selected"])
+        st.session_state[SEEN] = click["number"]
 
 
 def open_cell() -> None:

@@ -33,7 +33,7 @@ NO_WEBGL = (
     "This browser has no WebGL 2, its 3D graphics, so the linked panes with zoom, 3D and regions are missing; the "
     "slices below, *Contact sheet* and *Case list* work without it."
 )
-WARM = "warm_cases"  # cases whose neighbours the browser asked for
+AROUND = "cases_around"  # cases whose neighbours the browser asked for
 PANES = {
     "real": "Real case",
     "synthetic": "Synthetic case",
@@ -70,8 +70,7 @@ def show_brains(study: Study, results: Results, radiological: bool) -> None:
         token=st.session_state.get(ADDRESS_TOKEN, 0),
         bounds=bounds_of(study),
         radiological=radiological,
-        on_step=take_step,
-        on_warm=take_wish,
+        on_wish=take_wish,
     )
     shown = shown_cases(study, panes)
     if not possible:
@@ -101,7 +100,7 @@ def choose_panes(study: Study) -> list[str]:
 
 def make_panes(study: Study, results: Results, pair: dict[str, Choice], wanted: Sequence[str]) -> list[dict[str, Any]]:
     """Return what the component shows, with the neighbours of the chosen cases once the browser asked for them."""
-    warm = st.session_state.get(WARM) == "\n".join(pair[key][1] for key in wanted if key in pair and steps(pair[key]))
+    warm = st.session_state.get(AROUND) == "\n".join(pair[key][1] for key in wanted if key in pair and steps(pair[key]))
     panes = []
     for key in wanted:
         if key == "template":
@@ -224,18 +223,13 @@ def bounds_of(study: Study) -> list[dict[str, float]]:
     return [{"low": low, "high": low + (count - 1) * grid.spacing} for low, count in ends]
 
 
-def take_step() -> None:
-    """Choose the case the viewer went to."""
-    wish = st.session_state["niivue"].get("step") or {}
-    side = wish.get("pane")
-    cohort = st.session_state.get(f"{PREFIX}{side}_cohort")
-    if cohort:
-        st.session_state[f"{PREFIX}{side}_{cohort}"] = wish["case"]
-
-
 def take_wish() -> None:
-    """Note for which cases the viewer wants the neighbours."""
-    st.session_state[WARM] = st.session_state["niivue"].get("warm")
+    """Choose the cases the viewer went to; note for which it wants the neighbours."""
+    wish = st.session_state["niivue"].get("wish") or {}
+    for side, case in wish.get("cases", {}).items():
+        if cohort := st.session_state.get(f"{PREFIX}{side}_cohort"):
+            st.session_state[f"{PREFIX}{side}_{cohort}"] = case
+    st.session_state[AROUND] = wish.get("around")
 
 
 def shown_cases(study: Study, panes: Sequence[dict[str, Any]]) -> list[Choice]:

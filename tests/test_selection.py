@@ -100,8 +100,8 @@ def test_points_replace_the_selection_and_a_click_beside_them_keeps_it(state):
 
 
 def test_switching_adds_and_takes_away(state):
-    selection.switch(("Alpha", "a1"))
-    selection.switch(("Alpha", "a9"))
+    selection.mark(("Alpha", "a1"), False)
+    selection.mark(("Alpha", "a9"), True)
     assert selection.selected() == [*CHOSEN, ("Alpha", "a9")]
 
 

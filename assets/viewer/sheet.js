@@ -1,5 +1,5 @@
 // A contact sheet: a button for each brain, cut out of one picture. Sends "open" with the brain clicked,
-// "mark" with one clicked to select it (Ctrl, Cmd or Shift). The same brains in the same order stay where they are.
+// "mark" with those clicked to select them (Ctrl, Cmd or Shift). The same brains in the same order stay where they are.
 
 const shared = (globalThis.synthscopeSheets ??= new WeakMap());
 
@@ -28,33 +28,41 @@ function cell(item, data) {
   button.append(picture, ...letters, words);
   button.dataset.cohort = item.cohort;
   button.dataset.case = item.case;
-  button.setAttribute("aria-pressed", item.selected);
   return button;
 }
 
 export default function ({ data, parentElement, setTriggerValue }) {
   let sheet = shared.get(parentElement);
   if (!sheet) {
-    sheet = Object.assign(document.createElement("div"), { className: "sheet" });
+    sheet = Object.assign(document.createElement("div"), { className: "sheet", clicks: [] });
     parentElement.append(sheet);
     shared.set(parentElement, sheet);
   }
+  sheet.clicks = sheet.clicks.filter((click) => click.number > data.seen);
   sheet.onclick = (event) => {
     const button = event.target.closest("button");
-    const selecting = event.ctrlKey || event.metaKey || event.shiftKey;
-    if (button) setTriggerValue(selecting ? "mark" : "open", { cohort: button.dataset.cohort, case: button.dataset.case });
+    if (!button) return;
+    const brain = { cohort: button.dataset.cohort, case: button.dataset.case };
+    if (!(event.ctrlKey || event.metaKey || event.shiftKey)) return setTriggerValue("open", brain);
+    const selected = button.getAttribute("aria-pressed") !== "true";
+    button.setAttribute("aria-pressed", selected);
+    // The server may see the last of several clicks alone, so each tells of all that were not answered.
+    sheet.clicks.push({ ...brain, selected, number: Math.max(Date.now(), (sheet.clicks.at(-1)?.number ?? 0) + 1) });
+    setTriggerValue("mark", sheet.clicks);
   };
-  const looks = JSON.stringify({ ...data, cells: data.cells.map((item) => ({ ...item, selected: null })) });
-  if (sheet.looks === looks) {
-    sheet.querySelectorAll("button").forEach((button, index) => button.setAttribute("aria-pressed", data.cells[index].selected));
-    return;
+  const looks = JSON.stringify({ ...data, seen: null, cells: data.cells.map((item) => ({ ...item, selected: null })) });
+  if (sheet.looks !== looks) {
+    sheet.looks = looks;
+    sheet.style.setProperty("--size", `${data.size}px`);
+    sheet.classList.toggle("grouped", data.groups.length > 0);
+    sheet.replaceChildren(...data.cells.flatMap((item, index) => {
+      const heading = item.group !== data.cells[index - 1]?.group && data.groups[item.group];
+      return [...(heading ? [Object.assign(document.createElement("h4"), { textContent: heading })] : []), cell(item, data)];
+    }));
+    sheet.scrollTop = 0;
   }
-  sheet.looks = looks;
-  sheet.style.setProperty("--size", `${data.size}px`);
-  sheet.classList.toggle("grouped", data.groups.length > 0);
-  sheet.replaceChildren(...data.cells.flatMap((item, index) => {
-    const heading = item.group !== data.cells[index - 1]?.group && data.groups[item.group];
-    return [...(heading ? [Object.assign(document.createElement("h4"), { textContent: heading })] : []), cell(item, data)];
-  }));
-  sheet.scrollTop = 0;
+  sheet.querySelectorAll("button").forEach((button, index) => {
+    const { cohort, case: name, selected } = data.cells[index];
+    button.setAttribute("aria-pressed", sheet.clicks.findLast((click) => click.cohort === cohort && click.case === name)?.selected ?? selected);
+  });
 }

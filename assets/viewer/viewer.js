@@ -1,5 +1,5 @@
 // Panes of niivue that share one view: position, zoom, window, plane and overlay change without asking the server.
-// Python sends `panes` (files to fetch, names, region facts); this sends back "step", "warm", "pick" and "webgl".
+// Python sends `panes` (files to fetch, names, region facts); this sends back "wish" and "webgl".
 
 const shared = (globalThis.synthscopeViewer ??= { files: new Map(), volumes: new Map(), views: new Map(), instances: new WeakMap() });
 const AROUND = 118; // pixels of a pane above and below its picture, and a margin
@@ -528,9 +528,15 @@ class Viewer {
     if (ready && !pane.waiting) this.show(pane, { ...ready, cases }); // at once; the page follows
     pane.waiting = target;
     this.heading(pane);
-    this.port.trigger("step", { pane: pane.key, case: target });
+    this.wish();
     clearTimeout(pane.patience);
-    pane.patience = setTimeout(() => { pane.waiting = null; }, 10000);
+    pane.patience = setTimeout(() => { pane.waiting = null; this.heading(pane); }, 10000);
+  }
+
+  // The server may see the last of several wishes alone, so each holds all that was not answered.
+  wish() {
+    const cases = Object.fromEntries(this.panes.filter((pane) => pane.waiting).map((pane) => [pane.key, pane.waiting]));
+    this.port.trigger("wish", { cases, around: this.wished });
   }
 
   // Once the panes are on screen, ask for their neighbours, and fetch those that came.
@@ -538,7 +544,7 @@ class Viewer {
     const neighbours = this.panes.flatMap((pane) => [pane.item?.next, pane.item?.previous]).filter((item) => item?.image);
     for (const item of neighbours) Promise.all([this.fetchImage(item), this.fetchLabels(item)]).catch(() => {});
     const wish = this.data.panes.filter((pane) => pane.cases?.length > 1).map((pane) => pane.case).join("\n");
-    if (!neighbours.length && wish && this.wished !== wish) { this.wished = wish; this.port.trigger("warm", wish); }
+    if (!neighbours.length && wish && this.wished !== wish) { this.wished = wish; this.wish(); }
   }
 
   pressed(event) {
