@@ -291,3 +291,10 @@ def test_kernels_without_a_scale_are_refused():
         mmd2(GOOD, GOOD + 1, kernel="cubic")
     with pytest.raises(InputError, match="too large"), np.errstate(over="ignore", invalid="ignore"):
         evaluate_kid(GOOD * 1e120, GOOD, seed=0, n_boot=5)
+
+
+@pytest.mark.parametrize("metric", FEATURE_METRICS, ids=lambda metric: metric.key)
+def test_the_floor_is_of_the_real_volumes_alone(metric):
+    real = cohort(40, 8, 0)
+    floors = [metric.evaluate(real, cohort(30, 8, s, shift=s, scale=s), seed=0, n_boot=0).floor for s in (1, 4)]
+    assert floors[0] == pytest.approx(floors[1], rel=1e-9)

@@ -54,7 +54,8 @@ def classifier_accuracy(
     Ridge regression of the label on features of unit variance, thresholded midway between the training
     means of both cohorts: with cohorts of equal size scikit-learn's ``RidgeClassifier(alpha=penalty * d)``.
     All folds share one table of products, so the cost does not grow with d after it, or of features where there are
-    many rows, so that it grows with n alone. Features are scaled over both cohorts together, without their labels.
+    many rows, so that it grows with n alone. Features are scaled over both cohorts together, without their labels;
+    for the floor over the real cohort.
 
     References
     ----------
@@ -104,21 +105,17 @@ C2ST = FeatureMetric(
     least_n=2,
     reference="Lopez-Paz & Oquab, ICLR 2017, arXiv:1610.06545",
     meaning="How often a linear classifier tells an unseen synthetic brain from a real one: 0.5 is guessing, 1 always.",
-    version=2,
+    version=3,
     evaluate=evaluate_classifier,
 )
 
 
 def _estimate(real: Matrix, synthetic: Matrix, seed: int, folds: int, penalty: float) -> Estimate:
-    pooled = np.vstack([real, synthetic])
-    pooled -= pooled.mean(axis=0)
-    spread = pooled.std(axis=0)
-    varying = spread > 1e-12 * max(1.0, float(spread.max()))
-    pooled = pooled[:, varying] / spread[varying]
-    pooled /= np.sqrt(real.shape[1])
-    form = _of_columns if len(pooled) > 2 * pooled.shape[1] > 0 else _of_products
-    margins = form(pooled, penalty)
-    place = np.random.default_rng(seed).permutation(len(pooled))  # so that file order does not matter
+    whole = _ridge(np.vstack([real, synthetic]), penalty)
+    within = _ridge(real, penalty)  # a floor that no synthetic volume scales: the same for every generator
+    # So that file order does not matter.
+    places = [np.random.default_rng([seed, i]).permutation(len(rows)) for i, rows in enumerate((real, synthetic))]
+    place = np.concatenate(places)
 
     def fold_of(rows: Rows, parts: int) -> NDArray[np.intp]:
         return np.argsort(np.argsort(place[rows])) % parts
@@ -128,12 +125,21 @@ def _estimate(real: Matrix, synthetic: Matrix, seed: int, folds: int, penalty: f
         fold = np.concatenate([fold_of(i, parts), fold_of(j, parts)])
         label = np.repeat([-1.0, 1.0], [len(i), len(j)])
         with one_blas_thread():
-            margin = margins(rows, fold, label)
+            margin = (within if j.max() < len(real) else whole)(rows, fold, label)
         margin[np.abs(margin) < 1e-12] = 0.0
         right = (1 + np.sign(margin * label)) / 2  # undecided counts half
         return float((right[: len(i)].mean() + right[len(i) :].mean()) / 2)
 
     return one_by_one(value)
+
+
+def _ridge(features: Matrix, penalty: float) -> Margins:
+    """Margins on features scaled to unit variance over all rows: (n, d)."""
+    scaled = features - features.mean(axis=0)
+    spread = scaled.std(axis=0)
+    varying = spread > 1e-12 * max(1.0, float(spread.max()))
+    scaled = scaled[:, varying] / (spread[varying] * np.sqrt(features.shape[1]))
+    return (_of_columns if len(scaled) > 2 * scaled.shape[1] > 0 else _of_products)(scaled, penalty)
 
 
 def _of_products(pooled: Matrix, penalty: float) -> Margins:
