@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import os
@@ -37,6 +38,7 @@ WINDOW = 4  # tasks in flight per thread of a worker: enough to keep it busy, fe
 LOOK_SECONDS = 1.0  # how often to look which workers there are
 SCHEDULER_SECONDS = 20  # how long a scheduler may take to answer at first
 RECONNECT_SECONDS = 120  # and how long it may be away during a run
+SILENT_SECONDS = 60  # until a worker is asked again that did not tell its code
 RESULT_SECONDS = 10  # and how long the small result of a finished task may be on its way
 GPU = "GPU"  # the Dask resource that workers with a graphics card declare
 MARK = "workspace.id"  # a file of the workspace: a worker that reads the same in it shares the storage
@@ -73,6 +75,7 @@ class DaskPool:
         self.checked: set[str] = set()
         self.lonely = False  # whether it was said that there are none
         self.fled = 0  # workers that left when they were asked
+        self.silent: dict[str, float] = {}  # and when to ask those again that did not answer
         self.looked = -LOOK_SECONDS
 
     def map(
@@ -119,10 +122,7 @@ class DaskPool:
     def _place(self, gpu: bool) -> tuple[int, dict[str, Any]]:
         """Return how many tasks may be in flight, and where: those of the network on graphics cards, others beside."""
         if time.monotonic() - self.looked >= LOOK_SECONDS:
-            self.looked = time.monotonic()
-            with suppress(Exception):  # a connection that is lost shows in the client's status
-                self.workers = self.client.scheduler_info(n_workers=-1)["workers"]
-            self._check_code()
+            self._look()
         with_card = {name for name, facts in self.workers.items() if facts["resources"].get(GPU)}
         chosen = with_card if gpu and with_card else self.workers.keys() - with_card or self.workers.keys()
         width = WINDOW * max(1, sum(self.workers[name]["nthreads"] for name in chosen))
@@ -135,22 +135,34 @@ class DaskPool:
             return width, {}
         return width, {"resources": {GPU: 1}} if gpu else {"workers": sorted(chosen)}
 
+    def _look(self) -> None:
+        """See which workers there are."""
+        self.looked = time.monotonic()
+        with suppress(Exception):  # a connection that is lost shows in the client's status
+            self.workers = self.client.scheduler_info(n_workers=-1)["workers"]
+        self._check_code()
+
     def _check_code(self) -> None:
         """Refuse workers with other code. One without the package could not even read the task that asks it."""
-        new = [name for name in self.workers if name not in self.checked] if self.workspace else []
-        found: dict[str, Any] = {}
+        now = time.monotonic()
+        new = [name for name in self.workers if name not in self.checked and self.silent.get(name, 0) <= now]
+        if not new or not self.workspace:
+            return
+        answers: list[Any] = []
         with suppress(Exception):
-            found = self.client.run(code_digest, workers=new, on_error="return") if new else {}
-        for name, answer in found.items():
-            if isinstance(answer, str) and answer == code_digest():
+            answers = self.client.sync(_codes_of, self.client, new)
+        for name, answer in zip(new, answers, strict=False):
+            if answer == code_digest():
                 self.checked.add(name)
                 self.fled = 0
-                continue
-            self.fled += isinstance(answer, OSError)
-            if not isinstance(answer, OSError) or self.fled > TASK_RETRIES:
-                what = "it runs another version of SynthScope, or none."
-                advice = "Start scheduler and workers with this version in PYTHONPATH."
-                raise JobFailed(what, f"Dask worker {name}", advice)
+            elif isinstance(answer, TimeoutError):
+                self.silent[name] = now + SILENT_SECONDS
+            else:
+                self.fled += isinstance(answer, OSError)
+                if not isinstance(answer, OSError) or self.fled > TASK_RETRIES:
+                    what = "it runs another version of SynthScope, or none."
+                    advice = "Start scheduler and workers with this version in PYTHONPATH."
+                    raise JobFailed(what, f"Dask worker {name}", advice)
 
     def _is_stranded(self, place: dict[str, Any]) -> bool:
         """Tell whether every worker a task was meant for is gone; one that was restarted has another address."""
@@ -187,6 +199,16 @@ def code_digest() -> str:
     for path in sorted(folder.rglob("*.py")):
         digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+async def _codes_of(client: Any, workers: Sequence[str]) -> list[Any]:
+    """Ask each worker for the hash of its code; an error in its place, of time when it is silent."""
+
+    async def ask(name: str) -> Any:
+        found = await asyncio.wait_for(client._run(code_digest, workers=[name], on_error="return"), RESULT_SECONDS)
+        return found[name]
+
+    return await asyncio.gather(*map(ask, workers), return_exceptions=True)
 
 
 def _attempt_on_worker(terms: Terms | None, function: Callable[..., Any], *arguments: Any) -> Outcome:

@@ -4,17 +4,19 @@ import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import pytest
+from distributed import Client
 
 from core import workflows
-from core.cluster import MARK, open_pool
+from core.cluster import MARK, DaskPool, open_pool
 from core.errors import JobFailed
 from core.pools import Context, InProcessPool, Needs
 from core.settings import Settings
 from core.study import CohortSpec, StudySettings, StudySpec, write_spec
 from tests import job_functions
-from tests.cluster import ROOT, Cluster, end, run, tables, wait_for
+from tests.cluster import ROOT, Cluster, children_of, end, run, stall, tables, wait_for
 
 
 @pytest.fixture
@@ -154,3 +156,22 @@ def test_a_scheduler_without_the_package_is_explained(cluster: Cluster, settings
     cluster.worker()
     with open_pool(on) as pool, pytest.raises(JobFailed, match=r"cannot load the task .*PYTHONPATH"):
         Context(on, pool).map("x", job_functions.square, [(None, 2)])
+
+
+def test_a_worker_that_is_silent_when_asked_for_its_code_holds_nobody_up(
+    cluster: Cluster, settings: Settings, tmp_path: Path
+):
+    cluster.scheduler()
+    silent, _ = cluster.worker(), cluster.worker()
+    with Client(cluster.address) as client:
+        wait_for(lambda: len(client.scheduler_info(n_workers=-1)["workers"]) == 2)
+        (child,) = children_of(silent)
+        stall(child)
+        pool = DaskPool(lambda _: client, tmp_path)
+        results = pool.map(job_functions.square, [(None, 2)])
+        asking = Thread(target=next, args=[results], daemon=True)
+        asking.start()
+        wait_for(lambda: len(pool.checked) == 1)
+        child.kill()  # its nanny starts another
+        asking.join(60)
+        assert not asking.is_alive() and not pool.fled
