@@ -172,8 +172,9 @@ def set_element(content: bytearray, rng: np.random.Generator) -> None:
 
 
 def flip_anywhere_in_the_header(content: bytearray, rng: np.random.Generator) -> None:
-    for place in rng.integers(128, min(len(content), 1200), int(rng.integers(1, 9))):
-        content[place] ^= 1 << int(rng.integers(8))
+    if len(content) > 128:  # of a file cut short before, there may be no header left
+        for place in rng.integers(128, min(len(content), 1200), int(rng.integers(1, 9))):
+            content[place] ^= 1 << int(rng.integers(8))
 
 
 SLICE_DAMAGE = (set_element, set_element, set_element, flip_anywhere_in_the_header, truncate, cut_out)
