@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 import subprocess
+import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ def written(heading: str) -> list[str]:
     part = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     assert part, f"docs/server.md has no part {heading!r}"
     blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", part, re.MULTILINE)
-    return [re.sub("^    ", "", block, flags=re.MULTILINE).strip("\n") + "\n" for block in blocks]
+    return [textwrap.dedent(block).strip("\n") + "\n" for block in blocks]
 
 
 def replaced(text: str, *pairs: tuple[str, str]) -> str:
@@ -45,6 +46,7 @@ def site(folder: Path, listen: Sequence[int], ports: Sequence[int]) -> str:
     if len(ports) == 1:
         return replaced(text, ("127.0.0.1:8501", f"127.0.0.1:{ports[0]}"))
     before, locations = (block for block in written("Several processes") if "$seat" in block)
+    locations = textwrap.indent(locations, "    ")
     lines = [f"    server 127.0.0.1:{port} fail_timeout=2s;\n" for port in ports]
     example = "".join(f"    server 127.0.0.1:850{n} fail_timeout=2s;\n" for n in (1, 2, 3, 4))
     before = replaced(before, (example, "".join(lines)), ("850[1-4]", "|".join(map(str, ports))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -229,6 +230,21 @@ def test_two_processes_share_their_people_and_see_each_others_work(two, browser,
     again = "address => fetch(address, {cache: 'no-store'}).then(answer => answer.status)"
     assert ann.evaluate(again, ann.volumes[-1]) == 200  # asked of the process in which the session is
     assert seat_of(ann) == ports[1]
+    # That process hangs: the check of docs/server.md ends it, and not the other.
+    servers[1].process.send_signal(signal.SIGSTOP)
+    for server in servers:
+        subprocess.run(["sh", "-c", check(server)], check=True, timeout=60)
+    assert (servers[0].process.poll(), servers[1].process.wait(20)) == (None, -signal.SIGKILL)
+    show_a_brain(ann, ann.reload)
+    assert seat_of(ann) == ports[0]
+
+
+def check(server: Server) -> str:
+    """Return what the timer of docs/server.md runs, ending a process that systemd did not start."""
+    unit = next(block for block in written("Several processes") if "ExecCondition" in block)
+    command = re.search(r"ExecStart=/bin/sh -c '(.*)'\n", unit)[1]
+    kill = ("systemctl kill --kill-whom=main -s KILL synthscope@%i", f"kill -KILL {server.process.pid}")
+    return replaced(command, kill, ("%i", str(server.port)))
 
 
 # -- units -------------------------------------------------------------------------------------------------------------
@@ -238,9 +254,20 @@ def test_the_unit_is_one_that_systemd_reads(tmp_path):
     if not shutil.which("systemd-analyze"):
         pytest.skip("systemd-analyze is not installed")
     text = next(block for block in written("Install") if "[Service]" in block)
+    service, timer = (
+        next(b for b in written("Several processes") if word in b) for word in ("ExecCondition", "[Timer]")
+    )
     places = (("/srv/synthscope/app/.venv/bin/streamlit", shutil.which("true")), ("User=synthscope\n", ""))
-    for name, port in (("synthscope.service", "8501"), ("synthscope@.service", "%i")):
-        (tmp_path / name).write_text(replaced(text, *places, ("--server.port 8501", f"--server.port {port}")))
+    template = replaced(text, *places, ("--server.port 8501", "--server.port %i"))
+    units = {
+        "synthscope.service": replaced(text, *places),
+        "synthscope@.service": template,
+        "synthscope-check@.service": replaced(service, ("=systemctl", f"={shutil.which('systemctl')}")),
+        "synthscope-check@.timer": timer,
+    }
+    for name, content in units.items():
+        (tmp_path / name).write_text(content)
+    for name in units:
         unit = name.replace("@", "@8502")
         found = subprocess.run(["systemd-analyze", "verify", str(tmp_path / unit)], capture_output=True, text=True)
         assert not [line for line in found.stderr.splitlines() if "synthscope" in line], found.stderr
