@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import tomllib
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, MutableMapping
@@ -289,7 +290,11 @@ def read_study(path: Path | str) -> Study:
     """
     spec = read_spec(path)
     path = Path(path).resolve()
-    path = path / "study.toml" if path.is_dir() else path
+    return find_study(spec, path / "study.toml" if path.is_dir() else path)
+
+
+def find_study(spec: StudySpec, path: Path) -> Study:
+    """Find the files of the cohorts of a study whose study.toml is, or will be, at ``path``; raises as `read_study`."""
     reserved = {"real", "training"} & set(spec.synthetic)
     if reserved:
         raise InputError(
@@ -343,17 +348,74 @@ def _time_of(place: str | Path) -> int:
         return 0
 
 
+def absolute(spec: StudySpec, base: Path) -> StudySpec:
+    """Return a spec whose paths no longer depend on where it lies: they are those of a study.toml in ``base``."""
+
+    def cohort(item: CohortSpec) -> CohortSpec:
+        paths = {name: getattr(item, name) for name in ("images", "participants", "volumes", "qc")}
+        return item.model_copy(update={name: str(base / path) for name, path in paths.items() if path})
+
+    template = spec.settings.template
+    settings = spec.settings.model_copy(
+        update={"template": template if template == "embedded" else str(base / template)}
+    )
+    return spec.model_copy(
+        update={
+            "real": cohort(spec.real),
+            "training": cohort(spec.training) if spec.training else None,
+            "synthetic": {name: cohort(item) for name, item in spec.synthetic.items()},
+            "settings": settings,
+        }
+    )
+
+
+def same_spec(one: StudySpec, other: StudySpec) -> bool:
+    """Tell whether two specs are the same, the order of their cohorts included."""
+    return one == other and list(one.synthetic) == list(other.synthetic)
+
+
 def write_spec(spec: StudySpec, path: Path | str) -> None:
-    """Write study.toml: defaults are left out of a new file, and an old one keeps all that did not change."""
-    path, whole = Path(path), spec.model_dump(exclude_none=True)
+    """Write study.toml: defaults are left out of a new file, and an old one keeps all that did not change.
+
+    Raises
+    ------
+    InputError
+        The file cannot be written; the old one is left as it was.
+    """
+    path = Path(path)
     content = {"name": spec.name, "grid": spec.grid, **spec.model_dump(exclude_defaults=True, exclude_none=True)}
-    document = tomlkit.document()
-    with suppress(OSError, ValueError):  # no file yet, or one that cannot be read
-        document = tomlkit.parse(path.read_text(encoding="utf-8"))
-    _update_table(document, content, whole)
+    text = tomlkit.dumps(content)
+    with suppress(Exception):  # no file yet, or one that is written as tomlkit cannot change it
+        changed = _changed_text(path.read_text(encoding="utf-8"), content, spec.model_dump(exclude_none=True))
+        if same_spec(make_spec(tomllib.loads(changed), str(path)), spec):
+            text = changed
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(tomlkit.dumps(document), encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        if path.exists():
+            shutil.copymode(path, temporary)
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        what = f"the study file cannot be written ({error.strerror})."
+        raise InputError(what, str(path), "Free disk space, or ask for the right to write there.") from error
+
+
+def _changed_text(text: str, content: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
+    """Return the text of a study file with another content: what did not change keeps its comments and its place."""
+    document = tomlkit.parse(text)
+    old, cohorts = document.get("synthetic", {}), content.get("synthetic", {})
+    gone = {name: old[name] for name in old if name not in cohorts}
+    kept, added = [name for name in old if name not in gone], [name for name in cohorts if name not in old]
+    if list(cohorts) != kept + added or (gone and added):  # else each change has its place in the file as it is
+        table = tomlkit.table(is_super_table=True)
+        for name, cohort in cohorts.items():
+            former = next((other for other in gone if gone[other] == cohort), None)  # only its name is another
+            table[name] = old[name] if name in old else gone.pop(former, cohort)
+        document["synthetic"] = table
+    _update_table(document, content, whole)
+    return tomlkit.dumps(document)
 
 
 def _update_table(table: MutableMapping[str, Any], content: Mapping[str, Any], whole: Mapping[str, Any]) -> None:

@@ -161,6 +161,23 @@ def create_study(settings: Settings, folder: str, spec: StudySpec) -> str:
     return path
 
 
+def change_study(settings: Settings, path: str, former: StudySpec, spec: StudySpec) -> None:
+    """Write a study.toml anew; see `core.workflows.change_study`."""
+    check(settings, "editor", "change a study", study=path)
+    workflows.change_study(settings, path, former, spec)
+    audit.record(
+        settings, user(), "change a study", {"study": path, "name": spec.name, "cohorts": list(spec.synthetic)}
+    )
+
+
+def copy_study(settings: Settings, path: str, spec: StudySpec, folder: str) -> str:
+    """Write a changed study as one of its own; see `core.workflows.copy_study`."""
+    check(settings, "editor", "copy a study", study=path, folder=folder)
+    made = workflows.copy_study(settings, path, spec, folder)
+    audit.record(settings, user(), "copy a study", {"study": made, "from": path, "name": spec.name})
+    return made
+
+
 def open_study(settings: Settings, path: str) -> str:
     """Remember a study file, so that everybody finds it."""
     check(settings, "editor", "open a study", study=path)

@@ -1,23 +1,28 @@
-"""Studies: make or open one, see its cases and what was rejected, evaluate it, split a pooled cohort."""
+"""Studies: make, change or open one, see its cases and what was rejected, evaluate it, split a pooled cohort."""
 
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from core import plots
-from core.errors import SynthScopeError
+from core.errors import InputError, SynthScopeError
 from core.participants import read_participants, split_participants
 from core.settings import refuse_outside
-from core.study import Study, make_spec
+from core.study import Study, StudySpec, make_spec, read_spec, same_spec
 from core.tables import csv_text
-from core.workflows import Results, known_studies
+from core.workflows import Results, known_studies, to_compute, why_fixed
 from pages import access, shared
 from pages import form_parts as form
 
+FORMER = "former_study"  # (path, spec, keys of the fields) that the form of a change started from
+SAVED = "study_saved"
+GRID_HELP = "full: 1 mm. half: 2 mm, eight times faster."
 CASE_COLUMNS = {
     "cohort": shared.text("Cohort", width=shared.COHORT_WIDTH),
     "case": shared.text("Case", width="medium"),
@@ -33,24 +38,87 @@ def show_create() -> None:
     first, second, third = st.columns([2, 3, 1])
     name = first.text_input("Name of the study", key="new_name")
     folder = second.text_input("Folder for study.toml", key="new_folder", help="Relative paths start from here.")
-    grid = third.selectbox("Grid", ["full", "half"], help="full: 1 mm. half: 2 mm, eight times faster.")
-    real = form.real_fields()
-    synthetic = form.synthetic_fields()
-    options = form.setting_fields()
-    if not st.button("Create the study", type="primary", **access.lock("editor")):
-        return
-    if missing := form.lacking(name, folder, real, synthetic):
-        st.error(f"Still missing: {', '.join(missing)}.")
-        return
-    cohorts = {str(row["name"]).strip(): {key: row[key] for key in row if key != "name"} for row in synthetic}
-    content = {"name": name, "grid": grid, "real": real, "synthetic": cohorts, "settings": options}
-    try:
-        spec = make_spec(content, "new study")
-        st.session_state[shared.STUDY] = access.create_study(shared.settings(), folder, spec)
-    except SynthScopeError as error:
-        shared.show_error(error)
-    else:
-        st.rerun()
+    grid = third.selectbox("Grid", ["full", "half"], help=GRID_HELP)
+    asked = form.study_fields(form.NEW, "new")
+    if st.button("Create the study", type="primary", **access.lock("editor")):
+        try:
+            spec = spec_of(name, grid, asked, folder)
+            st.session_state[shared.STUDY] = access.create_study(shared.settings(), folder, spec)
+        except SynthScopeError as error:
+            shared.show_error(error)
+        else:
+            st.rerun()
+
+
+def spec_of(name: str, grid: str, asked: dict[str, Any], folder: str) -> StudySpec:
+    """Return what a form asks for.
+
+    Raises
+    ------
+    InputError
+        Fields that are not filled in; wrong values, all problems at once.
+    """
+    where = folder or "the form"
+    if missing := form.lacking(name, folder, asked["real"], asked["synthetic"], asked["training"]):
+        raise InputError(f"still missing: {', '.join(missing)}.", where, "Fill it in.")
+    return make_spec({"name": name, "grid": grid, **asked, "synthetic": form.by_name(asked["synthetic"])}, where)
+
+
+def show_change(study: Study) -> None:
+    """Change the cohorts and settings of the chosen study, or save the change as another study."""
+    show_head(study, "change")
+    path, settings = str(study.path), shared.settings()
+    fixed, now = why_fixed(settings, path), read_spec(path)
+    if st.session_state.pop(SAVED, False):
+        st.success("Saved. What was computed before is kept.", icon=":material/check:")
+    if st.session_state.get(FORMER, ("",))[0] != path:
+        hold(path, now)
+    _, former, turn = st.session_state[FORMER]
+    shown = former.model_copy(update={"name": f"Copy of {former.name}"}) if fixed else former
+    first, second, third = st.columns([2, 3, 1])
+    name = first.text_input("Name of the study", shown.name, key=f"{turn}_name")
+    grids = ["full", "half"]
+    grid = third.selectbox("Grid", grids, grids.index(shown.grid), help=GRID_HELP, key=f"{turn}_grid")
+    folder = str(study.path.parent)
+    if fixed:
+        st.info(f"{fixed} What you change here becomes a study of its own, of the same files.", icon=":material/lock:")
+        folder = second.text_input("Folder for the study.toml of the copy", key=f"{turn}_folder")
+    asked = form.study_fields(shown, turn)
+    if not same_spec(now, former):
+        with suppress(InputError):
+            if same_spec(spec_of(name, grid, asked, path), shown):  # nothing was changed here: nothing is lost
+                hold(path, now)
+                st.rerun()
+        st.warning(
+            "The study was changed meanwhile, in another tab or by an editor. This form began with the earlier one."
+        )
+        if st.button("Load it again: what is changed here is lost", key=f"{turn}_again"):
+            hold(path, now)
+            st.rerun()
+    job = shared.job_of(path)
+    label = "Save as a study of its own" if fixed else "Save the changes"
+    lock = access.lock(
+        "editor", disabled=bool(job and job.active), help="No file is deleted. Not while a job works on it."
+    )
+    if st.button(label, type="primary", **lock):
+        try:
+            spec = spec_of(name, grid, asked, folder)
+            if fixed:
+                st.session_state[shared.STUDY] = access.copy_study(settings, path, spec, folder)
+            else:
+                access.change_study(settings, path, former, spec)
+                hold(path, spec)
+                st.session_state[SAVED] = True
+        except SynthScopeError as error:
+            shared.show_error(error)
+        else:
+            st.rerun()
+
+
+def hold(path: str, spec: StudySpec) -> None:
+    """Have the form start from this study; its fields get new keys, so that they hold what it says."""
+    turn = int(st.session_state.get(FORMER, ("", None, "change_0"))[2].rpartition("_")[2])
+    st.session_state[FORMER] = (path, spec, f"change_{turn + 1}")
 
 
 def show_open() -> None:
@@ -152,23 +220,35 @@ def read_uploaded(content: bytes) -> pd.DataFrame:
         return read_participants(path)
 
 
-def show_study() -> None:
-    """Show the chosen study's cases, and evaluate it."""
-    study, results = shared.load_study()
+def show_head(study: Study, key: str) -> None:
+    """Show which study it is and what an evaluation has to compute; offer to evaluate it."""
     title, button = st.columns([4, 1], vertical_alignment="center")
     title.subheader(study.name)
     title.caption(f"`{study.path}` · grid {study.grid.name} · encoders {', '.join(study.settings.encoders)}")
     job = shared.job_of(str(study.path))
     working = bool(job and job.active)
     lock = access.lock("editor", disabled=working, help="What is finished is kept.")
-    if button.button("Evaluate", type="primary", width="stretch", **lock):
+    if button.button("Evaluate", type="primary", width="stretch", key=f"evaluate_{key}", **lock):
         shared.evaluate(str(study.path), known_studies(shared.settings()).get(str(study.path), study.name))
         st.rerun()
+    # Kept beside the study, as the cases are.
+    _, lines = shared.kept(
+        "to compute", (*shared.basis(study), id(study)), lambda: (study, to_compute(shared.settings(), study))
+    )
+    if lines and not working:
+        heading = "**To be computed by *Evaluate***; all else comes from the cache.\n\n"
+        st.info(heading + "\n".join(f"- {line}" for line in lines), icon=":material/update:")
+
+
+def show_study(study: Study, results: Results) -> None:
+    """Show the chosen study's cases, and evaluate it."""
+    show_head(study, "cases")
     show_cases(study, results)
 
 
 shared.show_heading("Studies", "A study holds a real cohort and the synthetic cohorts judged against it.")
-this, create, known, split = st.tabs(["This study's cases", "New study", "Open a study", "Split a cohort"])
+names = ["This study's cases", "Change this study", "New study", "Open a study", "Split a cohort"]
+this, change, create, known, split = st.tabs(names)
 with create:
     show_create()
 with known:
@@ -176,4 +256,7 @@ with known:
 with split:
     show_split()
 with this:  # last, since a study that cannot be read stops the page
-    show_study()
+    chosen, found = shared.load_study()
+    show_study(chosen, found)
+with change:
+    show_change(chosen)

@@ -21,7 +21,7 @@ editor = ["ed@lab.org"]
 WHO = {"viewer": "vera@lab.org", "reader": "rita@lab.org", "editor": "ed@lab.org"}
 # Buttons that change something, by page; all other buttons look, choose or leave.
 ACTIONS = {
-    "studies": {"Create the study", "Evaluate"},
+    "studies": {"Create the study", "Evaluate", "Save the changes"},
     "report": {"Make the report"},
     "generators": {"Train, or go on", "Sample and evaluate"},
     "jobs": {"Run again"},

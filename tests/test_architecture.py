@@ -125,7 +125,8 @@ def test_pages_do_not_compute():
 
 def test_pages_act_only_where_roles_are_checked():
     """What needs a role goes through pages/access.py, which checks it and records it."""
-    actions = {"submit", "cancel", "retry", "create_study", "remember_study", "start_session", "save_rating"}
+    actions = {"submit", "cancel", "retry", "create_study", "change_study", "copy_study"}
+    actions |= {"remember_study", "start_session", "save_rating"}
     for path in [*ROOT.glob("pages/*.py"), ROOT / "app.py"]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             name = ast.unparse(node.func).split(".") if isinstance(node, ast.Call) else [""]

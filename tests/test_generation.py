@@ -84,6 +84,24 @@ def test_samples_join_a_study_and_are_evaluated(context, checkpoint, write_brain
         workflows.generate_for_study(context, str(study), "Mine", MODEL, str(checkpoint), 2, 0)
 
 
+def test_a_study_changed_while_samples_are_made_keeps_the_change(
+    context, checkpoint, write_brains, tmp_path, monkeypatch
+):
+    write_brains(tmp_path / "real", 2)
+    study = tmp_path / "study.toml"
+    spec = StudySpec(name="s", grid="half", real=CohortSpec(images="real/*.nii.gz"))
+    write_spec(spec, study)
+
+    def meanwhile(*_):
+        write_spec(spec.model_copy(update={"name": "theirs"}), study)
+        return {"failed": 0}
+
+    monkeypatch.setattr(workflows.generation, "generate", meanwhile)
+    monkeypatch.setattr(workflows.generation, "evaluate", lambda *_: {})
+    workflows.generate_for_study(context, str(study), "Mine", MODEL, str(checkpoint), 1, 0)
+    assert read_spec(study).name == "theirs" and list(read_spec(study).synthetic) == ["Mine"]
+
+
 def test_training_goes_from_folder_to_checkpoint_to_samples(context, write_brains, tmp_path):
     write_brains(tmp_path / "data", 4)
     run = tmp_path / "run"

@@ -263,6 +263,28 @@ def test_long_slides_are_split_and_limits_cut(tmp_path):
     check_room(deck)
 
 
+@pytest.mark.parametrize("n", [*range(1, 14), 40])
+def test_no_slide_holds_a_single_row_or_line_left_over(tmp_path, n):
+    rows = tuple(
+        (f"cohort {i} (sampled, 10 steps)", *("0.0463 ☆ [0.0342, 0.0593]" for _ in range(8))) for i in range(n)
+    )
+    table = report.tables.Table(
+        "t", "Table 1: similarity", ("cohort", *(f"an encoder {i} FID ↓" for i in range(8))), rows, "N. " * 100
+    )
+    lines = [f"cohort {i}: " + "plausible for most of its regions " * 9 for i in range(n)]
+    slides.write_slides(tmp_path / "s.pptx", ("A", "b", []), lines, [], [], [table], [])
+    deck = Presentation(tmp_path / "s.pptx")
+    check_room(deck)
+    counts = [len(shape.table.rows) - 1 for slide in deck.slides for shape in slide.shapes if shape.has_table]
+    told = [s.placeholders[1].text_frame.paragraphs for s in deck.slides if s.shapes.title.text.startswith("In short")]
+    for found in (counts, [len(paragraphs) for paragraphs in told]):
+        assert sum(found) == n and max(found) - min(found) <= 1
+        assert n == 1 or min(found) > 1
+    assert min(paragraphs[0].runs[0].font.size.pt for paragraphs in told) >= 12
+    cells = [cell for slide in deck.slides for s in slide.shapes if s.has_table for cell in s.table.iter_cells()]
+    assert min(cell.text_frame.paragraphs[0].runs[0].font.size.pt for cell in cells) >= (14 if n < 5 else 9)
+
+
 def test_failing_cohorts_are_marked_and_the_noise_is_there(made):
     study, results = read_study(made[1]), workflows.read_results(made[2].settings, made[1])
     for reliable in (True, False):

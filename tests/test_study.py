@@ -13,6 +13,7 @@ from core.study import (
     find_cohort,
     read_spec,
     read_study,
+    same_spec,
     seen_of,
     times_of,
     write_spec,
@@ -152,6 +153,47 @@ def test_writing_a_study_again_keeps_what_its_author_wrote(tmp_path):
     write_spec(spec.model_copy(update={"synthetic": less, "name": "theirs"}), path)
     assert read_spec(path).synthetic == less and "# on purpose" in path.read_text(encoding="utf-8")
     assert 'name = "theirs"' in path.read_text(encoding="utf-8")
+
+
+WRITTEN = {
+    "tables": '# ours\nname = "s"\n[real]\nimages = "r"\n[synthetic."A"] # first\nimages = "a" # here\n\n[synthetic.B]\nimages = "b"\n\n[settings]\nseed = 1 # fixed\n',
+    "apart": 'name = "s"\n[synthetic.A]\nimages = "a"\n[real]\nimages = "r"\n[synthetic.B]\nimages = "b"\n[settings]\nseed = 1\n',
+    "inline": 'name = "s"\nsynthetic = {A = {images = "a"}, B = {images = "b"}}\n[real]\nimages = "r"\n[settings]\nseed = 1\n',
+    "dotted": 'name = "s"\nsynthetic.A.images = "a"\nsynthetic.B = {images = "b"}\nreal.images = "r"\nsettings.seed = 1\n',
+}
+CHANGES = {"renamed": ("A2:a", "B:b"), "last renamed": ("A:a", "B2:b"), "turned": ("B:b", "A:a"), "without": ("B:b",), "more": ("A:a", "B:b", "C:c"), "none": (), "names changed over": ("A:b", "B:a")}  # fmt: skip
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+@pytest.mark.parametrize("change", CHANGES)
+def test_any_change_of_any_study_file_is_what_is_read_from_it(tmp_path, written, change):
+    path = tmp_path / "study.toml"
+    path.write_text(WRITTEN[written], encoding="utf-8")
+    path.chmod(0o664)
+    cohorts = {name: CohortSpec(images=images) for name, images in (item.split(":") for item in CHANGES[change])}
+    settings = StudySettings(seed=1, n_boot=50)
+    spec = read_spec(path).model_copy(
+        update={"synthetic": cohorts, "training": CohortSpec(images="t"), "settings": settings}
+    )
+    write_spec(spec, path)
+    assert same_spec(read_spec(path), spec)
+    assert path.stat().st_mode & 0o777 == 0o664 and list(tmp_path.iterdir()) == [path]
+    if written == "tables":
+        text = path.read_text(encoding="utf-8")
+        assert "# ours" in text and "# fixed" in text
+        assert ("# here" in text) == any(item.endswith(":a") for item in CHANGES[change])  # also under a new name
+
+
+def test_a_study_file_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch):
+    path = study_file(tmp_path, WRITTEN["tables"])
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(InputError, match="No space left"):
+        write_spec(read_spec(path).model_copy(update={"name": "other"}), path)
+    assert path.read_text(encoding="utf-8") == WRITTEN["tables"] and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("change", ["new", "gone", "table", "folder", "label"])

@@ -12,7 +12,7 @@ from core.errors import InputError
 from core.pools import Context
 from core.settings import Settings
 from core.store import Store
-from core.study import PROVENANCE, CohortSpec, StudySettings, StudySpec, read_study, write_spec
+from core.study import PROVENANCE, CohortSpec, StudySettings, StudySpec, read_spec, read_study, write_spec
 from core.volume import HALF
 from core.workflows import tasks
 from core.workflows.cohorts import prepare
@@ -127,6 +127,38 @@ def test_the_second_run_computes_nothing_and_writes_the_same_bytes(cohorts, cont
     pd.testing.assert_frame_equal(
         stored.effect_sizes[["cohens_d"]], pd.read_csv(tmp_path / "first" / "effect_sizes.csv")[["cohens_d"]]
     )
+
+
+def test_a_renamed_cohort_comes_from_the_cache_and_one_that_left_is_not_read(
+    cohorts, context, settings, tmp_path, monkeypatch
+):
+    path = study_of(cohorts, tmp_path)
+    workflows.evaluate(context, str(path), str(tmp_path / "first"))
+    spec = read_spec(path)
+    workflows.change_study(
+        settings, str(path), spec, spec.model_copy(update={"synthetic": {"Renamed": spec.synthetic["Gen"]}})
+    )
+    left = workflows.read_results(settings, path)
+    assert left.details == [] and set(left.qc["cohort"]) == set(left.cases["cohort"]) == {"real"}
+    assert left.metrics.empty and left.regional.empty and left.map["cohort"].isin(["real"]).all()
+    assert "was called Gen" in workflows.to_compute(settings, read_study(path))[0]
+    monkeypatch.setattr(Store, "put", lambda *args, **kwargs: pytest.fail("an artefact was computed again"))
+    workflows.evaluate(context, str(path), str(tmp_path / "second"))
+    assert workflows.to_compute(settings, read_study(path)) == []
+    first, second = (pd.read_csv(tmp_path / name / "metrics.csv") for name in ("first", "second"))
+    assert set(second["cohort"]) == {"Renamed"}
+    pd.testing.assert_frame_equal(first.drop(columns="cohort"), second.drop(columns="cohort"))
+
+
+def test_without_training_cohort_no_copies_of_it_are_read(cohorts, settings, tmp_path):
+    path = study_of(cohorts, tmp_path)
+    folder = workflows.results_folder(settings, path)
+    for training in (None, CohortSpec(images="real/*.nii.gz")):
+        for name in ("copies", "copy_check"):
+            (folder / f"{name}.csv").write_text("cohort,space\nGen,image\n", encoding="utf-8")
+        write_spec(read_spec(path).model_copy(update={"training": training}), path)
+        results = workflows.read_results(settings, path)
+        assert len(results.copies) == len(results.copy_check) == (training is not None)
 
 
 def test_a_study_without_results_reads_as_empty_tables_with_their_columns(settings, tmp_path):

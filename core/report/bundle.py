@@ -12,7 +12,7 @@ from core.errors import InputError
 from core.pools import Context
 from core.report.words import without_people
 from core.settings import Settings
-from core.study import PROVENANCE, CohortSpec, Study, StudySpec, read_spec, write_spec
+from core.study import PROVENANCE, Study, absolute, read_spec, write_spec
 from core.workflows import Results, evaluate, results_folder
 from core.workflows.results import RESULT_FILES
 
@@ -70,7 +70,7 @@ def rerun(context: Context, bundle: str, data: str, out: str) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "study.toml"
     path.write_text(record["study.toml"], encoding="utf-8")
-    write_spec(_absolute(read_spec(path), Path(data).resolve()), path)
+    write_spec(absolute(read_spec(path), Path(data).resolve()), path)
     if record["version"] != __version__:
         context.log(f"warning: the bundle was made by version {record['version']}, this is {__version__}")
     evaluate(context, str(path), out)
@@ -102,24 +102,3 @@ def _read(bundle: str) -> dict[str, Any]:
     if wrong := [name for name, kind in kinds.items() if not isinstance(record[name], kind)]:
         raise InputError(f"{', '.join(wrong)} is of the wrong kind.", bundle, "Make the bundle again.")
     return record
-
-
-def _absolute(spec: StudySpec, base: Path) -> StudySpec:
-    """Return a spec whose paths no longer depend on where it lies."""
-
-    def cohort(item: CohortSpec) -> CohortSpec:
-        paths = {name: getattr(item, name) for name in ("images", "participants", "volumes", "qc")}
-        return item.model_copy(update={name: str(base / path) for name, path in paths.items() if path})
-
-    template = spec.settings.template
-    settings = spec.settings.model_copy(
-        update={"template": template if template == "embedded" else str(base / template)}
-    )
-    return spec.model_copy(
-        update={
-            "real": cohort(spec.real),
-            "training": cohort(spec.training) if spec.training else None,
-            "synthetic": {name: cohort(item) for name, item in spec.synthetic.items()},
-            "settings": settings,
-        }
-    )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from pptx import Presentation
 from pptx.dml.color import RGBColor
@@ -151,19 +153,32 @@ def _parts(heading: str, number: int, of: int) -> str:
 
 
 def _pages(deck: Any, heading: str, lines: Sequence[str], most: int = 0) -> None:
-    """Write lines as large as they fit on one slide, else over several; what ``most`` slides cannot hold is counted."""
-    size = next((s for s in range(LARGEST, LEAST, -1) if _height(lines, s, WIDTH - 2 * MARGIN) <= ROOM), LEAST)
-    pages: list[list[str]] = [[]]
-    for line in lines:
-        if pages[-1] and _height([*pages[-1], line], size, WIDTH - 2 * MARGIN) > ROOM:
-            pages.append([])
-        pages[-1].append(line)
-    if most and len(pages) > most:
-        left_out = 1 + sum(map(len, pages[most:]))
-        pages = pages[:most]
-        pages[-1][-1] = f"{left_out} more are in the report."
+    """Write lines on as few slides as hold them, as large as they fit; what ``most`` slides cannot hold is counted."""
+    room, sizes = ROOM - PADDING[1], range(LARGEST, LEAST - 1, -1)
+    heights = {size: [_height([line], size, WIDTH - 2 * MARGIN) - PADDING[1] for line in lines] for size in sizes}
+    if most and len(_shared_out(heights[LEAST], room)) > most:
+        fitting = (n for n in range(len(lines), 0, -1) if len(_shared_out(heights[LEAST][:n], room)) <= most)
+        shown = next(fitting) - 1
+        return _pages(deck, heading, [*lines[:shown], f"{len(lines) - shown} more are in the report."])
+    size, parts = _largest([(size, _shared_out(heights[size], room)) for size in sizes])
+    pages = [[lines[row] for row in part] for part in parts]
     for number, page in enumerate(pages, 1):
         _fill(_slide(deck, _parts(heading, number, len(pages)), TITLE_AND_TEXT), page, size, INK)
+
+
+def _shared_out(heights: Sequence[float], room: float) -> list[list[int]]:
+    """Share rows out, as many to each of as few slides as hold them: no slide has a single row left over."""
+    slides = 1
+    while True:
+        parts = [[int(row) for row in part] for part in np.array_split(np.arange(len(heights)), slides)]
+        if all(len(part) < 2 or sum(heights[row] for row in part) <= room for part in parts):
+            return parts
+        slides += 1
+
+
+def _largest(shared: Sequence[tuple[int, list[list[int]]]]) -> tuple[int, list[list[int]]]:
+    """Return the first of several sizes, from large to small, that needs no more slides than the last."""
+    return next((size, parts) for size, parts in shared if len(parts) == len(shared[-1][1]))
 
 
 def _fill(slide: Any, lines: Sequence[str], size: float, colour: RGBColor) -> None:
@@ -244,24 +259,24 @@ def _picture(slide: Any, figure: Any, name: str, note: str) -> None:
 
 
 def _table_pages(deck: Any, table: Table) -> None:
-    """Write a table as large as it fits on one slide, else over several that repeat its head."""
+    """Write a table on as few slides as hold it, each with its head, as large as it fits."""
     note_room = _height([table.note], 11, WIDTH - 2 * MARGIN) + 0.1
-    body = [(first, *(cell.replace(", ", ",\u00a0") for cell in cells)) for first, *cells in table.rows]
-    table = replace(table, rows=tuple(body))  # an interval stays together
-    widths = _widths([table.headings, *table.rows])
-    sizes = [
-        (size, [_row_height(row, size, widths) for row in (table.headings, *table.rows)]) for size in range(14, 8, -1)
+    # An interval, and a sign with its number, stay together on a line.
+    body = [
+        (first, *(re.sub(r"-(?=\d)", "−", cell.replace(", ", ",\u00a0")) for cell in cells))
+        for first, *cells in table.rows
     ]
-    size, heights = next((pair for pair in sizes if sum(pair[1]) <= ROOM - note_room), sizes[-1])
-    pages: list[list[int]] = [[]]
-    for row, height in enumerate(heights[1:]):
-        if pages[-1] and heights[0] + sum(heights[1 + r] for r in pages[-1]) + height > ROOM - note_room:
-            pages.append([])
-        pages[-1].append(row)
+    table = replace(table, rows=tuple(body))
+    widths = _widths([table.headings, *table.rows])
+    rows = (table.headings, *table.rows)
+    tall = {size: [_row_height(row, size, widths) for row in rows] for size in range(14, 8, -1)}
+    shared = [(size, _shared_out(heights[1:], ROOM - note_room - heights[0])) for size, heights in tall.items()]
+    size, pages = _largest(shared)
+    heights = tall[size]
     for number, page in enumerate(pages, 1):
         slide = _slide(deck, _parts(table.title, number, len(pages)))
-        rows = [table.headings, *(table.rows[row] for row in page)]
-        _cells(slide, rows, [heights[0], *(heights[1 + row] for row in page)], widths, size)
+        shown = [table.headings, *(table.rows[row] for row in page)]
+        _cells(slide, shown, [heights[0], *(heights[1 + row] for row in page)], widths, size)
         _note(slide, table.note)
 
 

@@ -19,7 +19,15 @@ from core.workflows.generation import (
     samples_folder,
     train_generator,
 )
-from core.workflows.library import create_study, known_studies, remember_study
+from core.workflows.library import (
+    change_study,
+    copy_study,
+    create_study,
+    known_studies,
+    remember_study,
+    why_fixed,
+)
+from core.workflows.outdated import to_compute
 from core.workflows.results import Results, load_case, load_case_labels, read_results, results_folder
 from core.workflows.verbs import (
     anatomy_of_tables,
@@ -36,6 +44,8 @@ __all__ = [
     "Results",
     "anatomy_of_tables",
     "case_name",
+    "change_study",
+    "copy_study",
     "create_study",
     "curve_of",
     "demo",
@@ -62,5 +72,7 @@ __all__ = [
     "segment_folder",
     "simulate_cohort",
     "split_cohort",
+    "to_compute",
     "train_generator",
+    "why_fixed",
 ]

@@ -193,6 +193,7 @@ def generate_for_study(
         made = generate(context, model, checkpoint, n, seed, out, spec.grid, steps)
     if made["failed"] == n:
         raise JobFailed(made["failures"][0]["error"], name)
+    spec = read_spec(study)  # it may have been changed while the samples were made
     cohorts = {**spec.synthetic, name: CohortSpec(images=images)}
     write_spec(spec.model_copy(update={"synthetic": cohorts}), Path(study))
     with context.stage(0.5, 1.0):

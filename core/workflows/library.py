@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,11 +12,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from core import jobs
 from core.errors import InputError
 from core.settings import Settings, data_roots, refuse_outside
 from core.store import LOCK_SECONDS, Store, write_json
-from core.study import StudySpec, read_spec, read_study, write_spec
+from core.study import StudySpec, absolute, find_study, read_spec, read_study, same_spec, write_spec
 from core.workflows.demo import demo_folder
+from core.workflows.evaluation import check_choices
 
 
 def known_studies(settings: Settings) -> dict[str, str]:
@@ -81,6 +84,72 @@ def create_study(settings: Settings, folder: str, spec: StudySpec) -> str:
     except InputError:
         path.unlink()
         raise
+
+
+def why_fixed(settings: Settings, path: str) -> str:
+    """Say why a study cannot be changed, but only be saved as another one; "" when it can."""
+    if Path(path) == demo_folder(settings) / "study.toml":
+        return "The demo study stays as it is."
+    if not os.access(Path(path).parent, os.W_OK):
+        return "SynthScope may not write into the folder of this study."
+    return ""
+
+
+def change_study(settings: Settings, path: str, former: StudySpec, spec: StudySpec) -> None:
+    """Write a study file anew; the files of cohorts that leave it, and all that was computed, stay.
+
+    Parameters
+    ----------
+    settings : Settings
+        Names the workspace.
+    path : str
+        study.toml.
+    former, spec : StudySpec
+        What the change was made from, and what it leads to.
+
+    Raises
+    ------
+    InputError
+        A study that cannot be changed, has a job under way, or is not ``former`` any more; a new study that cannot be
+        read, or whose new or changed cohorts have no image. Then the file is left as it was.
+    """
+    file = Path(path)
+    with _alone(Store(settings.workspace).folder() / "studies.lock"):
+        if reason := why_fixed(settings, path):
+            raise InputError(reason, path, "Save the change as a study of its own.")
+        if job := next(
+            (job for job in jobs.list_jobs(settings) if job.active and job.arguments.get("study") == path), None
+        ):
+            what = f"a job of this study is under way ({job.title})."
+            raise InputError(what, path, "Wait for its end, or cancel it on the page Jobs; then save again.")
+        if not same_spec(read_spec(file), former):
+            what = "the study file was changed meanwhile, in another tab or by an editor."
+            raise InputError(what, path, "Load it again, and make your change to what it is now.")
+        _check(spec, file, former)
+        write_spec(spec, file)
+
+
+def copy_study(settings: Settings, path: str, spec: StudySpec, folder: str) -> str:
+    """Write the changed ``spec`` of the study at ``path`` as a study of its own, which names the same files.
+
+    Raises
+    ------
+    InputError
+        See `create_study`.
+    """
+    return create_study(settings, folder, absolute(spec, Path(path).parent))
+
+
+def _check(spec: StudySpec, path: Path, former: StudySpec) -> None:
+    """Refuse a study that cannot be evaluated, or whose new and changed cohorts have no image."""
+    study = find_study(spec, path)
+    check_choices(study)
+    known = [former.real, former.training, *former.synthetic.values()]
+    wanted = {"real": spec.real, "training": spec.training, **spec.synthetic}
+    for cohort in study.cohorts:
+        if not cohort.cases and wanted[cohort.name] not in known:
+            what = f"the cohort {cohort.name!r} has no image. {' '.join(cohort.notes)}"
+            raise InputError(what, str(path), "Correct its images, or leave the cohort out.")
 
 
 def _remembered(settings: Settings) -> list[str]:

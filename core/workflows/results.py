@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from core.errors import InputError
 from core.segmentation import SEGMENTERS, SYNTHSEG_QC_CAVEAT
 from core.settings import Settings
 from core.store import Store
-from core.study import PROVENANCE, Case, Study
+from core.study import PROVENANCE, Case, Study, StudySpec, read_spec
 from core.tables import restored
 from core.volume import AXES_FAULT, CONTENT_FAULTS, NO_BRAIN, Volume, grid_named, load_labels
 from core.workflows import regional, tasks
@@ -88,9 +88,9 @@ def _empty(name: str) -> pd.DataFrame:
 
 
 def read_results(settings: Settings, study: Path | str) -> Results:
-    """Read what is known about a study so far."""
+    """Read what is known about a study so far, without the cohorts that have left it since; see `read_record`."""
     folder = results_folder(settings, Path(study))
-    return Results(
+    results = Results(
         metrics=_read_csv(folder / "metrics.csv", METRIC_COLUMNS),
         quality=_read_csv(folder / "quality.csv", QUALITY_COLUMNS),
         effect_sizes=_read_csv(folder / "effect_sizes.csv", ("cohort", *anatomy.EFFECT_COLUMNS)),
@@ -105,6 +105,32 @@ def read_results(settings: Settings, study: Path | str) -> Results:
         copy_check=_read_csv(folder / "copy_check.csv", COPY_CHECK_COLUMNS),
         **{name: _read_csv(folder / f"{name}.csv", columns) for name, columns in regional.TABLES.items()},
     )
+    try:
+        return _of_study(results, read_spec(study))
+    except InputError:  # whoever shows them says that there is no study
+        return results
+
+
+def read_record(settings: Settings, study: Path | str) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Return the provenance and the cases of a study's last evaluation, with the cohorts that have left it since."""
+    folder = results_folder(settings, Path(study))
+    return _read_json(folder / PROVENANCE) or {}, _read_csv(folder / "cases.csv", CASE_COLUMNS)
+
+
+def _of_study(results: Results, spec: StudySpec) -> Results:
+    """Leave out what belongs to a cohort that the study has no longer: pages and reports know nothing else of it."""
+    names = {"real", *spec.synthetic, *(["training"] if spec.training else [])}
+
+    def kept(table: pd.DataFrame) -> pd.DataFrame:
+        staying = table["cohort"].isin(names)
+        return table if staying.all() else table[staying].reset_index(drop=True)
+
+    tables: dict[str, Any] = {
+        f.name: kept(getattr(results, f.name)) for f in fields(results) if f.name not in ("provenance", "details")
+    }
+    if not spec.training:  # what a synthetic cohort was compared with is gone
+        tables |= {name: tables[name].iloc[:0] for name in ("copies", "copy_check")}
+    return replace(results, details=[item for item in results.details if item["cohort"] in names], **tables)
 
 
 def results_folder(settings: Settings, study: Path) -> Path:
@@ -116,11 +142,11 @@ def results_folder(settings: Settings, study: Path) -> Path:
 
 
 def results_stamp(settings: Settings, study: Path | str) -> tuple[tuple[str, int], ...]:
-    """Return the names and times of a study's result files, which change whenever a result does."""
+    """Return the names and times of a study's file and results, which change whenever `read_results` does."""
     folder, stamp = results_folder(settings, Path(study)), []
-    for name in RESULT_FILES:
+    for path in (Path(study), *(folder / name for name in RESULT_FILES)):
         with suppress(FileNotFoundError):
-            stamp.append((name, (folder / name).stat().st_mtime_ns))
+            stamp.append((path.name, path.stat().st_mtime_ns))
     return tuple(stamp)
 
 

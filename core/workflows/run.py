@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,20 @@ from core import __version__, segmentation
 from core.errors import InputError
 from core.pools import Context
 from core.store import Store, write_csv, write_json
-from core.study import PROVENANCE, Study
+from core.study import PROVENANCE, Cohort, Study
 from core.workflows.cohorts import Prepared, prepare
 from core.workflows.results import CASE_COLUMNS
 
 NO_TRAINING = "no training cohort is given, so no copy check"  # a gap on screen, but nothing that failed
+
+
+def reading_of(cohort: Cohort, study: Path) -> dict[str, Any]:
+    """Return how study.toml has a cohort read; its tables as seen from there."""
+    tables = {
+        name: path and os.path.relpath(path, study.parent)
+        for name, path in (("volumes", cohort.volumes), ("qc", cohort.qc))
+    }
+    return {"raw": cohort.raw, "orientation": cohort.orientation, **tables}
 
 
 class Run:
@@ -115,6 +125,7 @@ class Run:
                     "used": len(p.sources),
                     "rejected": len(p.rows) - len(p.sources),
                     "content": p.token,
+                    "read": reading_of(p.cohort, self.study.path),
                     "notes": list(p.cohort.notes),
                 }
                 for p in self.cohorts
