@@ -258,9 +258,11 @@ class Viewer {
     pane.waiting = null;
     pane.item = item;
     this.heading(pane);
-    const wanted = `${item.image}|${item.labels}|${this.data.radiological}`;
+    const wanted = `${item.image}|${item.labels}`;
     pane.note.textContent = item.error || "";
     pane.stage.classList.toggle("failed", Boolean(item.error));
+    if (pane.ready && pane.shown === wanted && pane.nv.opts.isRadiologicalConvention !== this.data.radiological)
+      this.draw(pane, () => { pane.nv.opts.isRadiologicalConvention = this.data.radiological; });
     if (item.error || pane.shown === wanted) return this.say();
     pane.shown = wanted;
     try {
