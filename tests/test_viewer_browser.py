@@ -330,6 +330,25 @@ def test_selected_points_are_selected_everywhere_and_open_in_the_viewer(page):
     sidebar.get_by_text("1 case selected").wait_for(state="detached", timeout=60_000)
 
 
+def test_a_reason_of_a_verdict_leads_to_the_chart_behind_it_and_stays_there(server, page):
+    other = page.context.browser.new_page(viewport={"width": 1280, "height": 720})
+    study = results_folder(server.settings, read_study(server.study).path).name
+    other.goto(f"{server.url}/?study={study}")
+    other.get_by_role("heading", name="Cases").wait_for(timeout=120_000)  # the page is drawn
+    other.get_by_role("button", name="Gate →").click()
+    heading = other.get_by_role("heading", name="Scores of every volume")
+    heading.wait_for(timeout=120_000)
+    there = "e => Math.abs(e.getBoundingClientRect().top - 64) < 2"
+    other.wait_for_function(there, arg=heading.element_handle(), timeout=30_000)
+    other.wait_for_timeout(3000)
+    assert heading.evaluate(there)
+    other.mouse.move(700, 400)
+    other.mouse.wheel(0, -300)  # the user leads from now on
+    other.wait_for_timeout(500)
+    assert heading.evaluate("e => e.getBoundingClientRect().top") > 200
+    other.close()
+
+
 def test_without_webgl_the_slices_are_shown(server, playwright):
     browser = launch(playwright, *WITHOUT_GL)
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
