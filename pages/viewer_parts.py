@@ -161,7 +161,13 @@ def known_of(study: Study, results: Results, cohort: Cohort, case: str) -> dict[
     space, meaning = SPACES[bool(cohort.volumes)]
     known = [f"TIV {size / 1000:,.0f} cm³ ({space})"] if size else []
     known += [f"fails {why}" if verdict.startswith("fails") else why] if why else []
-    return {"verdict": f"QC {verdict}", "fails": bool(why), "known": known, "space": space, "meaning": meaning}
+    return {
+        "verdict": f"QC {verdict}",
+        "fails": why != "" or verdict.startswith("fails"),
+        "known": known,
+        "space": space,
+        "meaning": meaning,
+    }
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)

@@ -203,6 +203,25 @@ def test_the_crosshair_is_wider_than_a_pixel(server, page, scale):
     other.close()
 
 
+def test_letters_and_failed_scores_can_be_read(server, page):
+    other = page.context.browser.new_page(viewport={"width": 1280, "height": 720})
+    visit(other, server, case="Alpha-003", panes="real|synthetic|template")
+    wait_for_case(other, "Alpha-003")
+    other.wait_for_timeout(1000)
+    known = other.locator(".pane .known").nth(1)
+    assert known.inner_text() == "QC fails 1 of 8 · TIV 1 cm³ (atlas space) · fails thalamus"
+    assert known.evaluate("e => e.scrollWidth <= e.clientWidth && e.scrollHeight <= e.clientHeight")
+    tops = other.locator(".pane .stage").evaluate_all("es => es.map(e => Math.round(e.getBoundingClientRect().top))")
+    assert len(set(tops)) == 1  # side by side, however long the words above are
+    shot = other.locator(".pane canvas").first.screenshot()
+    data = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).astype(int)
+    line = ((data[..., 0] > 150) & (data[..., 2] < 90) & (np.ptp(data, axis=2) > 80))[: len(data) // 2]
+    column = line[:, line.sum(axis=0).argmax()]  # the crosshair of the upper planes, and a letter on top of it
+    top = column[column.argmax() :][:14]
+    assert not top.all()  # no line through the letter
+    other.close()
+
+
 def test_a_region_can_be_hidden(page):
     page.locator(".pane canvas").first.click(position={"x": 90, "y": 110})  # keys go where was clicked last
     page.keyboard.press(" ")
