@@ -46,6 +46,7 @@ def show_app() -> None:
     shared.pick_study(settings)
     selection.show_selected()
     access.show_user(settings)
+    shared.land()
     page.run()
 
 

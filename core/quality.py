@@ -188,6 +188,16 @@ def failing_cases(qc: pd.DataFrame, threshold: float) -> pd.DataFrame:
     return table.sort_values("lowest", kind="stable", ignore_index=True)
 
 
+def briefly(failed: str) -> str:
+    """Name failed scores, as `failing_cases` lists them, in a line of a page: many of them by those that pass."""
+    names = failed.split(", ")
+    passing = [name for name in QC_SCORES if name not in names]
+    if not passing:
+        return f"all {len(QC_SCORES)}"
+    start, shown = ("all but ", passing) if len(passing) < len(names) else ("", names)
+    return start + ", ".join(name.removeprefix("general ").replace("csf", "CSF") for name in shown)
+
+
 def quality_table(
     real: pd.DataFrame, synthetic: dict[str, pd.DataFrame], *, fail_rate: float = 0.05, threshold: float | None = None
 ) -> pd.DataFrame:

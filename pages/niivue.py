@@ -22,6 +22,7 @@ def _asset(name: str) -> str:
 
 _panes = st.components.v2.component("synthscope_viewer", js=_asset("viewer.js"), css=_asset("viewer.css"))
 _address = st.components.v2.component("synthscope_address", js=_asset("address.js"))
+_landing = st.components.v2.component("synthscope_landing", js=_asset("landing.js"))
 _sheet = st.components.v2.component("synthscope_sheet", js=_asset("sheet.js"), css=_asset("sheet.css"))
 
 
@@ -80,6 +81,11 @@ def show_panes(
 def keep_address(link: Mapping[str, str]) -> None:
     """Have the browser keep this query, and the view of the panes, in its address."""
     _address(key="address", data={"link": dict(link)})
+
+
+def land(spot: str, number: float) -> None:
+    """Have the browser bring a part of the page, by its anchor or key, into view: once for each ``number``."""
+    _landing(key="landing", data={"spot": spot, "number": number})
 
 
 def show_sheet(

@@ -28,12 +28,12 @@ STATES = {
     "bad": (":material/cancel:", "red"),
     "open": (":material/help:", "orange"),
 }
-PAGES = {
-    "gate": "quality",
-    "anatomy": "anatomy",
-    "similarity": "similarity",
-    "diversity": "similarity",
-    "copies": "similarity",
+PAGES = {  # of each reason, and the part of it that the reason is about
+    "gate": ("quality", "scores-of-every-volume"),
+    "anatomy": ("anatomy", "volumes-behind-the-effect-size"),
+    "similarity": ("similarity", "similarity_focus"),
+    "diversity": ("similarity", "similarity_focus"),
+    "copies": ("similarity", "copy-check"),
 }
 METRIC_OF = {"similarity": "fid", "diversity": "ms-ssim"}  # to show on the page
 REASONS_OF = "overview_cohort"
@@ -123,7 +123,7 @@ def show_verdict(study: Study, results: Results, verdict: Verdict) -> None:
     st.caption(f"{rest[:1].upper()}{rest[1:]}.")
     for column, reason in zip(st.columns(len(verdict.reasons)), verdict.reasons, strict=True):
         icon, colour = STATES[reason.state]
-        page = PAGES[reason.topic]
+        page, spot = PAGES[reason.topic]
         details = reason.text.replace("\n", "\n\n")
         about = f"{details}\n\n*{reason.meaning}*\n\n{BEHIND.format(page=page.capitalize())}"
         label, key = f":{colour}[{icon}] **{reason.topic.capitalize()}** →", f"{reason.topic}_{verdict.cohort}"
@@ -133,7 +133,7 @@ def show_verdict(study: Study, results: Results, verdict: Verdict) -> None:
             st.session_state[shared.ASKED] = (verdict.cohort, worst_region(results, verdict.cohort))
             if reason.topic in METRIC_OF:
                 st.session_state["metric"] = METRIC_OF[reason.topic]
-            shared.go_to(page)
+            shared.go_to(page, spot)
         topic.markdown(f":small[{reason.headline}]")
 
 

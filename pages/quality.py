@@ -10,7 +10,7 @@ import streamlit as st
 
 from core import plots
 from core.image_checks import CHECKS
-from core.quality import failing_cases
+from core.quality import briefly, failing_cases
 from core.study import Study
 from core.tables import csv_text
 from core.workflows import Results
@@ -19,10 +19,10 @@ from core.workflows.results import image_failures, qc_caveats, qc_of
 from pages import access, paper_parts, selection, shared
 
 FAILING_COLUMNS = {
-    "cohort": shared.text("Cohort", width=shared.COHORT_WIDTH),
-    "subject": shared.text("Case", width="medium"),
-    "failed": shared.text("Scores below the threshold", width="large"),
-    "lowest": shared.number("Lowest score", "0 to 1; higher is better.", "%.3f"),
+    "cohort": shared.text("Cohort", width=170),  # all columns fit beside the sidebar on a small screen
+    "subject": shared.text("Case", width=190),
+    "failed": shared.text("Scores below the threshold", width=400),
+    "lowest": shared.number("Lowest score", "0 to 1; higher is better.", "%.3f", 90),
 }
 IMAGE_COLUMNS = {
     "cohort": shared.text("Cohort", width=shared.COHORT_WIDTH),
@@ -108,7 +108,9 @@ def show_failing(study: Study, results: Results, threshold: float) -> None:
         st.info("No volume fails.")
         return
     pairs = list(zip(table["name"], table["subject"], strict=True))
-    selection.show_cases(table[list(FAILING_COLUMNS)], FAILING_COLUMNS, pairs, "failing")
+    names = {cohort.name: shared.short_label(cohort) for cohort in study.cohorts}
+    shown = table.assign(cohort=table["name"].map(names), failed=table["failed"].map(briefly))
+    selection.show_cases(shown[list(FAILING_COLUMNS)], FAILING_COLUMNS, pairs, "failing")
     access.download("Download the list", lambda: csv_text(table), "failing_cases.csv", "text/csv")
 
 

@@ -26,7 +26,7 @@ from core.workflows.results import cohort_verdicts, rank_scores, results_folder,
 from core.workflows.results import results_stamp as stamp_of
 from core.workflows.verdicts import Verdict, verdicts
 from core.workflows.viewing import case_files, png_file, thumbnail
-from pages import access, job_parts
+from pages import access, job_parts, niivue
 from pages.job_parts import DEMO_JOB
 
 Stamp = tuple[tuple[str, int], ...]  # files and when they were written
@@ -38,6 +38,7 @@ SELECTED_COHORT = "selected_cohort"  # what another page asks the viewer to show
 SELECTED_CASE = "selected_case"
 SELECTED_BESIDE = "selected_beside"  # (cohort, case) of those to show beside it
 ASKED = "asked_region"  # (cohort, region) that another page asks the page Anatomy to show
+LANDING = "leads_to"  # anchor or key of what another page leads to, and a number that tells it from the last one
 DEMO_CHECKED = "demo_checked"
 LOST = "lost_study"  # path of a chosen study that disappeared
 ROUTED = "routed"  # app.py has run, so its navigation leads
@@ -433,9 +434,16 @@ def open_viewer(cohort: str, case: str, beside: Sequence[tuple[str, str]] = ()) 
     go_to("viewer")
 
 
-def go_to(page: str) -> None:
-    """Go to a page; the address keeps the study, so that back is one step."""
+def go_to(page: str, spot: str = "") -> None:
+    """Go to a page, and there to a part of it; the address keeps the study, so that back is one step."""
+    st.session_state[LANDING] = (spot, time.time())
     st.switch_page(f"pages/{page}.py", query_params={STUDY: study_id(study_path())})
+
+
+def land() -> None:
+    """Bring what another page leads to into view; in the sidebar, where it takes no room of the page."""
+    with st.sidebar:
+        niivue.land(*st.session_state.get(LANDING, ("", 0)))
 
 
 def viewer_button(cohort: str, case: str, key: str, beside: tuple[str, str] | None = None) -> None:

@@ -112,7 +112,8 @@ def show_page(study: Study, results: Results, path: str, stamp: shared.Stamp) ->
         if scores["encoder"].any():
             encoders = {name: parts.encoder_label(name) for name in agreement.tau.index}
             st.markdown(shared.kept("sentence", of, lambda: compare.order_sentence(agreement, encoders, names)))
-    show_focus(study, results, scores, focus)
+    with st.container(key="similarity_focus"):
+        show_focus(study, results, scores, focus)
     st.subheader("Table 1")
     ours, theirs = st.tabs(["This study", "The paper, as printed"], key="table_one_tab", on_change="rerun")
     if ours.open:

@@ -23,6 +23,8 @@ def show_slices(study: Study, results: Results, radiological: bool) -> None:
 
 def show_planes(study: Study, results: Results, chosen: Sequence[tuple[Cohort, str]], radiological: bool) -> None:
     """Show the brains at one position."""
+    if not chosen:
+        return
     position, opacity = choose_position(study)
     first, second, _ = st.columns([1, 1, 2])
     beside = first.toggle("Side by side", key="viewer_beside", help="Smaller slices, left real and right synthetic.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -20,6 +20,8 @@ RADIOLOGICAL = f"{PREFIX}radiological"
 MOST_IN_ADDRESS = 40  # selected cases: browsers and servers refuse very long addresses
 LISTS = ("panes", "cohorts")  # choices of several, in the address joined by |
 KEPT = "kept_choices"
+KEPT_STUDY = "kept_choices_study"  # path of the study they were made in
+GONE = "gone_cases"  # by key of a choice: what it became because a case is gone, and the words that say so
 ADDRESS_VIEW = "address_view"
 ADDRESS_TOKEN = "address_token"
 SIDES = {"real": "Real", "synthetic": "Synthetic"}
@@ -50,8 +52,20 @@ def arrive(study: Study) -> list[str]:
     While the page stays, its choices lead: the browser writes them into the address.
     """
     opened = RADIOLOGICAL not in st.session_state  # only widgets of the page shown last have a value
+    if st.session_state.setdefault(KEPT_STUDY, str(study.path)) != str(study.path):
+        forget_cases()  # of another study, which may have cohorts of the same names
+        st.session_state[KEPT_STUDY] = str(study.path)
     restore()
     return (take_address(study) if opened else []) + take_wanted(study)
+
+
+def forget_cases() -> None:
+    """Forget which cohorts, cases and panes were chosen."""
+    st.session_state.pop(GONE, None)
+    begins = tuple(f"{PREFIX}{name}" for name in (*SIDES, "panes"))
+    for choices in (st.session_state, st.session_state.get(KEPT, {})):
+        for key in [key for key in choices if str(key).startswith(begins)]:
+            del choices[key]
 
 
 def address_of(study: Study, kept: Mapping[str, Any]) -> dict[str, str]:
@@ -59,11 +73,12 @@ def address_of(study: Study, kept: Mapping[str, Any]) -> dict[str, str]:
     show = kept.get(f"{PREFIX}show", FORMS[0])
     link = {"study": shared.study_id(str(study.path)), "show": show}
     link["radiological"] = "01"[bool(kept.get(RADIOLOGICAL))]
+    cases = {cohort.name: [case.case_id for case in cohort.cases] for cohort in study.cohorts}
     for side in SIDES:
         cohort = kept.get(f"{PREFIX}{side}_cohort", "")
         case = kept.get(f"{PREFIX}{side}_{cohort}", "")
-        if case and not missing(study, cohort, case):
-            link |= {f"{side}_cohort": cohort, f"{side}_case": case}
+        if cohort in cases:
+            link |= {f"{side}_cohort": cohort} | ({f"{side}_case": case} if case in cases[cohort] else {})
     for name in LISTS:
         if kept.get(PREFIX + name):
             link[name] = "|".join(kept[PREFIX + name])
@@ -106,7 +121,7 @@ def take_address(study: Study) -> list[str]:
     messages = [choose(study, address[f"{side}_cohort"], address.get(f"{side}_case", "")) for side in sides]
     if "cohort" in address:
         messages += show_pairs(study, [(address["cohort"], address.get("case", ""))])
-    messages += [missing(study, *name.split("\n", 1)) for name in address.get("panes", "").split("|") if "\n" in name]
+    messages += [missing(study, name.split("\n")[0]) for name in address.get("panes", "").split("|") if "\n" in name]
     return [message for message in messages if message]
 
 
@@ -132,7 +147,6 @@ def show_pairs(study: Study, pairs: Sequence[tuple[str, str]]) -> list[str]:
     for cohort, case in pairs:
         side = next((side_of(c) for c in study.cohorts if c.name == cohort), "")
         if side in panes:
-            messages.append(missing(study, cohort, case))
             panes.append(f"{cohort}\n{case}")
         else:
             messages.append(choose(study, cohort, case))
@@ -145,17 +159,55 @@ def show_pairs(study: Study, pairs: Sequence[tuple[str, str]]) -> list[str]:
     return [message for message in messages if message]
 
 
-def missing(study: Study, cohort: str, case: str) -> str:
-    """Say what is wrong when the study has no such cohort or case, else nothing."""
+def missing(study: Study, cohort: str) -> str:
+    """Say what is wrong when the study has no such cohort, else nothing."""
     names = [found.name for found in study.cohorts]
-    if cohort not in names:
-        return (
-            f"There is no cohort {_plain(cohort)} in this study. Its cohorts are: {', '.join(names)}. Another is shown."
-        )
-    if case not in [found.case_id for found in study.cohort(cohort).cases]:
-        what = f"There is no case {_plain(case)} in {cohort!r}: its file was deleted, moved or renamed."
-        return f"{what} Another is shown."
-    return ""
+    if cohort in names:
+        return ""
+    return f"There is no cohort {_plain(cohort)} in this study. Its cohorts are: {', '.join(names)}. Another is shown."
+
+
+def stand_in(cohort: Cohort, gone: str, taken: Collection[str] = ()) -> tuple[str, str]:
+    """Return the case of the same cohort, by name the next, that is shown for one that is gone, and words of both."""
+    cases = [case.case_id for case in cohort.cases if case.case_id not in taken]
+    instead = next((case for case in cases if case > gone), cases[0] if cases else "")
+    shown = f"{instead} of the same cohort is shown" if instead else "No other case of that cohort is left to show"
+    what = f"There is no case {_plain(gone)} in {cohort.name!r}: its file was deleted, moved or renamed."
+    return instead, f"{what} {shown}. Put the file back, or choose another case."
+
+
+def replace(key: str, value: Any, words: str) -> None:
+    """Change a choice whose case is gone; the words are shown until the user chooses something else."""
+    st.session_state[key] = value
+    st.session_state.setdefault(GONE, {})[key] = (value, words)
+
+
+def show_gone(key: str) -> None:
+    """Say what was replaced in a choice."""
+    gone = st.session_state.get(GONE, {})
+    value, words = gone.get(key, (None, ""))
+    if words and st.session_state.get(key) == value:
+        st.warning(words, icon=":material/link_off:")
+    else:
+        gone.pop(key, None)
+
+
+def replace_gone(study: Study, panes: Sequence[str]) -> None:
+    """Show, in each pane of a case that is gone, another case of its cohort."""
+    cohorts, shown, words = {cohort.name: cohort for cohort in study.cohorts}, [], []
+    for pane in panes:
+        name, _, gone = pane.partition("\n")
+        if gone and gone not in [case.case_id for case in cohorts[name].cases]:
+            taken = [other.partition("\n")[2] for other in (*panes, *shown) if other.startswith(f"{name}\n")]
+            case, said = stand_in(cohorts[name], gone, taken)
+            words.append(said)
+            pane, side = f"{name}\n{case}" if case else "", side_of(cohorts[name])
+            if not cohorts[name].cases and side not in (*panes, *shown):
+                choose(study, name, "")  # it says that the cohort is empty, and another can be chosen
+                pane = side
+        shown.append(pane)
+    if words:
+        replace(f"{PREFIX}panes", [pane for pane in shown if pane], "\n\n".join(words))
 
 
 def _plain(text: str) -> str:
@@ -168,35 +220,39 @@ def side_of(cohort: Cohort) -> str:
 
 
 def choose(study: Study, cohort: str, case: str) -> str:
-    """Choose a case, or the cohort alone, for its side; return what is wrong when the study has no such case."""
-    known = next((found for found in study.cohorts if found.name == cohort), None)
-    wrong = missing(study, cohort, case)
-    if known and (case == "" or not wrong):
-        st.session_state[f"{PREFIX}{side_of(known)}_cohort"] = cohort
-        if case:
-            st.session_state[f"{PREFIX}{side_of(known)}_{cohort}"] = case
-        return ""
-    return wrong
+    """Choose a case, or the cohort alone, for its side; return what is wrong when the study has no such cohort."""
+    if wrong := missing(study, cohort):
+        return wrong
+    side = side_of(study.cohort(cohort))
+    st.session_state[f"{PREFIX}{side}_cohort"] = cohort
+    if case:
+        st.session_state[f"{PREFIX}{side}_{cohort}"] = case  # one that is gone is replaced where it would be shown
+    return ""
 
 
 def choose_case(study: Study, side: str) -> Choice | None:
     """Let the user choose a cohort and one of its cases; None while there is none."""
-    cohorts = {c.name: c for c in study.cohorts if (c.role == "synthetic") == (side == "synthetic") and c.cases}
+    key = f"{PREFIX}{side}_cohort"
+    chosen = st.session_state.get(key)  # stays so when its files are deleted
+    cohorts = {c.name: c for c in study.cohorts if side_of(c) == side and (c.cases or c.name == chosen)}
     if not cohorts:
         st.info(f"No {side} volume yet.")
         return None
-    key = f"{PREFIX}{side}_cohort"
     if st.session_state.get(key) not in cohorts:
         st.session_state[key] = next(iter(cohorts))
     left, right = st.columns(2)
     name = left.selectbox(f"{SIDES[side]} cohort", list(cohorts), key=key, format_func=lambda n: cohorts[n].label)
     cases = [case.case_id for case in cohorts[name].cases]
+    if not cases:
+        lacking = "so nothing of it is shown. Put its files back if they were deleted, or choose another cohort."
+        st.warning(f"{cohorts[name].label} has no volume, {lacking}", icon=":material/link_off:")
+        return None
     key = f"{PREFIX}{side}_{name}"
     gone = st.session_state.get(key)
-    if gone not in cases:
-        st.session_state[key] = cases[0]
-        if gone:
-            st.warning(f"{gone} is no longer there: its file was deleted, moved or renamed. {cases[0]} is shown.")
+    if gone and gone not in cases:
+        replace(key, *stand_in(cohorts[name], gone))
+    st.session_state.setdefault(key, cases[0])
+    show_gone(key)
     case = right.selectbox(f"{SIDES[side]} case ({len(cases)})", cases, key=key)
     return cohorts[name], str(case)
 

@@ -14,7 +14,7 @@ from core.study import Cohort, Study, read_study
 from core.workflows import Results
 from core.workflows.results import qc_of
 from core.workflows.viewing import case_verdicts, nearest_by_tiv, region_facts, template_files
-from pages import niivue, shared, slices_parts
+from pages import niivue, shared, slices_parts, viewer_choices
 from pages.viewer_choices import ADDRESS_TOKEN, ADDRESS_VIEW, PREFIX, SIDES, Choice, choose_pair, keep, restore
 
 SPACES = {  # whether a cohort's volumes come from a table
@@ -93,8 +93,13 @@ def choose_panes(study: Study) -> list[str]:
     others = {f"{c.name}\n{case.case_id}": f"{case.case_id} · {c.label}" for c in study.cohorts for case in c.cases}
     names = PANES | others
     key = f"{PREFIX}panes"
+    cohorts = {cohort.name for cohort in study.cohorts}
     chosen = st.session_state.get(key, ["real", "synthetic"])
-    st.session_state[key] = [name for name in chosen if name in names] or ["real", "synthetic"]
+    st.session_state[key] = [n for n in chosen if n in names or ("\n" in n and n.partition("\n")[0] in cohorts)]
+    viewer_choices.replace_gone(study, st.session_state[key])
+    if not st.session_state[key]:
+        st.session_state[key] = ["real", "synthetic"]
+    viewer_choices.show_gone(key)
     return st.multiselect("Panes", list(names), key=key, format_func=lambda name: names[name], help=PANES_HELP)
 
 
@@ -156,7 +161,13 @@ def known_of(study: Study, results: Results, cohort: Cohort, case: str) -> dict[
     space, meaning = SPACES[bool(cohort.volumes)]
     known = [f"TIV {size / 1000:,.0f} cm³ ({space})"] if size else []
     known += [f"fails {why}" if verdict.startswith("fails") else why] if why else []
-    return {"verdict": f"QC {verdict}", "fails": bool(why), "known": known, "space": space, "meaning": meaning}
+    return {
+        "verdict": f"QC {verdict}",
+        "fails": why != "" or verdict.startswith("fails"),
+        "known": known,
+        "space": space,
+        "meaning": meaning,
+    }
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
@@ -191,7 +202,11 @@ def files_of(content: tuple[bytes, bytes | None], place: str) -> dict[str, Any]:
 def nearest_pane(study: Study, results: Results, pair: dict[str, Choice]) -> dict[str, Any]:
     """Return the real brain nearest in size to the synthetic one, else to the chosen real one."""
     title = "Real, nearest in size"
-    cohort, case = pair.get("synthetic") or pair["real"]
+    chosen = pair.get("synthetic") or pair.get("real")
+    if not chosen:
+        reason = "No case is chosen that a real one could be near to."
+        return {"key": "nearest", "title": title, "case": "", "error": reason, "facts": {}}
+    cohort, case = chosen
     found = nearest_by_tiv(results, cohort.name, case, study.real.name)
     if found is None or found not in [c.case_id for c in study.real.cases]:
         reason = "The total intracranial volumes are not known yet: evaluate the study."

@@ -114,9 +114,9 @@ def test_once_open_the_choices_lead_not_the_address(study):
 
 def test_an_address_with_nonsense_is_left_out(study):
     link = {"show": "x", "plane": "x", "sort": "x", "down": "x", "position": "nan,1e999,x", "radiological": "x"}
-    app = viewer(study, **link, panes="x|Alpha\na-77", cohorts="x", selected="x|y\nz")
+    app = viewer(study, **link, panes="x|x\ny", cohorts="x", selected="x|y\nz")
     assert [pane["case"] for pane in sent(app)["panes"]] == ["r-00", "a-00"]
-    assert "no case 'a-77'" in app.warning[0].value
+    assert "no cohort 'x'" in app.warning[0].value
 
 
 def test_selectors_show_what_the_panes_show(study):
@@ -169,9 +169,74 @@ def test_a_volume_that_vanishes_or_breaks_is_explained(study):
     (folder / "a-00.nii.gz").write_bytes(b"broken")
     shared.files_changed.clear()  # as LOOK_SECONDS later
     run(app)
-    assert any("a-02 is no longer there" in warning.value for warning in app.warning)
+    assert any("no case 'a-02'" in warning.value for warning in app.warning)
     real, synthetic = sent(app)["panes"]
     assert not real["error"] and "a-00" in synthetic["error"]
+
+
+@pytest.fixture
+def two(study, write_brains):
+    """The study with a second synthetic cohort, before the other one."""
+    folder = Path(study).parent
+    write_brains(folder / "first", 2, seed=2, prefix="b")
+    text = (folder / "study.toml").read_text()
+    first = '[synthetic.First]\nimages = "first/*.nii.gz"\n\n'
+    (folder / "study.toml").write_text(text.replace("[synthetic.", f"{first}[synthetic.", 1))
+    return study
+
+
+def delete(study, *names):
+    for name in names:
+        (Path(study).parent / "alpha" / f"{name}.nii.gz").unlink()
+    shared.files_changed.clear()  # as LOOK_SECONDS later
+
+
+@pytest.mark.parametrize("query", [
+    {"cohort": "Alpha", "case": "a-01"}, {"synthetic_cohort": "Alpha", "synthetic_case": "a-01"}, {"panes": "Alpha\na-01"},
+])  # fmt: skip
+@pytest.mark.parametrize("late", [True, False])
+def test_a_case_that_is_gone_gives_way_to_one_of_its_cohort(two, query, late):
+    delete(two, *([] if late else ["a-01"]))
+    app = viewer(two, **query)
+    if late:
+        delete(two, "a-01")
+        run(app)
+    for _ in range(2):  # the browser's wish for neighbours runs the page again: the words stay
+        assert sent(app)["panes"][-1]["case"] == "a-02"
+        assert "no case 'a-01' in 'Alpha'" in app.warning[0].value and "a-02 of the same cohort" in app.warning[0].value
+        run(app)
+    delete(two, "a-00", "a-02")
+    run(app)
+    assert "b-00" not in [pane["case"] for pane in sent(app)["panes"]]
+    assert any("Alpha has no volume" in warning.value for warning in app.warning)
+    assert app.selectbox(key="viewer_synthetic_cohort").value == "Alpha"
+    assert kept(app)["synthetic_cohort"] == "Alpha"
+
+
+def test_words_of_a_case_that_is_gone_end_with_another_choice(two):
+    app = viewer(two, cohort="Alpha", case="a-99")
+    app.selectbox(key="viewer_synthetic_Alpha").select("a-01")
+    assert not run(app).warning
+    app.selectbox(key="viewer_synthetic_Alpha").select("a-00")
+    assert not run(app).warning
+
+
+def test_an_empty_cohort_leaves_nothing_to_compare_sizes_with(two):
+    app = viewer(two, panes="synthetic|nearest", cohort="Alpha", case="a-00")
+    delete(two, "a-00", "a-01", "a-02")
+    (pane,) = sent(run(app))["panes"]
+    assert "No case is chosen" in pane["error"]
+    app.segmented_control(key="viewer_show").select("Slices for print")
+    run(app)
+
+
+def test_cases_chosen_in_another_study_are_not_missed_in_this_one(two, tmp_path):
+    other = Path(shutil.copytree(Path(two).parent, tmp_path / "other"))
+    (other / "alpha" / "a-01.nii.gz").unlink()
+    app = viewer(two, cohort="Alpha", case="a-01")
+    app.session_state["study"] = remember_study(from_environment(), str(other))
+    assert not run(app).warning
+    assert [pane["case"] for pane in sent(app)["panes"]] == ["r-00", "b-00"]
 
 
 def test_a_study_that_is_renamed_while_open_is_explained(study):

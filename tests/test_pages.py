@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -236,6 +237,27 @@ def test_on_the_overview_every_reason_and_a_typical_brain_lead_on_and_scores_hav
     assert table.splitlines()[2].count("|") == 7 and "**Alpha" in table.splitlines()[2]
     assert list(app.dataframe[0].value.columns) == ["cohort", "Untrained ResNet-50"]
     assert app.segmented_control[0].options == ["FID (Fréchet distance)"]
+
+
+def test_every_reason_leads_to_a_part_of_a_page_that_is_there(study, monkeypatch):
+    went, spots = [], set()
+    monkeypatch.setattr(shared.st, "switch_page", lambda path, **_: went.append(Path(path).stem))
+    for topic in TOPICS:
+        app = show("overview", study)
+        app.button(key=f"{topic}_Alpha").click().run()
+        spots.add((went[-1], app.session_state["leads_to"][0]))
+    assert (len(went), len(spots)) == (5, 4)  # similarity and diversity are in one place
+    for page, spot in spots:
+        assert spot in parts(show(page, study)._tree.root), (page, spot)
+
+
+def parts(block):
+    """Anchors and keys of the parts of a page."""
+    found = {getattr(getattr(block, "proto", None), "id", "").rpartition("-")[2]}
+    for child in getattr(block, "children", {}).values():
+        words = re.sub(r"[^a-z0-9]+", "-", child.value.lower()) if child.type == "subheader" else ""
+        found |= {words} | (parts(child) if hasattr(child, "children") else set())
+    return found
 
 
 def test_on_the_overview_brains_stand_by_cohort_and_a_click_opens_or_selects_one(study, monkeypatch):

@@ -108,6 +108,9 @@ def test_failing_cases_are_listed_worst_first():
     assert listed["subject"].tolist() == ["case-0-1", "case-0-3"] and listed["lowest"].tolist() == [0.1, 0.3]
     assert listed["failed"].tolist() == ["general csf", "general white matter, thalamus"]
     assert quality.failing_cases(table, 0.0).empty
+    assert [quality.briefly(failed) for failed in listed["failed"]] == ["CSF", "white matter, thalamus"]
+    assert quality.briefly(", ".join(quality.QC_SCORES[:-1])) == "all but hippocampus+amygdala"
+    assert quality.briefly(", ".join(quality.QC_SCORES)) == "all 8"
 
 
 def test_inputs_stay_as_they_are():

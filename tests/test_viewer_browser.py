@@ -203,6 +203,25 @@ def test_the_crosshair_is_wider_than_a_pixel(server, page, scale):
     other.close()
 
 
+def test_letters_and_failed_scores_can_be_read(server, page):
+    other = page.context.browser.new_page(viewport={"width": 1280, "height": 720})
+    visit(other, server, case="Alpha-003", panes="real|synthetic|template")
+    wait_for_case(other, "Alpha-003")
+    other.wait_for_timeout(1000)
+    known = other.locator(".pane .known").nth(1)
+    assert known.inner_text() == "QC fails 1 of 8 · TIV 1 cm³ (atlas space) · fails thalamus"
+    assert known.evaluate("e => e.scrollWidth <= e.clientWidth && e.scrollHeight <= e.clientHeight")
+    tops = other.locator(".pane .stage").evaluate_all("es => es.map(e => Math.round(e.getBoundingClientRect().top))")
+    assert len(set(tops)) == 1  # side by side, however long the words above are
+    shot = other.locator(".pane canvas").first.screenshot()
+    data = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).astype(int)
+    line = ((data[..., 0] > 150) & (data[..., 2] < 90) & (np.ptp(data, axis=2) > 80))[: len(data) // 2]
+    column = line[:, line.sum(axis=0).argmax()]  # the crosshair of the upper planes, and a letter on top of it
+    top = column[column.argmax() :][:14]
+    assert not top.all()  # no line through the letter
+    other.close()
+
+
 def test_a_region_can_be_hidden(page):
     page.locator(".pane canvas").first.click(position={"x": 90, "y": 110})  # keys go where was clicked last
     page.keyboard.press(" ")
@@ -328,6 +347,25 @@ def test_selected_points_are_selected_everywhere_and_open_in_the_viewer(page):
     assert sidebar.get_by_text("1 case selected").is_visible()
     sidebar.get_by_role("button", name="Clear").click()
     sidebar.get_by_text("1 case selected").wait_for(state="detached", timeout=60_000)
+
+
+def test_a_reason_of_a_verdict_leads_to_the_chart_behind_it_and_stays_there(server, page):
+    other = page.context.browser.new_page(viewport={"width": 1280, "height": 720})
+    study = results_folder(server.settings, read_study(server.study).path).name
+    other.goto(f"{server.url}/?study={study}")
+    other.get_by_role("heading", name="Cases").wait_for(timeout=120_000)  # the page is drawn
+    other.get_by_role("button", name="Gate →").click()
+    heading = other.get_by_role("heading", name="Scores of every volume")
+    heading.wait_for(timeout=120_000)
+    there = "e => Math.abs(e.getBoundingClientRect().top - 64) < 2"
+    other.wait_for_function(there, arg=heading.element_handle(), timeout=30_000)
+    other.wait_for_timeout(3000)
+    assert heading.evaluate(there)
+    other.mouse.move(700, 400)
+    other.mouse.wheel(0, -300)  # the user leads from now on
+    other.wait_for_timeout(500)
+    assert heading.evaluate("e => e.getBoundingClientRect().top") > 200
+    other.close()
 
 
 def test_without_webgl_the_slices_are_shown(server, playwright):

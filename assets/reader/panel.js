@@ -75,7 +75,7 @@ class Panel {
     this.seen = element("div", { className: "ends seen" });
     const ending = element("div", { className: "ending" }, this.note, element("div", {}, this.save, this.button("Cannot judge (0)", () => this.skip())),
       this.count, element("div", {}, this.reset, this.turn), this.seen);
-    this.root.replaceChildren(this.area, element("div", { className: "answers" }, this.rows, ending), this.help());
+    this.root.replaceChildren(this.area, element("div", { className: this.forced ? "forced answers" : "answers" }, this.rows, ending), this.help());
     this.root.focus({ preventScroll: true });
   }
 

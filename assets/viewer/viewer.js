@@ -2,7 +2,7 @@
 // Python sends `panes` (files to fetch, names, region facts); this sends back "wish" and "webgl".
 
 const shared = (globalThis.synthscopeViewer ??= { files: new Map(), volumes: new Map(), views: new Map(), instances: new WeakMap() });
-const AROUND = 118; // pixels of a pane above and below its picture, and a margin
+const AROUND = 136; // pixels of a pane above and below its picture, and a margin
 const LINE = 2; // least width of the crosshair, pixels of the page
 const KEPT = 40; // decoded volumes in memory
 const SLICES = ["sagittal", "coronal", "axial", "planes", "render"]; // keys 1 to 5
@@ -230,6 +230,13 @@ class Viewer {
       draw();
       this.follow(pane);
     };
+    // A letter has a dark ground: the crosshair in the middle runs below it.
+    const write = pane.nv.drawText.bind(pane.nv);
+    pane.nv.drawText = (at, text, ...rest) => {
+      const { nv } = pane, { fontPx } = nv, wide = nv.textWidth(fontPx, text);
+      nv.drawRect([at[0] - 0.15 * fontPx, at[1], wide + 0.3 * fontPx, fontPx], nv.opts.backColor);
+      write(at, text, ...rest);
+    };
     const cross = pane.nv.drawCrosshairs3D.bind(pane.nv);
     pane.nv.drawCrosshairs3D = (...given) => { this.widen(pane.nv); return cross(...given); };
     pane.nv.onIntensityChange = (volume) => this.set({ low: clamp(volume.cal_min, -1, 0.95), high: clamp(volume.cal_max, -0.95, 1) });
@@ -390,7 +397,7 @@ class Viewer {
     const line = Object.assign(element("span", "known", old ? "…" : ""), { title: [...words, item.meaning].join("\n").trim() });
     if (!old && item.verdict) line.append(element("span", item.fails ? "fails" : "", item.verdict), words.slice(1).map((word) => ` · ${word}`).join(""));
     pane.facts.title = item.meaning ?? "";
-    pane.head.replaceChildren(element("b", "", item.title), element("span", "case", pane.waiting ?? item.case), line);
+    pane.head.replaceChildren(element("b", "", item.title), Object.assign(element("span", "case", pane.waiting ?? item.case), { title: item.case }), line);
     if (item.cases?.length > 1)
       for (const [by, sign, words] of [[-1, "‹", "Previous case (K)"], [1, "›", "Next case (J)"]]) {
         const button = Object.assign(element("button", "", sign), { title: words });

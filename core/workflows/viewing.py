@@ -247,7 +247,9 @@ def case_verdicts(results: Results) -> dict[tuple[str, str], str]:
             words |= {(cohort, str(case)): "passes" for case in qc.index}
             failing = quality.failing_cases(qc, threshold)
             for case, failed in zip(failing["subject"], failing["failed"], strict=True):
-                words[cohort, str(case)] = f"fails {failed.count(', ') + 1} of {len(quality.QC_SCORES)}: {failed}"
+                count, every = failed.count(", ") + 1, len(quality.QC_SCORES)
+                which = f": {quality.briefly(failed)}" if count < every else ""
+                words[cohort, str(case)] = f"fails {count} of {every}{which}"
     return words
 
 
