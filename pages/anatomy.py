@@ -240,8 +240,10 @@ def show_chosen(study: Study, results: Results, rows: pd.DataFrame, gated: bool)
         access.download("Download", lambda: csv_text(full), "regional.csv", "text/csv")
 
 
-def show_tabs(study: Study, results: Results, rows: pd.DataFrame, gated: bool) -> None:
+@st.fragment
+def show_tabs(study: Study, results: Results) -> None:
     """Show what can be said about the regions; beside each tab, how the keys of its choices begin."""
+    rows, gated = regional_rows(study, results)
     shared.show_tabs(
         {
             "Effect sizes": (
@@ -270,6 +272,6 @@ if results.effect_sizes.empty:
 else:
     show_answers(study, results)
     st.markdown(SIGN)
-    show_tabs(study, results, *regional_rows(study, results))
+    show_tabs(study, results)
 st.caption(shared.engine_note(study))
 shared.show_gaps(study, results, "segmentation", "anatomy", "imported", "regional", "age and sex")

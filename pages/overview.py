@@ -224,8 +224,7 @@ def show_brains(study: Study, results: Results) -> None:
     clicked = sheet_parts.show_sheet(sheet, cells, plane, False, size=BRAIN, groups=groups)
     if brain := clicked.get("open"):
         shared.open_viewer(brain["cohort"], brain["case"])
-    if clicked.get("mark"):
-        st.rerun()  # the sidebar shows the selection
+    selection.follow()
     if lacking := [cohort.label for cohort in study.cohorts if not cohort.cases]:
         st.caption(f"No volume yet: {', '.join(lacking)}.")
     sheet_parts.show_missing(sheet)

@@ -15,6 +15,7 @@ from pages import shared
 
 CASES = "selected_cases"  # (cohort, case) in the order they were selected
 OF_STUDY = "selected_study"  # path of the study they belong to
+IN_SIDEBAR = "selected_in_sidebar"  # those that the sidebar shows
 LISTED = 6  # names in the sidebar
 PANES = 8  # brains opened at once: a browser draws in so many panes
 HOW = "Click points, or draw around them, to select their cases on every page."
@@ -39,7 +40,7 @@ def show_selected() -> None:
     """Show in the sidebar, on every page, what is selected; at first what the address says."""
     if CASES not in st.session_state:
         select(_in_address(st.query_params.get("selected", "")))
-    pairs = selected()
+    pairs = st.session_state[IN_SIDEBAR] = selected()
     if not pairs:
         return
     with st.sidebar.container(border=True):
@@ -48,6 +49,12 @@ def show_selected() -> None:
         st.caption("  \n".join(f"{case} · {cohort}" for cohort, case in pairs[:LISTED]) + more)
         open_button(pairs, "open_selected")
         st.button("Clear", key="clear_selected", icon=":material/close:", on_click=select, args=([],), width="stretch")
+
+
+def follow() -> None:
+    """Have the sidebar show the selection, where it was changed in a part of the page that runs alone."""
+    if st.session_state.get(IN_SIDEBAR, selected()) != selected():
+        st.rerun()
 
 
 def _in_address(text: str) -> list[Pair]:
@@ -99,6 +106,7 @@ def show_chart(study: Study, draw: Draw, key: str, of: tuple[Any, ...], **option
     **options
         Of `shared.show_dressed`.
     """
+    follow()
     cohorts = {name: c.name for c in study.cohorts for name in (c.label, shared.short_label(c), c.name)}
     figure, of, pairs, marked = _figure(key, of, draw, []), (*of, shared.theme()), selected(), []
     if pairs:
@@ -143,6 +151,7 @@ def show_cases(
 
     Rows of cases selected elsewhere are ticked. Returns the rows ticked, below which they can be opened.
     """
+    follow()
     chosen = set(selected())
     rows = [row for row, pair in enumerate(pairs) if pair in chosen]
     ticked = st.session_state.get(key)

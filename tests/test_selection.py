@@ -114,6 +114,27 @@ def test_the_sidebar_lists_opens_and_clears_it(study):  # noqa: F811
     assert "selected" not in " ".join(element.value for element in app.sidebar.markdown)
 
 
+def test_the_sidebar_follows_a_part_of_the_page_that_runs_alone(study):  # noqa: F811
+    def alone() -> None:
+        import streamlit as st
+
+        from pages import selection
+
+        if not st.session_state.get("part"):  # a run of a fragment leaves out what stands before it
+            selection.show_selected()
+        if st.session_state.pop("part", False):
+            selection.mark(("Alpha", "a1"), True)
+            selection.follow()
+
+    app = AppTest.from_function(alone, default_timeout=60)
+    app.session_state["study"], app.session_state[selection.OF_STUDY] = study, study
+    app.session_state[selection.CASES] = list(CHOSEN)
+    app.run()
+    app.session_state["part"] = True
+    app.run()
+    assert "3 cases selected" in " ".join(element.value for element in app.sidebar.markdown)
+
+
 def test_another_study_has_its_own_selection(study):  # noqa: F811
     app = run("app.py", study, demo_checked=True, **{selection.OF_STUDY: "/elsewhere/study.toml"})
     assert "selected" not in " ".join(element.value for element in app.sidebar.markdown)
