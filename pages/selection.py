@@ -53,7 +53,9 @@ def show_selected() -> None:
 
 def follow() -> None:
     """Have the sidebar show the selection, where it was changed in a part of the page that runs alone."""
-    if st.session_state.get(IN_SIDEBAR, selected()) != selected():
+    pairs = selected()
+    if st.session_state.get(IN_SIDEBAR, pairs) != pairs:
+        st.session_state[IN_SIDEBAR] = pairs  # asked for once
         st.rerun()
 
 
