@@ -15,8 +15,8 @@ import socket
 import time
 import uuid
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,16 +184,11 @@ class Store:
             with suppress(KeyError, CacheCorrupt):
                 return self.get(kind, key)
         lock_path = self.folder("locks") / f"{key}.lock"
-        lock = FileLock(lock_path, timeout=LOCK_SECONDS)
-        with suppress(Timeout, OSError):
-            lock.acquire()
-        try:
+        with alone(lock_path):
             with suppress(KeyError, CacheCorrupt):
                 return self.get(kind, key)
             value = compute()
             self.put(kind, key, value, provenance)
-        finally:
-            lock.release()
         with suppress(OSError):
             lock_path.unlink()
         return value
@@ -223,6 +218,18 @@ class Store:
         memo = content_key("hash", 1, [], {"path": str(path), "size": stat.st_size, "time": stat.st_mtime_ns})
         value: str = self.get_or_compute("json", memo, lambda: _sha256(path))
         return value
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold a lock; go on without it where it cannot be had in time, or at all."""
+    lock = FileLock(path, timeout=LOCK_SECONDS)
+    with suppress(Timeout, OSError):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_atomically(path: Path, write: Callable[[Path], None], *, suffix: str = "") -> None:

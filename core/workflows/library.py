@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from core import jobs
 from core.errors import InputError
 from core.settings import Settings, data_roots, refuse_outside
-from core.store import LOCK_SECONDS, Store, write_json
+from core.store import Store, alone, write_json
 from core.study import StudySpec, absolute, find_study, read_spec, read_study, same_spec, write_spec
 from core.workflows.demo import demo_folder
 from core.workflows.evaluation import check_choices
@@ -44,22 +40,10 @@ def remember_study(settings: Settings, path: str) -> str:
     """
     study = str(read_study(path).path)
     folder = Store(settings.workspace).folder()
-    with _alone(folder / "studies.lock"):  # else one of two that are added at once is lost
+    with alone(folder / "studies.lock"):  # else one of two that are added at once is lost
         paths = [study, *(other for other in _remembered(settings) if other != study)]
         write_json(paths, folder / "studies.json")
     return study
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold a lock; without it where it cannot be had in time, or at all."""
-    lock = FileLock(path, timeout=LOCK_SECONDS)
-    with suppress(Timeout, OSError):
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def create_study(settings: Settings, folder: str, spec: StudySpec) -> str:
@@ -114,7 +98,7 @@ def change_study(settings: Settings, path: str, former: StudySpec, spec: StudySp
         read, or whose new or changed cohorts have no image. Then the file is left as it was.
     """
     file = Path(path)
-    with _alone(Store(settings.workspace).folder() / "studies.lock"):
+    with alone(Store(settings.workspace).folder() / "studies.lock"):
         if reason := why_fixed(settings, path):
             raise InputError(reason, path, "Save the change as a study of its own.")
         if job := next(
