@@ -22,7 +22,7 @@ from core.workflows.viewing import PLANES, SHEET_COLUMNS, Pair, Sheet, case_scor
 from pages import access, job_parts, niivue, selection, shared, viewer_choices, viewer_parts
 
 AT_ONCE = 60  # thumbnails drawn while the page waits; more are drawn by a job
-AT_A_TIME = 240  # brains shown together
+AT_A_TIME = {"sheet": 400, "list": 240}  # brains shown together
 SEEN = "sheet_seen"  # number of the last click to select a brain that was answered
 NAME = "case name"
 LOWEST = "lowest QC"
@@ -33,7 +33,7 @@ TIV_HELP = "Total intracranial volume, measured on the images as aligned to the 
 
 def show_contact_sheet(study: Study, results: Results, radiological: bool) -> None:
     """Show one plane of the brains of the chosen cohorts, in the order wanted; a click opens one."""
-    page = choose_brains(study, results)
+    page = choose_brains(study, results, AT_A_TIME["sheet"])
     sheet = sheet_of(study, page.pairs, page.plane)
     show_sheet(sheet, cells_of(page, sheet, shared.labels_of(study.cohorts)), page.plane, radiological, open_cell)
     st.caption(
@@ -46,7 +46,7 @@ def show_contact_sheet(study: Study, results: Results, radiological: bool) -> No
 
 def show_case_list(study: Study, results: Results, radiological: bool) -> None:
     """Show the cases with their pictures and scores, in the order wanted; a selected row can be opened."""
-    page = choose_brains(study, results)
+    page = choose_brains(study, results, AT_A_TIME["list"])
     sheet, table = sheet_of(study, page.pairs, page.plane), page.table
     pictures = pictures_of(sheet, radiological and page.plane != "sagittal")
     table.insert(0, "picture", [pictures.get(pair, "") for pair in page.pairs])
@@ -82,8 +82,8 @@ class Page:
         return list(zip(self.table["cohort"], self.table["case"], strict=True))
 
 
-def choose_brains(study: Study, results: Results) -> Page:
-    """Let the user choose cohorts, a plane, the order, and which part of many cases to see."""
+def choose_brains(study: Study, results: Results, most: int) -> Page:
+    """Let the user choose cohorts, a plane, the order, and which part of more than ``most`` cases to see."""
     names, plane = choose_cohorts(study)
     cases = {cohort.name: [case.case_id for case in cohort.cases] for cohort in study.cohorts}
     known = hash(tuple(map(tuple, cases.values())))
@@ -100,8 +100,8 @@ def choose_brains(study: Study, results: Results) -> Page:
     sort = left.selectbox("Sort by", scores, key="viewer_sort", format_func=score_label)
     down = right.toggle("Highest first", key="viewer_down")
     table = in_order(table[rows], sort, down)
-    first = 0 if len(table) <= AT_A_TIME else choose_part(len(table), f"{sort}, {down}")
-    shown = table.iloc[first : first + AT_A_TIME].reset_index(drop=True)
+    first = 0 if len(table) <= most else choose_part(len(table), most, f"{sort}, {down}")
+    shown = table.iloc[first : first + most].reset_index(drop=True)
     words = f"{len(table):,}" if len(shown) == len(table) else f"{first + 1:,}–{first + len(shown):,} of {len(table):,}"
     pairs = zip(shown["cohort"], shown["case"], strict=True)
     return Page(shown.assign(verdict=verdicts_of(study, results, pairs)), plane, sort, words)
@@ -121,11 +121,11 @@ def choose_cohorts(study: Study) -> tuple[list[str], str]:
     return names, right.segmented_control("Plane", PLANES, key="viewer_plane", required=True) or "axial"
 
 
-def choose_part(n: int, order: str) -> int:
+def choose_part(n: int, most: int, order: str) -> int:
     """Let the user choose which of many cases to see; return the place of the first. Each order has its own choice."""
-    parts = -(-n // AT_A_TIME)
-    part = st.pagination(parts, key=f"part of {n} by {order}", persist_state="session")
-    return AT_A_TIME * (min(part, parts) - 1)
+    parts = -(-n // most)
+    part = st.pagination(parts, key=f"part of {n} by {most}, {order}", persist_state="session")
+    return most * (min(part, parts) - 1)
 
 
 def in_order(table: pd.DataFrame, sort: str, down: bool) -> pd.DataFrame:

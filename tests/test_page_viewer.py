@@ -287,7 +287,7 @@ def test_nearest_in_size_says_what_it_needs(study):
 
 @pytest.mark.parametrize("show", viewer_choices.SHEETS)
 def test_many_brains_are_shown_a_part_at_a_time_in_one_order(study, show, monkeypatch):
-    monkeypatch.setattr(sheet_parts, "AT_A_TIME", 2)
+    monkeypatch.setattr(sheet_parts, "AT_A_TIME", {"sheet": 2, "list": 2})
     app = viewer(study)
     app.segmented_control(key="viewer_show").select(show)
     run(app)
@@ -295,7 +295,7 @@ def test_many_brains_are_shown_a_part_at_a_time_in_one_order(study, show, monkey
 
     def parts():
         for part in (1, 2, 3):
-            app.session_state["part of 5 by case name, False"] = part
+            app.session_state["part of 5 by 2, case name, False"] = part
             run(app)
             sheet = show == "Contact sheet"
             cells = sent(app, "synthscope_sheet")["cells"] if sheet else app.dataframe[0].value.to_dict("records")
