@@ -169,4 +169,4 @@ def advanced_fields(settings: StudySettings, key: str) -> dict[str, Any]:
     n_boot = second.number_input(
         "Bootstrap samples", 0, 100_000, settings.n_boot, 100, key=f"{key}_boot", help="Behind every 95 % interval."
     )
-    return {"metrics": metrics, "n_boot": n_boot}
+    return {"metrics": metrics if set(metrics) < set(names) else [], "n_boot": n_boot}

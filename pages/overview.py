@@ -66,6 +66,10 @@ def show_answer(study: Study, results: Results) -> None:
         st.info("The study has no synthetic cohort yet. Add one on the page *Studies*.")
         return
     path = str(study.path)
+    if results.provenance.get("complete") and shared.outdated(study):
+        st.info("The study was changed since it was evaluated: here is what was known then.", icon=":material/update:")
+        if st.button("What is to be computed", key="outdated", icon=":material/folder_open:"):
+            shared.go_to("studies")
     judged = best_first(shared.cached_verdicts(path, shared.results_stamp(path), shared.study_version(path)))
     show_verdicts(study, judged)
     show_reasons(study, results, judged)

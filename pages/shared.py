@@ -21,7 +21,7 @@ from core.segmentation import SEGMENTERS
 from core.settings import Settings, from_environment
 from core.study import Cohort, Study, read_study, seen_of, times_of
 from core.volume import Volume
-from core.workflows import Results, demo_folder, known_studies, load_case, load_case_labels, read_results
+from core.workflows import Results, demo_folder, known_studies, load_case, load_case_labels, read_results, to_compute
 from core.workflows.results import cohort_verdicts, rank_scores, results_folder, source_of
 from core.workflows.results import results_stamp as stamp_of
 from core.workflows.verdicts import Verdict, verdicts
@@ -190,6 +190,14 @@ def load_study() -> tuple[Study, Results]:
             st.caption("Choose another study in the sidebar, or correct this one's study.toml.")
         st.stop()
     return study, cached_results(path, results_stamp(path))
+
+
+def outdated(study: Study) -> list[str]:
+    """Return what an evaluation of a study has to compute, see `core.workflows.to_compute`; nothing while one runs."""
+    # Kept beside the study, whose id is then that of no other one: its files may change while the results do not.
+    job, of = job_of(str(study.path)), (*basis(study), id(study))
+    _, lines = kept("to compute", of, lambda: (study, to_compute(settings(), study)))
+    return [] if job and job.active else lines
 
 
 def study_path() -> str:

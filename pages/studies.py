@@ -16,12 +16,12 @@ from core.participants import read_participants, split_participants
 from core.settings import refuse_outside
 from core.study import Study, StudySpec, make_spec, read_spec, same_spec
 from core.tables import csv_text
-from core.workflows import Results, known_studies, to_compute, why_fixed
+from core.workflows import Results, known_studies, why_fixed
 from pages import access, shared
 from pages import form_parts as form
 
 FORMER = "former_study"  # (path, spec, keys of the fields) that the form of a change started from
-SAVED = "study_saved"
+SAID = "study_said"  # what was done, to be said in the next run
 GRID_HELP = "full: 1 mm. half: 2 mm, eight times faster."
 CASE_COLUMNS = {
     "cohort": shared.text("Cohort", width=shared.COHORT_WIDTH),
@@ -44,6 +44,8 @@ def show_create() -> None:
         try:
             spec = spec_of(name, grid, asked, folder)
             st.session_state[shared.STUDY] = access.create_study(shared.settings(), folder, spec)
+            first = "" if spec.synthetic else " It has no synthetic cohort yet."
+            st.session_state[SAID] = f"{name} was made and is chosen.{first} Evaluate it in the first tab."
         except SynthScopeError as error:
             shared.show_error(error)
         else:
@@ -69,8 +71,6 @@ def show_change(study: Study) -> None:
     show_head(study, "change")
     path, settings = str(study.path), shared.settings()
     fixed, now = why_fixed(settings, path), read_spec(path)
-    if st.session_state.pop(SAVED, False):
-        st.success("Saved. What was computed before is kept.", icon=":material/check:")
     if st.session_state.get(FORMER, ("",))[0] != path:
         hold(path, now)
     _, former, turn = st.session_state[FORMER]
@@ -97,9 +97,10 @@ def show_change(study: Study) -> None:
             st.rerun()
     job = shared.job_of(path)
     label = "Save as a study of its own" if fixed else "Save the changes"
-    lock = access.lock(
-        "editor", disabled=bool(job and job.active), help="No file is deleted. Not while a job works on it."
-    )
+    working = bool(job and job.active)
+    if working:
+        st.caption("A job works on this study: wait until it has ended, or cancel it on the page *Jobs*.")
+    lock = access.lock("editor", disabled=working, help="No file is deleted.")
     if st.button(label, type="primary", **lock):
         try:
             spec = spec_of(name, grid, asked, folder)
@@ -108,7 +109,7 @@ def show_change(study: Study) -> None:
             else:
                 access.change_study(settings, path, former, spec)
                 hold(path, spec)
-                st.session_state[SAVED] = True
+            st.session_state[SAID] = "Saved. What was computed before is kept."
         except SynthScopeError as error:
             shared.show_error(error)
         else:
@@ -127,6 +128,7 @@ def show_open() -> None:
     if st.button("Open", **access.lock("editor", disabled=not path)):
         try:
             st.session_state[shared.STUDY] = access.open_study(shared.settings(), path)
+            st.session_state[SAID] = "The study is opened and chosen. Its cases are in the first tab."
         except SynthScopeError as error:
             shared.show_error(error)
         else:
@@ -134,7 +136,7 @@ def show_open() -> None:
 
 
 def cases_of(study: Study, results: Results) -> pd.DataFrame:
-    """Return every case with its status; cases not looked at yet are "not checked"."""
+    """Return every case with its status: "not checked" before an evaluation, "gone" after it was deleted."""
     known = set(zip(results.cases["cohort"], results.cases["case"], strict=True))
     blank = dict.fromkeys(results.cases.columns, "") | {"age": None}
     rows = []
@@ -148,7 +150,13 @@ def cases_of(study: Study, results: Results) -> pd.DataFrame:
             facts = {"status": "rejected", "reason": item.reason, "path": item.path}
             rows.append({"case": item.case_id, "cohort": cohort.name} | facts)
     waiting = [blank | row for row in rows if (row["cohort"], row["case"]) not in known]
-    table = pd.DataFrame([*results.cases.to_dict("records"), *waiting], columns=list(results.cases.columns))
+    there = {(row["cohort"], row["case"]) for row in rows}
+    former = results.cases.to_dict("records")
+    gone = {"status": "gone", "reason": "Its file was deleted, moved or renamed since the evaluation."}
+    listed = [
+        row if row["status"] == "rejected" or (row["cohort"], row["case"]) in there else row | gone for row in former
+    ]
+    table = pd.DataFrame([*listed, *waiting], columns=list(results.cases.columns))
     return table.assign(cohort=table["cohort"].map(shared.labels_of(study.cohorts)))
 
 
@@ -231,11 +239,7 @@ def show_head(study: Study, key: str) -> None:
     if button.button("Evaluate", type="primary", width="stretch", key=f"evaluate_{key}", **lock):
         shared.evaluate(str(study.path), known_studies(shared.settings()).get(str(study.path), study.name))
         st.rerun()
-    # Kept beside the study, as the cases are.
-    _, lines = shared.kept(
-        "to compute", (*shared.basis(study), id(study)), lambda: (study, to_compute(shared.settings(), study))
-    )
-    if lines and not working:
+    if lines := shared.outdated(study):
         heading = "**To be computed by *Evaluate***; all else comes from the cache.\n\n"
         st.info(heading + "\n".join(f"- {line}" for line in lines), icon=":material/update:")
 
@@ -249,12 +253,21 @@ def show_study(study: Study, results: Results) -> None:
 shared.show_heading("Studies", "A study holds a real cohort and the synthetic cohorts judged against it.")
 names = ["This study's cases", "Change this study", "New study", "Open a study", "Split a cohort"]
 this, change, create, known, split = st.tabs(names)
+if said := st.session_state.pop(SAID, ""):
+    st.toast(said, icon=":material/check:")
 with create:
     show_create()
 with known:
     show_open()
 with split:
     show_split()
+path = shared.study_path()
+if not shared.is_demo(path):
+    try:
+        shared.cached_study(path, shared.study_version(path))
+    except InputError as error:
+        with change:
+            shared.show_error(error)
 with this:  # last, since a study that cannot be read stops the page
     chosen, found = shared.load_study()
     show_study(chosen, found)

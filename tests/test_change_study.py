@@ -234,7 +234,7 @@ def test_the_form_changes_a_study_and_says_what_is_to_be_computed(page_study, wo
     assert (spec.name, spec.settings.n_boot, spec.settings.metrics) == ("Four", 500, ("fid",))
     assert list(spec.synthetic) == ["Alpha, seed 1", "Real again"] and spec.training == CohortSpec(images="Alpha")
     text = words(app)
-    assert "Saved." in text and "To be computed by *Evaluate*" in text
+    assert app.toast[0].value.startswith("Saved.") and "To be computed by *Evaluate*" in text
     assert "Real again: 3 volumes of a new cohort." in text and "Evaluate" in text
     assert field(app, "text_input", "Name of the study").value == "Four"
     assert audit.latest(from_environment(), 1)[0]["action"] == "change a study"
@@ -337,4 +337,29 @@ def test_every_page_stands_a_study_changed_since_its_evaluation(page, page_study
     gone = {"Beta": CohortSpec(images="Alpha/*.nii.gz"), "None": CohortSpec(images="nothing")}
     settings = StudySettings(encoders=("embedded",), metrics=("ms-ssim",))
     write_spec(spec.model_copy(update={"synthetic": gone, "settings": settings}), page_study)
-    show(page, page_study)
+    app = show(page, page_study)
+    assert page != "overview" or "was changed since it was evaluated" in words(app)
+
+
+def test_a_file_that_is_gone_is_said_to_be(page_study):  # noqa: F811
+    case = read_study(page_study).cohort("Alpha").cases[0]
+    case.path.unlink()
+    app = show("studies", page_study)
+    toggle = next(toggle for toggle in app.toggle if toggle.label.startswith("Only rejected"))
+    table = toggle.set_value(False).run().dataframe[0].value.set_index("case")
+    assert table["status"].to_dict()[case.case_id] == "gone" and "deleted" in table["reason"][case.case_id]
+
+
+def test_a_study_that_cannot_be_read_is_explained_where_it_is_changed_too(page_study):  # noqa: F811
+    Path(page_study).write_text("name = ")
+    app = show("studies", page_study)
+    assert [tab.label for tab in app.tabs if tab.error] == ["This study's cases", "Change this study"]
+
+
+def test_all_metrics_chosen_one_by_one_are_the_default(page_study):  # noqa: F811
+    app = show("studies", page_study)
+    metrics = field(app, "multiselect", "Metrics")
+    metrics.set_value(metrics.options).run()
+    field(app, "text_input", "Name of the study").input("Five").run()
+    press(app, "Save the changes")
+    assert (read_spec(page_study).name, read_spec(page_study).settings.metrics) == ("Five", ())
