@@ -130,11 +130,12 @@ def submit(settings: Settings, function: str, arguments: dict[str, Any], title: 
     return str(job_id)
 
 
-def list_jobs(settings: Settings, *, function: str = "") -> list[Job]:
-    """Return the job records, newest first."""
+def list_jobs(settings: Settings, *, function: str = "", **arguments: Any) -> list[Job]:
+    """Return the job records, newest first; those of a function, or whose arguments include these."""
     with _database(settings) as db:
         rows = db.execute("SELECT * FROM jobs ORDER BY created DESC").fetchall()
-    return [_job(row) for row in rows if not function or row["function"] == function]
+    found = [_job(row) for row in rows if not function or row["function"] == function]
+    return [job for job in found if arguments.items() <= job.arguments.items()]
 
 
 def status(settings: Settings, job_id: str) -> Job:

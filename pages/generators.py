@@ -43,8 +43,7 @@ def pick_checkpoint(model: str, study: Study) -> str:
 
 def newest(function: str, **arguments: Any) -> Job | None:
     """Return the newest job of a function whose arguments include these."""
-    found = jobs.list_jobs(shared.settings(), function=function)
-    return next((job for job in found if arguments.items() <= job.arguments.items()), None)
+    return next(iter(jobs.list_jobs(shared.settings(), function=function, **arguments)), None)
 
 
 @st.fragment(run_every=job_parts.POLL_SECONDS)

@@ -36,9 +36,8 @@ FILES = {
 
 def newest_job(path: str, drop: bool) -> Job | None:
     """Return the newest job that makes, or made, this report."""
-    wanted = {"study": path, "drop_individuals": drop}
-    found = jobs.list_jobs(shared.settings(), function=REPORT_JOB)
-    return next((job for job in found if job.arguments == wanted), None)
+    found = jobs.list_jobs(shared.settings(), function=REPORT_JOB, study=path, drop_individuals=drop)
+    return next(iter(found), None)
 
 
 def show_job(path: str, drop: bool) -> None:

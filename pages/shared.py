@@ -194,9 +194,8 @@ def load_study() -> tuple[Study, Results]:
 
 def outdated(study: Study) -> list[str]:
     """Return what an evaluation of a study has to compute, see `core.workflows.to_compute`; nothing while one runs."""
-    # Kept beside the study, whose id is then that of no other one: its files may change while the results do not.
-    job, of = job_of(str(study.path)), (*basis(study), id(study))
-    _, lines = kept("to compute", of, lambda: (study, to_compute(settings(), study)))
+    lines: list[str] = kept_of_files("to compute", study, lambda: to_compute(settings(), study))
+    job = job_of(str(study.path)) if lines else None
     return [] if job and job.active else lines
 
 
@@ -356,6 +355,13 @@ def basis(study: Study) -> tuple[Any, ...]:
     return path, results_stamp(path), tuple(cohort.label for cohort in study.cohorts)
 
 
+def kept_of_files(what: str, study: Study, make: Callable[[], Any]) -> Any:
+    """Return what is made of a study's results and files, which may change while the results do not; see `kept`."""
+    # Kept beside the study, whose id is then that of no other one.
+    _, made = kept(what, (*basis(study), id(study)), lambda: (study, make()))
+    return made
+
+
 def counts_of(study: Study, results: Results) -> pd.DataFrame:
     """Return what `cohort_verdicts` counts for every cohort of the study, by name; not to be written into."""
     names = [cohort.name for cohort in study.cohorts]
@@ -450,8 +456,9 @@ def go_to(page: str, spot: str = "") -> None:
 
 def land() -> None:
     """Bring what another page leads to into view; in the sidebar, where it takes no room of the page."""
-    with st.sidebar:
-        niivue.land(*st.session_state.get(LANDING, ("", 0)))
+    if LANDING in st.session_state:
+        with st.sidebar:
+            niivue.land(*st.session_state[LANDING])
 
 
 def viewer_button(cohort: str, case: str, key: str, beside: tuple[str, str] | None = None) -> None:

@@ -147,8 +147,8 @@ def sheet_of(study: Study, pairs: Sequence[Pair], plane: str) -> Sheet:
 
 def offer_drawing(study: Study, lacking: int) -> None:
     """Say that thumbnails are missing, and let the user have them drawn by a job."""
-    found = jobs.list_jobs(shared.settings(), function=job_parts.THUMBNAIL_JOB)
-    if any(job.active and job.arguments.get("study") == str(study.path) for job in found):
+    found = jobs.list_jobs(shared.settings(), function=job_parts.THUMBNAIL_JOB, study=str(study.path))
+    if any(job.active for job in found):
         st.info("The thumbnails are being drawn; see the page *Jobs*.")
     elif st.button(f"Draw the thumbnails of the study, {lacking} of these are missing", **access.lock("editor")):
         access.submit(

@@ -167,9 +167,7 @@ def filled_columns(table: pd.DataFrame) -> list[str]:
 
 def show_cases(study: Study, results: Results) -> None:
     """Show every case, with what was rejected and why."""
-    # Kept beside the study, whose id is then that of no other one: its files may change while the results do not.
-    of = (*shared.basis(study), id(study))
-    _, table = shared.kept("cases", of, lambda: (study, cases_of(study, results)))
+    table = shared.kept_of_files("cases", study, lambda: cases_of(study, results))
     rejected = table["status"] == "rejected"
     counts = table["status"].value_counts()
     st.markdown(", ".join(f"**{count}** {status}" for status, count in counts.items()) + f", of {len(table)} cases.")
@@ -178,7 +176,7 @@ def show_cases(study: Study, results: Results) -> None:
             st.warning(f"{cohort.label}: {note}")
     only = st.toggle(f"Only rejected ({rejected.sum()})", value=bool(rejected.any()), disabled=not rejected.any())
     shown = table[rejected] if only and rejected.any() else table
-    filled = shared.kept("filled columns", (*of, only), lambda: filled_columns(shown))
+    filled = shared.kept_of_files(f"filled columns, {only}", study, lambda: filled_columns(shown))
     shared.show_table(shown[filled], CASE_COLUMNS, row_height=shared.TALL_ROW if "reason" in filled else None)
     access.download("Download all cases as CSV", lambda: csv_text(table), "cases.csv", "text/csv")
 

@@ -101,9 +101,7 @@ def change_study(settings: Settings, path: str, former: StudySpec, spec: StudySp
     with alone(Store(settings.workspace).folder() / "studies.lock"):
         if reason := why_fixed(settings, path):
             raise InputError(reason, path, "Save the change as a study of its own.")
-        if job := next(
-            (job for job in jobs.list_jobs(settings) if job.active and job.arguments.get("study") == path), None
-        ):
+        if job := next((job for job in jobs.list_jobs(settings, study=path) if job.active), None):
             what = f"a job of this study is under way ({job.title})."
             raise InputError(what, path, "Wait for its end, or cancel it on the page Jobs; then save again.")
         if not same_spec(read_spec(file), former):
