@@ -260,11 +260,13 @@ with known:
 with split:
     show_split()
 path = shared.study_path()
-if not shared.is_demo(path):
-    try:
-        shared.cached_study(path, shared.study_version(path))
-    except InputError as error:
-        with change:
+try:
+    shared.cached_study(path, shared.study_version(path))
+except InputError as error:  # the first tab says more
+    with change:
+        if shared.is_demo(path):
+            st.info("The demo study is not there yet. When it is, it can be changed as a copy.")
+        else:
             shared.show_error(error)
 with this:  # last, since a study that cannot be read stops the page
     chosen, found = shared.load_study()

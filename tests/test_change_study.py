@@ -356,6 +356,11 @@ def test_a_study_that_cannot_be_read_is_explained_where_it_is_changed_too(page_s
     assert [tab.label for tab in app.tabs if tab.error] == ["This study's cases", "Change this study"]
 
 
+def test_a_demo_that_is_not_there_yet_leaves_no_tab_empty(workspace):  # noqa: F811
+    app = show("studies")
+    assert all(len(tab.children) for tab in app.tabs), [tab.label for tab in app.tabs if not tab.children]
+
+
 def test_all_metrics_chosen_one_by_one_are_the_default(page_study):  # noqa: F811
     app = show("studies", page_study)
     metrics = field(app, "multiselect", "Metrics")
