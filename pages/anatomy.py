@@ -16,7 +16,7 @@ from core.tables import csv_text
 from core.workflows import Results
 from core.workflows.regional import answer, at_gate, judged, most_extreme, noise_note
 from core.workflows.results import regional_tables
-from pages import access, paper_parts, selection, shared
+from pages import access, look, paper_parts, reads, selection, shared
 from pages import anatomy_parts as parts
 
 SIGN = (
@@ -48,7 +48,7 @@ def show_answers(study: Study, results: Results) -> None:
             f"- **{c.label}**{marks.get(c.name, '')}: {answer(effects[effects['cohort'] == c.name])}" for c in known
         )
 
-    st.markdown(shared.kept("answers of regions", shared.basis(study), say))
+    st.markdown(reads.kept("answers of regions", reads.basis(study), say))
 
 
 def regional_rows(study: Study, results: Results) -> tuple[pd.DataFrame, bool]:
@@ -56,10 +56,10 @@ def regional_rows(study: Study, results: Results) -> tuple[pd.DataFrame, bool]:
     gates = GATES if results.regional["gated"].any() else GATES[:1]
     choice = st.segmented_control("Compared", gates, default=gates[0], required=True, key="anatomy_gate")
     gated = choice == GATES[1]
-    rows = shared.kept("regional", (*shared.basis(study), gated), lambda: at_gate(results.regional, gated))
+    rows = reads.kept("regional", (*reads.basis(study), gated), lambda: at_gate(results.regional, gated))
     if gated:
         every, left = (list(at_gate(results.regional, choice)["cohort"].unique()) for choice in (False, True))
-        names = shared.labels_of(study.cohorts)
+        names = look.labels_of(study.cohorts)
         lost = ", ".join(names.get(name, name) for name in every if name not in left)
         if lost:
             st.warning(
@@ -101,13 +101,13 @@ def choose(study: Study, results: Results, rows: pd.DataFrame, gated: bool) -> t
         table = judged(table, margin) if "tost_low" in table else table
         return _ordered(table if group == "all" else table[table["group"] == group], order)
 
-    choices = (*shared.basis(study), gated, group, order, margin, everything)
-    return shared.kept("chosen regions", choices, select), choices
+    choices = (*reads.basis(study), gated, group, order, margin, everything)
+    return reads.kept("chosen regions", choices, select), choices
 
 
 def unreliable(study: Study, results: Results) -> list[Cohort]:
     """Return the synthetic cohorts that fail the quality gate."""
-    verdicts = shared.counts_of(study, results)
+    verdicts = reads.counts_of(study, results)
     return [c for c in study.synthetic if verdicts.loc[c.name, "gated"] and not verdicts.loc[c.name, "reliable"]]
 
 
@@ -124,14 +124,14 @@ def _ordered(table: pd.DataFrame, order: str) -> pd.DataFrame:
 
 def show_effects(study: Study, results: Results, table: pd.DataFrame, choices: tuple[Any, ...]) -> str:
     """Show the heatmap beside its table; return the region chosen in the table."""
-    names = {cohort.name: shared.short_label(cohort) for cohort in study.synthetic}
-    help_texts = {names[c.name]: f"{c.label}: Cohen's d. {shared.SIGN}" for c in study.synthetic}
+    names = {cohort.name: look.short_label(cohort) for cohort in study.synthetic}
+    help_texts = {names[c.name]: f"{c.label}: Cohen's d. {look.SIGN}" for c in study.synthetic}
     gated = [names[cohort.name] for cohort in unreliable(study, results)]
     labelled = table.assign(cohort=table["cohort"].map(names))
     select = {"on_select": "rerun", "selection_mode": "single-row"}
-    event = shared.show_effects(labelled, "effects", help_texts, choices, gated, **select)
+    event = paper_parts.show_effects(labelled, "effects", help_texts, choices, gated, **select)
     st.caption(f"The table is the paper's Table 3. Choose a row to see the volumes behind it. {BLIND_SPOT}")
-    lines, noise = shared.kept(
+    lines, noise = reads.kept(
         "verdicts of regions", choices, lambda: (_verdict_lines(table, names, gated), noise_of(table))
     )
     for line in lines:
@@ -174,7 +174,7 @@ def show_region(study: Study, results: Results, table: pd.DataFrame, picked: str
     name = _choice(second, "Cohort", list(cohorts), strongest, f"{REGION}_cohort_{region}_{who}", label)
     help_text = "As in the effect size; off: as measured."
     adjusted = third.toggle("Adjusted for head size", value=True, help=help_text, key="anatomy_chosen_adjusted")
-    names = shared.labels_of(study.cohorts)
+    names = look.labels_of(study.cohorts)
     row = table[(table["region"] == region) & (table["cohort"] == name)].iloc[0]
     st.markdown(
         f"**{region}, {cohorts[name].label}**: d = {row['cohens_d']:+.2f} [95 % {row['ci_low']:+.2f} to "
@@ -184,14 +184,14 @@ def show_region(study: Study, results: Results, table: pd.DataFrame, picked: str
 
     def draw(keep: Collection[selection.Pair]) -> Any:
         make = partial(regional_tables, results, [study.real.name, name], adjusted=adjusted)
-        tables = shared.kept("volumes of regions", (*shared.basis(study), name, adjusted), make)
+        tables = reads.kept("volumes of regions", (*reads.basis(study), name, adjusted), make)
         labelled = {names[cohort]: volumes for cohort, volumes in tables.items()}
-        return plots.region_distribution(labelled, region, colours=shared.colours_of(study), keep=keep)
+        return plots.region_distribution(labelled, region, colours=look.colours_of(study), keep=keep)
 
-    selection.show_chart(study, draw, "region_volumes", (*shared.basis(study), region, name, adjusted))
+    selection.show_chart(study, draw, "region_volumes", (*reads.basis(study), region, name, adjusted))
     st.caption(f"Each point is one volume, left and right averaged. {selection.HOW}")
     make = partial(most_extreme, results.percentiles, name, region, EXTREMES)
-    show_extremes(cohorts[name], shared.kept("extremes", (*shared.basis(study), name, region), make))
+    show_extremes(cohorts[name], reads.kept("extremes", (*reads.basis(study), name, region), make))
 
 
 def _choice(place: Any, label: str, options: list[str], start: str, key: str, words: Callable[[str], str]) -> str:
@@ -235,8 +235,8 @@ def show_chosen(study: Study, results: Results, rows: pd.DataFrame, gated: bool)
         return
     show_region(study, results, chosen, show_effects(study, results, chosen, choices))
     with st.expander("All numbers: intervals, tests, verdicts"):
-        full = chosen.assign(cohort=chosen["cohort"].map(shared.labels_of(study.cohorts)))
-        shared.show_table(full, shared.effect_columns())
+        full = chosen.assign(cohort=chosen["cohort"].map(look.labels_of(study.cohorts)))
+        look.show_table(full, paper_parts.effect_columns())
         access.download("Download", lambda: csv_text(full), "regional.csv", "text/csv")
 
 
@@ -244,7 +244,7 @@ def show_chosen(study: Study, results: Results, rows: pd.DataFrame, gated: bool)
 def show_tabs(study: Study, results: Results) -> None:
     """Show what can be said about the regions; beside each tab, how the keys of its choices begin."""
     rows, gated = regional_rows(study, results)
-    shared.show_tabs(
+    look.show_tabs(
         {
             "Effect sizes": (
                 lambda: show_chosen(study, results, rows, gated),

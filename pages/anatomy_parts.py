@@ -16,7 +16,7 @@ from core.tables import csv_text
 from core.volume import FULL, template
 from core.workflows import Results
 from core.workflows.regional import asymmetry_bars, asymmetry_tables, at_gate, difference_matrix, label_values
-from pages import access, selection, shared
+from pages import access, look, paper_parts, reads, selection
 
 RANGES = {"x": (-65, 65, -24), "y": (-100, 70, -18), "z": (-60, 70, -6)}  # mm: ends and start, at the hippocampus
 SIDES = {"x": "left to right", "y": "back to front", "z": "bottom to top"}
@@ -53,7 +53,7 @@ def show_atlas(study: Study, effects: pd.DataFrame, gated: bool) -> None:
             limit=max(LARGE_EFFECT, float(table["cohens_d"].abs().max())),
         )
 
-    shared.show_kept("atlas_effects", (*shared.basis(study), gated, cohort.name, *position), draw)
+    look.show_kept("atlas_effects", (*reads.basis(study), gated, cohort.name, *position), draw)
     st.caption(
         f"Cohen's d of {cohort.label} on the embedded atlas; both sides of a region have its value. Blue: "
         "larger in real brains; red: larger in synthetic brains. Grey: no value (insula and ventral diencephalon are "
@@ -67,26 +67,26 @@ def show_correlation(study: Study, results: Results, gated: bool) -> None:
     if summary.empty:
         st.info("No correlations: they need at least 10 volumes in each cohort.")
         return
-    names = shared.labels_of(study.cohorts)
+    names = look.labels_of(study.cohorts)
     columns = {
-        "cohort": shared.text("Cohort", width=shared.COHORT_WIDTH),
-        "frobenius": shared.number("Difference ↓", "Frobenius norm of the difference of both matrices; 0 is best."),
-        "floor": shared.number("Floor", shared.FLOOR_HELP),
-        "p_value": shared.number("p", "Share of 500 permutations that differ as much.", "%.2g"),
-        "n_regions": shared.number("Regions", fmt="%d"),
-        "n_real": shared.number("N real", fmt="%d"),
-        "n_synthetic": shared.number("N synthetic", fmt="%d"),
+        "cohort": look.text("Cohort", width=look.COHORT_WIDTH),
+        "frobenius": look.number("Difference ↓", "Frobenius norm of the difference of both matrices; 0 is best."),
+        "floor": look.number("Floor", look.FLOOR_HELP),
+        "p_value": look.number("p", "Share of 500 permutations that differ as much.", "%.2g"),
+        "n_regions": look.number("Regions", fmt="%d"),
+        "n_real": look.number("N real", fmt="%d"),
+        "n_synthetic": look.number("N synthetic", fmt="%d"),
     }
-    shared.show_table(summary.assign(cohort=summary["cohort"].map(names)), columns)
+    look.show_table(summary.assign(cohort=summary["cohort"].map(names)), columns)
     cohort = pick_cohort(study, summary["cohort"].tolist(), "correlation_cohort")
-    of = (*shared.basis(study), gated, cohort.name)
+    of = (*reads.basis(study), gated, cohort.name)
 
     def pairs() -> pd.DataFrame:
         found = at_gate(results.correlation_pairs, gated)
         return found[found["cohort"] == cohort.name]
 
-    chosen = shared.kept("correlation_pairs", of, pairs)
-    shared.show_kept("correlation_matrix", of, lambda: plots.correlation_matrix(difference_matrix(chosen)))
+    chosen = reads.kept("correlation_pairs", of, pairs)
+    look.show_kept("correlation_matrix", of, lambda: plots.correlation_matrix(difference_matrix(chosen)))
     st.caption(
         "Correlation over people, head size removed in each cohort. Orange and purple: pairs that go together less or "
         "more in the synthetic brains than in real ones. With few volumes much of the pattern is chance: compare "
@@ -95,10 +95,10 @@ def show_correlation(study: Study, results: Results, gated: bool) -> None:
     st.markdown("Pairs that differ most")
     largest = chosen.sort_values("p_value", kind="stable").head(PAIRS_SHOWN).drop(columns="cohort")
     formats = {
-        name: shared.number(name.replace("_", " "), fmt="%+.2f") for name in ("r_real", "r_synthetic", "difference")
+        name: look.number(name.replace("_", " "), fmt="%+.2f") for name in ("r_real", "r_synthetic", "difference")
     }
-    formats |= {name: shared.number(name[0], fmt="%.2g") for name in ("p_value", "q_value")}
-    shared.show_table(largest, formats | {"region_a": shared.text("Region"), "region_b": shared.text("and")})
+    formats |= {name: look.number(name[0], fmt="%.2g") for name in ("p_value", "q_value")}
+    look.show_table(largest, formats | {"region_a": look.text("Region"), "region_b": look.text("and")})
 
 
 def show_asymmetry(study: Study, results: Results, gated: bool) -> None:
@@ -109,8 +109,8 @@ def show_asymmetry(study: Study, results: Results, gated: bool) -> None:
         return
     cohort = pick_cohort(study, rows["cohort"].unique().tolist(), "asymmetry_cohort")
     table = rows[rows["cohort"] == cohort.name].reset_index(drop=True)
-    names = shared.labels_of(study.cohorts)
-    colours = shared.colours_of(study)
+    names = look.labels_of(study.cohorts)
+    colours = look.colours_of(study)
     sides = {
         names[study.real.name]: ("mean_real", "real_low", "real_high"),
         cohort.label: ("mean_synthetic", "synthetic_low", "synthetic_high"),
@@ -118,9 +118,9 @@ def show_asymmetry(study: Study, results: Results, gated: bool) -> None:
     left, right = st.columns(2)
     with left:
         unit = "(left − right) / mean of both"
-        shared.show_kept(
+        look.show_kept(
             "asymmetry_means",
-            (*shared.basis(study), gated, cohort.name),
+            (*reads.basis(study), gated, cohort.name),
             lambda: plots.paired_intervals(asymmetry_bars(table), sides, unit, colours=colours),
         )
         st.caption("Mean ± SD over people. Right of 0: the left side is larger. Not adjusted for head size.")
@@ -133,11 +133,11 @@ def show_asymmetry(study: Study, results: Results, gated: bool) -> None:
 
         def draw(keep: Collection[selection.Pair]) -> Any:
             make = partial(asymmetry_tables, results.volumes, [study.real.name, cohort.name])
-            cases = shared.kept("asymmetry of cases", (*shared.basis(study), cohort.name), make)
+            cases = reads.kept("asymmetry of cases", (*reads.basis(study), cohort.name), make)
             labelled = {names[name]: values for name, values in cases.items()}
             return plots.region_distribution(labelled, region, unit="asymmetry index", colours=colours, keep=keep)
 
-        selection.show_chart(study, draw, "asymmetry_cases", (*shared.basis(study), cohort.name, region))
+        selection.show_chart(study, draw, "asymmetry_cases", (*reads.basis(study), cohort.name, region))
         row = table[table["region"] == region].iloc[0]
         st.markdown(
             f"**{region}**: d = {row['cohens_d']:+.2f} [95 % {row['ci_low']:+.2f} to {row['ci_high']:+.2f}], "
@@ -155,17 +155,17 @@ def show_slopes(study: Study, results: Results, gated: bool) -> None:
     cohort = pick_cohort(study, rows["cohort"].unique().tolist(), "slopes_cohort")
     term = st.segmented_control("Effect of", ["age", "sex"], default="age", required=True, key="slopes_term")
     table = rows[(rows["cohort"] == cohort.name) & (rows["term"] == term)].reset_index(drop=True)
-    names = shared.labels_of(study.cohorts)
+    names = look.labels_of(study.cohorts)
     sides = {
         names[study.real.name]: ("real", "real_low", "real_high"),
         cohort.label: ("synthetic", "synthetic_low", "synthetic_high"),
     }
     if table["synthetic"].isna().all():
         st.info(f"{cohort.label}: age and sex of its cases are not known, so the real slopes stand alone.")
-    shared.show_kept(
+    look.show_kept(
         "slopes",
-        (*shared.basis(study), gated, cohort.name, term),
-        lambda: plots.paired_intervals(table, sides, str(table["unit"].iloc[0]), colours=shared.colours_of(study)),
+        (*reads.basis(study), gated, cohort.name, term),
+        lambda: plots.paired_intervals(table, sides, str(table["unit"].iloc[0]), colours=look.colours_of(study)),
     )
     st.caption(
         f"At equal head size, with 95 % intervals. N = {table['n_real'].iloc[0]:.0f} real, "
@@ -176,21 +176,21 @@ def show_slopes(study: Study, results: Results, gated: bool) -> None:
 def show_exclusions(study: Study, effects: pd.DataFrame, gated: bool) -> None:
     """List the regions for which each generator's MRIs should not be used."""
     bound = st.slider("Bound of |d|", 0.2, 2.0, LARGE_EFFECT, 0.05, key="exclusion_bound")
-    names = shared.labels_of(study.cohorts)
-    listed = shared.kept("exclusions", (*shared.basis(study), gated, bound), lambda: exclusions(effects, bound))
+    names = look.labels_of(study.cohorts)
+    listed = reads.kept("exclusions", (*reads.basis(study), gated, bound), lambda: exclusions(effects, bound))
     st.caption(
         f"Regions with |d| above {bound:.2f}: for studies of these regions this generator's MRIs should not be used. "
         "The paper takes 0.8. Certain: the whole 95 % interval lies beyond the bound."
     )
-    columns = shared.effect_columns() | {
-        "bound": shared.number("Bound", fmt="%.2f"),
+    columns = paper_parts.effect_columns() | {
+        "bound": look.number("Bound", fmt="%.2f"),
         "certain": st.column_config.CheckboxColumn("Certain", help="The whole interval lies beyond the bound."),
     }
     for name in dict.fromkeys(effects["cohort"]):
         table = listed[listed["cohort"] == name].drop(columns="cohort")
         st.markdown(f"**{names[name]}**: {len(table)} of {effects['cohort'].eq(name).sum()} regions")
         if len(table):
-            shared.show_table(table, columns)
+            look.show_table(table, columns)
         data = partial(_list_of, listed, name)
         access.download(f"Download the list of {name}", data, f"exclusions_{name}.csv", "text/csv", key=f"ex_{name}")
 

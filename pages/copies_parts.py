@@ -11,7 +11,7 @@ from core.study import Study
 from core.workflows import Results
 from core.workflows import comparisons as compare
 from core.workflows.results import judge_copies
-from pages import selection, shared
+from pages import look, reads, selection, shared
 from pages.similarity_parts import encoder_label
 
 IMAGE = "image"  # the space of volumes themselves, in copies.csv
@@ -23,28 +23,28 @@ NO_TRAINING = (
 )
 COHORT_WIDTH = 182  # pixels: all columns fit beside the sidebar on a small screen
 PAIR_COLUMNS = {
-    "cohort": shared.text("Cohort", width=COHORT_WIDTH),
-    "case": shared.text("Synthetic case", width=218),
-    "nearest_training": shared.text("Nearest training case", width=150),
-    "ratio": shared.number("Ratio", "Distance to the nearest training case over that to the nearest held-out case. "
+    "cohort": look.text("Cohort", width=COHORT_WIDTH),
+    "case": look.text("Synthetic case", width=218),
+    "nearest_training": look.text("Nearest training case", width=150),
+    "ratio": look.number("Ratio", "Distance to the nearest training case over that to the nearest held-out case. "
                            "Far below 1: suspiciously near. No unit.", width=60),
-    "distance_training": shared.number("To training", "Distance to the nearest training case.", width=82),
-    "distance_held_out": shared.number("To held-out", "Distance to the nearest real case that was held out.", width=90),
+    "distance_training": look.number("To training", "Distance to the nearest training case.", width=82),
+    "distance_held_out": look.number("To held-out", "Distance to the nearest real case that was held out.", width=90),
 }  # fmt: skip
 CHECK_COLUMNS = {
-    "cohort": shared.text("Cohort", width=COHORT_WIDTH),
-    "space": shared.text("Measured on", "Features of an encoder, or the volumes themselves.", 130),
-    "nearer": shared.text("Nearer to training", "Share of volumes nearer to training than to held-out people; about "
+    "cohort": look.text("Cohort", width=COHORT_WIDTH),
+    "space": look.text("Measured on", "Features of an encoder, or the volumes themselves.", 130),
+    "nearer": look.text("Nearer to training", "Share of volumes nearer to training than to held-out people; about "
                           "50 % without copying. 95 % Wilson interval, which takes volumes as independent: look-alikes "
                           "are not.", 145),
-    "p_value": shared.number("p", "One-sided permutation test: training and held-out people change places at random. "
+    "p_value": look.number("p", "One-sided permutation test: training and held-out people change places at random. "
                              "Valid when many volumes share their nearest person.", "%.2g", 60),
-    "finding": shared.text("Finding", "Suspicious: p times the number of measures is below 0.05. Unclear: not, but "
+    "finding": look.text("Finding", "Suspicious: p times the number of measures is below 0.05. Unclear: not, but "
                            "the interval lies above 50 %. None: neither.", 80),
-    "p_binomial": shared.number("p, binomial", "One-sided binomial test of a share above 50 %. It takes volumes as "
+    "p_binomial": look.number("p, binomial", "One-sided binomial test of a share above 50 %. It takes volumes as "
                                 "independent: look-alikes (blurred, collapsed) fail it without any copy.", "%.2g", 85),
-    "n_synthetic": shared.number("N", "Synthetic volumes judged.", "%d", 45),
-    "n_reference": shared.number("N people", "People drawn from each of training and held-out.", "%d", 75),
+    "n_synthetic": look.number("N", "Synthetic volumes judged.", "%d", 45),
+    "n_reference": look.number("N people", "People drawn from each of training and held-out.", "%d", 75),
 }  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def show_copies(results: Results, study: Study, encoder: str) -> None:
     if results.copy_check.empty:
         shared.still_computing("The copy check")
         return
-    names = {cohort.name: shared.short_label(cohort) for cohort in study.cohorts}
+    names = {cohort.name: look.short_label(cohort) for cohort in study.cohorts}
     check = judge_copies(results)
     rule = f"p times the number of measures below {SUSPICIOUS:g}"
     found = {kind: named(check[check["finding"] == kind], names) for kind in ("suspicious", "unclear")}
@@ -79,8 +79,8 @@ def show_copies(results: Results, study: Study, encoder: str) -> None:
             nearer=[share_interval(s, n) for s, n in zip(check["share"], check["n_synthetic"], strict=True)],
         )
 
-    table = shared.kept("copy check", shared.basis(study), in_words)
-    shared.show_table(table[list(CHECK_COLUMNS)], CHECK_COLUMNS, alt="Copy check of each cohort in each space")
+    table = reads.kept("copy check", reads.basis(study), in_words)
+    look.show_table(table[list(CHECK_COLUMNS)], CHECK_COLUMNS, alt="Copy check of each cohort in each space")
     show_pairs(results, study, encoder)
 
 
@@ -92,7 +92,7 @@ def named(checks: pd.DataFrame, names: Mapping[str, str]) -> str:
 
 def show_pairs(results: Results, study: Study, encoder: str) -> None:
     """List the synthetic volumes nearest to a training volume; ticking a row leads to both brains."""
-    names = {cohort.name: shared.short_label(cohort) for cohort in study.cohorts}
+    names = {cohort.name: look.short_label(cohort) for cohort in study.cohorts}
     spaces = list(results.copies["space"].unique())
     if not spaces:
         return
@@ -109,7 +109,7 @@ def show_pairs(results: Results, study: Study, encoder: str) -> None:
         found = results.copies[results.copies["space"] == space]
         return found.sort_values("ratio", kind="stable", ignore_index=True)
 
-    pairs = shared.kept("copy pairs", (*shared.basis(study), space), sort)
+    pairs = reads.kept("copy pairs", (*reads.basis(study), space), sort)
     shown = pairs.head(LISTED)
     table = shown.assign(cohort=shown["cohort"].map(names).fillna(shown["cohort"]))
     cases = list(zip(shown["cohort"], shown["case"], strict=True))

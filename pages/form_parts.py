@@ -12,20 +12,20 @@ from core.encoders import ENCODERS
 from core.metrics import METRICS
 from core.segmentation import SEGMENTERS
 from core.study import CohortSpec, StudySettings, StudySpec
-from pages import shared
+from pages import look
 
 BLANK = CohortSpec(images="")
 NEW = StudySpec(name="", real=BLANK)
 LARGEST = 2**53 - 1  # whole number that a browser can hold
 ORIENTATION = "Axis codes such as RAS, only when the headers are wrong."
 COHORT_COLUMNS = {
-    "name": shared.text("Name", "Name of the generator.", 150),
-    "images": shared.text("Images", "Folder, glob such as out/*.nii.gz, or BIDS dataset.", 280),
+    "name": look.text("Name", "Name of the generator.", 150),
+    "images": look.text("Images", "Folder, glob such as out/*.nii.gz, or BIDS dataset.", 280),
     "raw": st.column_config.CheckboxColumn("Raw", help="Not yet in atlas space: preprocess first.", default=False),
-    "orientation": shared.text("Orientation", ORIENTATION),
-    "participants": shared.text("participants.tsv", "Optional."),
-    "volumes": shared.text("Volumes CSV", "Optional: SynthSeg's volumes; then nothing is segmented here."),
-    "qc": shared.text("QC CSV", "Optional: SynthSeg's QC scores."),
+    "orientation": look.text("Orientation", ORIENTATION),
+    "participants": look.text("participants.tsv", "Optional."),
+    "volumes": look.text("Volumes CSV", "Optional: SynthSeg's volumes; then nothing is segmented here."),
+    "qc": look.text("QC CSV", "Optional: SynthSeg's QC scores."),
 }
 
 

@@ -14,7 +14,7 @@ from core.generators import GENERATORS
 from core.jobs import Job
 from core.study import Study, read_study
 from core.workflows import case_name, curve_of, demo_checkpoint, previews_of, samples_folder
-from pages import access, job_parts, shared
+from pages import access, job_parts, look, shared
 
 ESTIMATE_JOB = "core.workflows:estimate_generation"
 SAMPLE_JOB = "core.workflows:generate_for_study"
@@ -61,10 +61,10 @@ def show_estimate(model: str, grid: str, steps: int, n: int) -> None:
     elif job.state == "done":
         workers = max(1, shared.settings().workers)
         seconds = job.result["seconds"]
-        whole = shared.span(seconds * -(-n // workers))
+        whole = look.span(seconds * -(-n // workers))
         memory = job.result["memory"] * workers / 2**30
         st.markdown(
-            f"About **{whole}** for {n} volumes ({shared.span(seconds)} a volume, {workers} at a time) and "
+            f"About **{whole}** for {n} volumes ({look.span(seconds)} a volume, {workers} at a time) and "
             f"**{memory:.1f} GB** of memory, measured on this machine; start and evaluation come on top."
         )
     else:
@@ -129,7 +129,7 @@ def show_run(job: Job) -> None:
     training = job.function == TRAIN_JOB
     with st.container(border=True):
         title, button = st.columns([5, 1], vertical_alignment="center")
-        title.markdown(f"**{job.title}** · {job.state} · {shared.clock(job.created)}")
+        title.markdown(f"**{job.title}** · {job.state} · {look.clock(job.created)}")
         about = "Ends after the step it is at. Everything done so far is kept."
         lock = access.lock("editor", disabled=job.active and job.cancelled, help=about)
         if job.active:
@@ -147,7 +147,7 @@ def show_run(job: Job) -> None:
         place = place or samples_folder(shared.settings(), job.arguments["study"], job.arguments["name"])
         rows = curve_of(place) if training else []
         if rows:
-            shared.show_figure(plots.loss_curves(rows), key=f"losses_{job.id}")
+            look.show_figure(plots.loss_curves(rows), key=f"losses_{job.id}")
         pictures = previews_of(place, 3)
         for column, (caption, picture) in zip(st.columns(3), pictures, strict=False):
             column.image(picture, caption=caption, width="stretch")
@@ -170,7 +170,7 @@ shared.show_heading(
 try:
     chosen = read_study(shared.study_path())
 except SynthScopeError as problem:
-    shared.show_error(problem)
+    look.show_error(problem)
     st.stop()
 sampling, training_tab = st.tabs(["Sample", "Train"])
 with sampling:

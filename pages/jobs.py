@@ -10,7 +10,7 @@ import streamlit as st
 
 from core import audit, jobs
 from core.jobs import Job
-from pages import access, job_parts, shared
+from pages import access, job_parts, look, shared
 
 SHOWN = 200  # records of what people did
 STATES = {
@@ -36,7 +36,7 @@ def show_job(job: Job, lock: dict[str, Any]) -> None:
     with st.container(border=True):
         title, button = st.columns([5, 1], vertical_alignment="center")
         title.markdown(f"**{job.title}** :{colour}-badge[{icon} {label}]")
-        facts = [f"submitted {shared.clock(job.created)}", duration(job)]
+        facts = [f"submitted {look.clock(job.created)}", duration(job)]
         facts += [f"attempt {job.attempts}"] if job.attempts > 1 else []
         facts += [f"{key}: {value}" for key, value in job.result.items() if isinstance(value, int) and key != "memory"]
         title.caption(" · ".join(fact for fact in facts if fact))
@@ -53,7 +53,7 @@ def show_job(job: Job, lock: dict[str, Any]) -> None:
         lines = jobs.read_log(shared.settings(), job.id)
         if lines:
             with st.expander("Log"):
-                st.code("\n".join(f"{shared.clock(when)}  {line}" for when, line in lines), language=None, height=300)
+                st.code("\n".join(f"{look.clock(when)}  {line}" for when, line in lines), language=None, height=300)
 
 
 @st.fragment(run_every=job_parts.POLL_SECONDS)
@@ -74,11 +74,11 @@ def show_audit() -> None:
         st.caption("Nothing was recorded yet.")
         return
     rows = [{name: record.pop(name, "") for name in ("when", "who", "action")} | {"what": record} for record in found]
-    columns = {"when": shared.text("When (UTC)"), "who": shared.text("Who", "Empty without login.")}
-    columns |= {"what": shared.text("What", width="large")}
+    columns = {"when": look.text("When (UTC)"), "who": look.text("Who", "Empty without login.")}
+    columns |= {"what": look.text("What", width="large")}
     table = pd.DataFrame(rows)
     table["what"] = [", ".join(f"{key}: {value}" for key, value in what.items()) for what in table["what"]]
-    shared.show_table(table, columns, key="audit")
+    look.show_table(table, columns, key="audit")
     st.caption(f"The last {len(table)} of them; the file has all.")
     access.download(
         "Download the record", audit.audit_file(shared.settings()).read_bytes, "audit.jsonl", "application/jsonl"

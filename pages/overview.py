@@ -17,7 +17,7 @@ from core.workflows import Results
 from core.workflows.results import cases_behind, typical_case, worst_region
 from core.workflows.verdicts import ANSWERS, Verdict, best_first, column_help, is_control
 from core.workflows.viewing import PLANES, Sheet
-from pages import selection, shared, sheet_parts
+from pages import look, reads, selection, shared, sheet_parts
 
 SAMPLES = 6  # brains of each cohort
 BRAIN = 120  # pixels: so many stand in a row at 1280
@@ -56,7 +56,7 @@ HOW_TO_READ = (
     "Place: value [95 % interval]. 1 is best. Tie: the interval overlaps that of another cohort. Last: the score lacks "
     "volumes that failed the image checks, so it flatters, and the cohort comes behind all others. *As 1*: a control, "
     "brains with one known defect and no generator, that scores like that place. Floor, and its range where N differs: "
-    f"{shared.FLOOR_HELP}"
+    f"{look.FLOOR_HELP}"
 )
 
 
@@ -70,7 +70,7 @@ def show_answer(study: Study, results: Results) -> None:
         st.info("The study was changed since it was evaluated: here is what was known then.", icon=":material/update:")
         if st.button("What is to be computed", key="outdated", icon=":material/folder_open:"):
             shared.go_to("studies")
-    judged = best_first(shared.cached_verdicts(path, shared.results_stamp(path), shared.study_version(path)))
+    judged = best_first(reads.cached_verdicts(path, reads.results_stamp(path), reads.study_version(path)))
     show_verdicts(study, judged)
     show_reasons(study, results, judged)
 
@@ -95,7 +95,7 @@ def show_verdicts(study: Study, judged: Sequence[Verdict]) -> None:
 @st.fragment
 def show_reasons(study: Study, results: Results, judged: Sequence[Verdict]) -> None:
     """Show what the verdict on one cohort rests on: a typical brain, the main finding, and the reasons."""
-    labels = {verdict.cohort: shared.short_label(study.cohort(verdict.cohort)) for verdict in judged}
+    labels = {verdict.cohort: look.short_label(study.cohort(verdict.cohort)) for verdict in judged}
     if st.session_state.get(REASONS_OF) not in labels:
         st.session_state[REASONS_OF] = judged[0].cohort
     chosen = judged[0].cohort
@@ -115,7 +115,7 @@ def show_reasons(study: Study, results: Results, judged: Sequence[Verdict]) -> N
 
 def square_of(study: Study, verdict: Verdict) -> str:
     """Return the colour of a cohort as HTML; what comes from the study file is escaped beside it."""
-    return f"<span style='color:{shared.colours_of(study)[verdict.label]}'>■</span>"
+    return f"<span style='color:{look.colours_of(study)[verdict.label]}'>■</span>"
 
 
 def show_verdict(study: Study, results: Results, verdict: Verdict) -> None:
@@ -146,8 +146,8 @@ def show_typical(study: Study, results: Results, cohort: Cohort) -> None:
     if not (case := typical_of(study, results, cohort)):
         return
     try:
-        version = shared.case_version(study, results, cohort.name, case)
-        planes = shared.cached_planes(str(study.path), cohort.name, case, version)
+        version = reads.case_version(study, results, cohort.name, case)
+        planes = reads.cached_planes(str(study.path), cohort.name, case, version)
     except InputError as error:
         st.warning(f"{case}: {error.what}")
         return
@@ -162,14 +162,14 @@ def show_typical(study: Study, results: Results, cohort: Cohort) -> None:
 def typical_of(study: Study, results: Results, cohort: Cohort) -> str:
     """Return a cohort's typical case, the first one while no score is known; "" without cases."""
     name = cohort.name
-    found = shared.kept(f"typical {name}", shared.basis(study), lambda: typical_case(results, name))
+    found = reads.kept(f"typical {name}", reads.basis(study), lambda: typical_case(results, name))
     return found or next((case.case_id for case in cohort.cases), "")
 
 
 def show_order(study: Study, results: Results) -> None:
     """Show the place of each cohort by one of the main metrics, corrected, under every encoder."""
     path = str(study.path)
-    ranked = shared.cached_ranks(path, shared.results_stamp(path))
+    ranked = reads.cached_ranks(path, reads.results_stamp(path))
     ranked = ranked[(ranked["variant"] == "corrected") & ranked["metric"].isin(MAIN_METRICS)]
     if ranked.empty:
         shared.still_computing("The order of the cohorts")
@@ -179,7 +179,7 @@ def show_order(study: Study, results: Results) -> None:
     metric = str(st.segmented_control("Score", known, default=known[0], required=True, format_func=names.__getitem__))
     st.caption(column_help(metric))
     scores = ranked[ranked["metric"] == metric]
-    table, columns = shared.kept("order", (*shared.basis(study), metric), lambda: order_table(study, scores))
+    table, columns = reads.kept("order", (*reads.basis(study), metric), lambda: order_table(study, scores))
     pairs = [(c.name, typical_of(study, results, c)) for c in study.synthetic]
     selection.show_cases(table, columns, pairs, "order", alt=f"Place of each cohort by {names[metric]}")
     st.caption(f"{HOW_TO_READ} Tick a row to open the cohort's typical brain. All metrics: page *Similarity*.")
@@ -188,19 +188,19 @@ def show_order(study: Study, results: Results) -> None:
 def order_table(study: Study, scores: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return the places by one score under every encoder, and what the columns are."""
     rows = [*(c.name for c in study.synthetic), "Floor", "N real / synthetic"]
-    labels = {c.name: shared.short_label(c) for c in study.synthetic}
+    labels = {c.name: look.short_label(c) for c in study.synthetic}
     controls = {c.name for c in study.synthetic if is_control(c)}
     table = pd.DataFrame({"cohort": [labels.get(row, row) for row in rows]})
-    columns = {"cohort": shared.text("Cohort", width=ORDER_COHORT)}
+    columns = {"cohort": look.text("Cohort", width=ORDER_COHORT)}
     for encoder, group in scores.groupby("encoder", sort=False):
         cells = {row["cohort"]: place(row, row["cohort"] in controls) for _, row in group.iterrows()}
         title = ENCODERS[str(encoder)].label if encoder in ENCODERS else str(encoder) or "volumes themselves"
-        floors = sorted({shared.brief(floor) for floor in group["floor"].dropna()})
+        floors = sorted({look.brief(floor) for floor in group["floor"].dropna()})
         cells["Floor"] = " – ".join(floors[:: max(1, len(floors) - 1)]) or "–"
         sizes = zip(group["n_real"], group["n_synthetic"], strict=True)
         cells["N real / synthetic"] = ", ".join(sorted({f"{real:.0f} / {synthetic:.0f}" for real, synthetic in sizes}))
         table[title] = pd.Series(rows).map(cells).fillna("still computing")
-        columns[title] = shared.text(title, HOW_TO_READ, max(ORDER_WIDTH, 16 + round(6.5 * len(title))))
+        columns[title] = look.text(title, HOW_TO_READ, max(ORDER_WIDTH, 16 + round(6.5 * len(title))))
     return table, columns
 
 
@@ -208,12 +208,12 @@ def place(row: pd.Series, control: bool) -> str:
     """Return a score's place, value and interval, or why there is no place."""
     if pd.isna(row["value"]):
         return "not computed"
-    value = shared.brief(row["value"])
+    value = look.brief(row["value"])
     if pd.isna(row["rank"]):
         return f"no place: {value}"
     words = [word for word, holds in (("last", row["note"]), ("tie", row["tie"])) if holds]
     marks = f" ({', '.join(words)})" if words else ""
-    interval = f" [{shared.bounds(row['ci_low'], row['ci_high'])}]" if pd.notna(row["ci_low"]) else ""
+    interval = f" [{look.bounds(row['ci_low'], row['ci_high'])}]" if pd.notna(row["ci_low"]) else ""
     return f"{'as ' if control else ''}{row['rank']:.0f}{marks}: {value}{interval}"
 
 
@@ -241,7 +241,7 @@ def show_brains(study: Study, results: Results) -> None:
 def cells_of(study: Study, results: Results, sheet: Sheet, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
     """Return the brains of a sheet, by cohort."""
     verdicts, chosen = sheet_parts.verdicts_of(study, results, pairs), set(selection.selected())
-    places, labels = [cohort.name for cohort in study.cohorts], shared.labels_of(study.cohorts)
+    places, labels = [cohort.name for cohort in study.cohorts], look.labels_of(study.cohorts)
     return [
         sheet_parts.cell(pair, sheet, labels[pair[0]], verdict, pair in chosen) | {"group": places.index(pair[0])}
         for pair, verdict in zip(pairs, verdicts, strict=True)
@@ -251,7 +251,7 @@ def cells_of(study: Study, results: Results, sheet: Sheet, pairs: Sequence[tuple
 
 def show_counts(study: Study, results: Results) -> None:
     """Show how many cases were found, used and rejected."""
-    counts = shared.counts_of(study, results)
+    counts = reads.counts_of(study, results)
     table = pd.DataFrame(
         {
             "cohort": [cohort.label for cohort in study.cohorts],
@@ -262,13 +262,13 @@ def show_counts(study: Study, results: Results) -> None:
     )
     table["waiting"] = (table["found"] - table["used"] - table["rejected"]).clip(lower=0)
     columns = {
-        "cohort": shared.text("Cohort", width="large"),
-        "found": shared.number("Found", "Files found by the study.", "%d"),
-        "used": shared.number("Used", "Volumes that passed all checks.", "%d"),
-        "rejected": shared.number("Rejected", "See the page Studies for each case and the reason.", "%d"),
-        "waiting": shared.number("Not checked yet", fmt="%d"),
+        "cohort": look.text("Cohort", width="large"),
+        "found": look.number("Found", "Files found by the study.", "%d"),
+        "used": look.number("Used", "Volumes that passed all checks.", "%d"),
+        "rejected": look.number("Rejected", "See the page Studies for each case and the reason.", "%d"),
+        "waiting": look.number("Not checked yet", fmt="%d"),
     }
-    shared.show_table(table, columns)
+    look.show_table(table, columns)
     shared.show_gaps(study, results)
 
 

@@ -10,7 +10,7 @@ import streamlit as st
 
 from core import plots
 from core.workflows import comparisons as compare
-from pages import paper_parts, shared
+from pages import look, paper_parts, reads, shared
 from pages import similarity_parts as parts
 
 SOURCE = (
@@ -29,7 +29,7 @@ def show_table_1() -> None:
         "Order by", ["fid", "mmd"], default="fid", required=True, format_func=str.upper, key="paper_order"
     )
     find = partial(compare.rank_agreement, ranked, str(metric), "published")
-    agreement = shared.kept("paper's agreement", (metric,), find)
+    agreement = reads.kept("paper's agreement", (metric,), find)
     encoders = {name: parts.encoder_label(name) for name in agreement.tau.index}
     st.markdown(f"{compare.order_sentence(agreement, encoders, names)} The paper gives no intervals, so every "
                 "difference counts here, however small.")  # fmt: skip
@@ -43,7 +43,7 @@ def show_table_1() -> None:
         }
         return plots.metric_dots(ranked.assign(**named, ci_low=np.nan, ci_high=np.nan), colours=colours)
 
-    shared.show_kept("paper_scores", (), draw, alt="Every value of Table 1")
+    look.show_kept("paper_scores", (), draw, alt="Every value of Table 1")
 
 
 shared.show_heading("The paper's tables", "The published results, in the same form as those of your study.")
@@ -53,4 +53,4 @@ TABS = {
     "Table 2: quality": (paper_parts.show_table_2, ()),
     "Table 3: anatomy": (lambda: paper_parts.show_table_3("paper_effects"), ()),
 }
-shared.show_tabs(TABS, "paper_tab")
+look.show_tabs(TABS, "paper_tab")

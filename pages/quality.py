@@ -16,27 +16,27 @@ from core.tables import csv_text
 from core.workflows import Results
 from core.workflows.regional import what_if_gate
 from core.workflows.results import image_failures, qc_caveats, qc_of
-from pages import access, paper_parts, selection, shared
+from pages import access, look, paper_parts, reads, selection, shared
 
 FAILING_COLUMNS = {
-    "cohort": shared.text("Cohort", width=170),  # all columns fit beside the sidebar on a small screen
-    "subject": shared.text("Case", width=190),
-    "failed": shared.text("Scores below the threshold", width=400),
-    "lowest": shared.number("Lowest score", "0 to 1; higher is better.", "%.3f", 90),
+    "cohort": look.text("Cohort", width=170),  # all columns fit beside the sidebar on a small screen
+    "subject": look.text("Case", width=190),
+    "failed": look.text("Scores below the threshold", width=400),
+    "lowest": look.number("Lowest score", "0 to 1; higher is better.", "%.3f", 90),
 }
 IMAGE_COLUMNS = {
-    "cohort": shared.text("Cohort", width=shared.COHORT_WIDTH),
-    "subject": shared.text("Case", width="medium"),
-    "n": shared.number("N", "Volumes looked at.", "%d"),
-    "unlike": shared.text("Unlike the real ones", "How many volumes, or in what.", "medium"),
-    **{name: shared.number(name.capitalize(), meaning) for name, meaning in CHECKS.items()},
+    "cohort": look.text("Cohort", width=look.COHORT_WIDTH),
+    "subject": look.text("Case", width="medium"),
+    "n": look.number("N", "Volumes looked at.", "%d"),
+    "unlike": look.text("Unlike the real ones", "How many volumes, or in what.", "medium"),
+    **{name: look.number(name.capitalize(), meaning) for name, meaning in CHECKS.items()},
 }
 
 
 def show_gate(study: Study, results: Results) -> None:
     """Show the verdict of the gate in the layout of the paper's Table 2."""
-    labels = shared.labels_of(study.cohorts)
-    names = {cohort.name: shared.short_label(cohort) for cohort in study.cohorts}
+    labels = look.labels_of(study.cohorts)
+    names = {cohort.name: look.short_label(cohort) for cohort in study.cohorts}
     failed = results.quality.loc[~results.quality["reliable"], "cohort"].map(labels).tolist()
     table = results.quality.assign(cohort=results.quality["cohort"].map(names).fillna(results.quality["cohort"]))
     allowed = f"{study.settings.qc_fail_rate:.0%}"
@@ -46,7 +46,7 @@ def show_gate(study: Study, results: Results) -> None:
         )
     else:
         st.success(f"All cohorts pass the gate: at most {allowed} of their volumes fail.")
-    shared.show_quality(table, "gate")
+    paper_parts.show_quality(table, "gate")
     counts = {cohort.label: image_failures(results, cohort.name) for cohort in study.synthetic}
     if refused := ", ".join(f"{label} {bad} of {n}" for label, (bad, n) in counts.items() if bad):
         st.caption(f"Not in the table, and failing too: volumes that the image checks refused before ({refused}).")
@@ -69,12 +69,12 @@ def choose_threshold(study: Study, results: Results) -> float:
         return own
     scores = {cohort.name: qc_of(results, cohort.name) for cohort in study.cohorts}
     table = what_if_gate(scores, study.real.name, chosen, study.settings.qc_fail_rate)
-    names = {cohort.name: shared.short_label(cohort) for cohort in study.cohorts}
+    names = {cohort.name: look.short_label(cohort) for cohort in study.cohorts}
     table["cohort"] = table["cohort"].map(names).fillna(names[study.real.name])
     st.info(
         f"**What if** the threshold were {chosen:.3f}? The study's own, {own:.3f}, and its results stay as they are."
     )
-    shared.show_quality(table, "what_if_table")
+    paper_parts.show_quality(table, "what_if_table")
     return chosen
 
 
@@ -82,10 +82,10 @@ def show_strips(study: Study, results: Results, threshold: float | None) -> None
     """Show every score of every volume; selecting points selects their cases."""
 
     def draw(keep: Collection[selection.Pair]) -> Any:
-        tables = {shared.short_label(cohort): qc_of(results, cohort.name) for cohort in study.cohorts}
-        return plots.qc_scatter(tables, threshold, colours=shared.colours_of(study), keep=keep)
+        tables = {look.short_label(cohort): qc_of(results, cohort.name) for cohort in study.cohorts}
+        return plots.qc_scatter(tables, threshold, colours=look.colours_of(study), keep=keep)
 
-    selection.show_chart(study, draw, "qc_strips", (*shared.basis(study), threshold))
+    selection.show_chart(study, draw, "qc_strips", (*reads.basis(study), threshold))
     st.caption(f"Each point is one volume. {selection.HOW} The dashed line is the threshold above.")
 
 
@@ -102,13 +102,13 @@ def show_failing(study: Study, results: Results, threshold: float) -> None:
         table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
         return table.sort_values("lowest", kind="stable", ignore_index=True) if len(table) else table
 
-    table = shared.kept("failing", (*shared.basis(study), threshold), list_failing)
+    table = reads.kept("failing", (*reads.basis(study), threshold), list_failing)
     st.caption(f"At the threshold {threshold:.3f}, worst first. Tick rows to select their cases.")
     if table.empty:
         st.info("No volume fails.")
         return
     pairs = list(zip(table["name"], table["subject"], strict=True))
-    names = {cohort.name: shared.short_label(cohort) for cohort in study.cohorts}
+    names = {cohort.name: look.short_label(cohort) for cohort in study.cohorts}
     shown = table.assign(cohort=table["name"].map(names), failed=table["failed"].map(briefly))
     selection.show_cases(shown[list(FAILING_COLUMNS)], FAILING_COLUMNS, pairs, "failing")
     access.download("Download the list", lambda: csv_text(table), "failing_cases.csv", "text/csv")
@@ -117,7 +117,7 @@ def show_failing(study: Study, results: Results, threshold: float) -> None:
 def show_image_checks(study: Study, results: Results) -> None:
     """Show what the images say beside their segmentation; ticking rows selects their cases."""
     st.subheader("The images themselves")
-    names, checks = shared.labels_of(study.cohorts), results.image_checks
+    names, checks = look.labels_of(study.cohorts), results.image_checks
 
     def find_medians() -> pd.DataFrame:
         medians = checks.groupby("cohort", sort=False)[list(CHECKS)].median()
@@ -125,9 +125,9 @@ def show_image_checks(study: Study, results: Results) -> None:
         medians.insert(0, "n", checks.groupby("cohort").size())
         return medians
 
-    medians = shared.kept("medians", shared.basis(study), find_medians)
-    short = {cohort.name: shared.short_label(cohort) for cohort in study.cohorts}
-    shared.show_table(medians.rename(index=short).reset_index(), IMAGE_COLUMNS)
+    medians = reads.kept("medians", reads.basis(study), find_medians)
+    short = {cohort.name: look.short_label(cohort) for cohort in study.cohorts}
+    look.show_table(medians.rename(index=short).reset_index(), IMAGE_COLUMNS)
     st.caption(
         "Medians of each cohort. A segmentation can look fine on a hazy or blurred image, so these look at the image: "
         "a volume is unlike the real ones when a value lies more than five robust deviations from the real median."

@@ -18,7 +18,7 @@ from core.readings import MODES, SCALES, Rating, Session
 from core.study import Study
 from core.tables import csv_text
 from core.workflows import Results, reader_study
-from pages import access, selection, shared, similarity_parts, viewer_choices
+from pages import access, look, selection, shared, similarity_parts, viewer_choices
 
 SESSION = "reading"  # in the address, so that a reload goes on
 UNBLINDED = "unblinded"  # fingerprints of the studies whose results were opened without reading
@@ -81,7 +81,7 @@ def show_earlier(reader: str, mine: list[Session]) -> bool:
     st.warning(f"**{reader}** has read this study before.{question}")
     for session in mine[:5]:
         state = "complete" if session.complete else f"{session.position} of {len(session.plan)} saved"
-        label = f"{MODE_NAMES[session.mode]}, {shared.clock(session.created)}: {state}"
+        label = f"{MODE_NAMES[session.mode]}, {look.clock(session.created)}: {state}"
         if st.button(("See the results: " if session.complete else "Go on: ") + label, key=f"go_{session.id}"):
             st.query_params[SESSION] = session.id
             st.rerun()
@@ -94,7 +94,7 @@ def show_earlier(reader: str, mine: list[Session]) -> bool:
 
 def show_form(study: Study, fakes: list[str], reader: str) -> None:
     """Ask what is read and begin."""
-    names = shared.labels_of(study.cohorts)
+    names = look.labels_of(study.cohorts)
     mode = st.radio("Task", MODES, format_func=MODE_NAMES.__getitem__, horizontal=True, key="reading_mode")
     chosen = st.multiselect("Synthetic cohorts", fakes, fakes, format_func=names.__getitem__, key="reading_cohorts")
     columns = st.columns(3)
@@ -108,7 +108,7 @@ def show_form(study: Study, fakes: list[str], reader: str) -> None:
         try:
             plan = readings.make_plan(study, chosen, mode, n, share / 100, seed, reader)
         except SynthScopeError as error:
-            shared.show_error(error)
+            look.show_error(error)
             return
         st.query_params[SESSION] = access.start_session(shared.settings(), study, reader, mode, plan, seed)
         st.rerun()
@@ -178,53 +178,53 @@ def save(session: Session, position: int, given: dict[str, Any]) -> None:
 # -- results -----------------------------------------------------------------------------------------------------------
 
 SUMMARY_COLUMNS = {
-    "reader": shared.text("Reader"),
-    "n": shared.number("Cases", "First showings that were judged.", "%d"),
-    "accuracy": shared.number("Accuracy", "Share of right answers; 50 % is guessing.", "percent"),
-    "ci_low": shared.number("95 % from", "Wilson interval; over all readers with the cases as clusters.", "percent"),
-    "ci_high": shared.number("95 % to", "Wilson interval; over all readers with the cases as clusters.", "percent"),
-    "d_prime": shared.number("d′", "0: real and synthetic are not told apart. Log-linear correction.", "%.2f"),
-    "d_low": shared.number("d′ from", "Lower end of the 95 % interval.", "%.2f"),
-    "d_high": shared.number("d′ to", "Upper end of the 95 % interval.", "%.2f"),
-    "repeats": shared.number("Repeats", "Hidden repeats answered.", "%d"),
-    "kappa_answer": shared.number("κ answer", "Cohen's κ of a reader with oneself on hidden repeats.", "%.2f"),
-    "kappa_realism": shared.number("κ realism", "The same for realism, quadratic weights.", "%.2f"),
-    "seconds": shared.number("Seconds", "Median time a case.", "%.0f"),
+    "reader": look.text("Reader"),
+    "n": look.number("Cases", "First showings that were judged.", "%d"),
+    "accuracy": look.number("Accuracy", "Share of right answers; 50 % is guessing.", "percent"),
+    "ci_low": look.number("95 % from", "Wilson interval; over all readers with the cases as clusters.", "percent"),
+    "ci_high": look.number("95 % to", "Wilson interval; over all readers with the cases as clusters.", "percent"),
+    "d_prime": look.number("d′", "0: real and synthetic are not told apart. Log-linear correction.", "%.2f"),
+    "d_low": look.number("d′ from", "Lower end of the 95 % interval.", "%.2f"),
+    "d_high": look.number("d′ to", "Upper end of the 95 % interval.", "%.2f"),
+    "repeats": look.number("Repeats", "Hidden repeats answered.", "%d"),
+    "kappa_answer": look.number("κ answer", "Cohen's κ of a reader with oneself on hidden repeats.", "%.2f"),
+    "kappa_realism": look.number("κ realism", "The same for realism, quadratic weights.", "%.2f"),
+    "seconds": look.number("Seconds", "Median time a case.", "%.0f"),
 }
 CONFUSION_COLUMNS = {
-    "cohort": shared.text("Cohort", width=190),
-    "n": shared.number("Answers", "First showings, all readers.", "%d"),
-    "called_real": shared.number("Called real", "", "%d"),
-    "called_synthetic": shared.number("Called synthetic", "", "%d"),
-    "right": shared.number("Right", "", "%d"),
-    "accuracy": shared.number("Accuracy", "", "percent"),
-    "ci_low": shared.number("95 % from", "Wilson interval, cases as clusters.", "percent"),
-    "ci_high": shared.number("95 % to", "Wilson interval, cases as clusters.", "percent"),
-    "skipped": shared.number("Skipped", "Not judged.", "%d"),
+    "cohort": look.text("Cohort", width=190),
+    "n": look.number("Answers", "First showings, all readers.", "%d"),
+    "called_real": look.number("Called real", "", "%d"),
+    "called_synthetic": look.number("Called synthetic", "", "%d"),
+    "right": look.number("Right", "", "%d"),
+    "accuracy": look.number("Accuracy", "", "percent"),
+    "ci_low": look.number("95 % from", "Wilson interval, cases as clusters.", "percent"),
+    "ci_high": look.number("95 % to", "Wilson interval, cases as clusters.", "percent"),
+    "skipped": look.number("Skipped", "Not judged.", "%d"),
 }
 CASE_COLUMNS = {
-    "case": shared.text("Case"),
-    "cohort": shared.text("Cohort", "What it is.", 180),
-    "answer": shared.text("Answer"),
-    "correct": shared.text("Was"),
-    **{name: shared.number(words, "1 worst, 5 best.", "%d") for name, words in SCALE_NAMES.items()},
-    "note": shared.text("Note"),
-    "reader": shared.text("Reader"),
+    "case": look.text("Case"),
+    "cohort": look.text("Cohort", "What it is.", 180),
+    "answer": look.text("Answer"),
+    "correct": look.text("Was"),
+    **{name: look.number(words, "1 worst, 5 best.", "%d") for name, words in SCALE_NAMES.items()},
+    "note": look.text("Note"),
+    "reader": look.text("Reader"),
 }
 AGREEMENT_COLUMNS = {
-    "what": shared.text("Rating", width=150),
-    "alpha": shared.number("Krippendorff's α", "1: agreement, 0: chance. Nominal answers, ordinal scales.", "%.2f"),
-    "readers": shared.number("Readers", "", "%d"),
-    "cases": shared.number("Cases", "Judged by two readers or more.", "%d"),
+    "what": look.text("Rating", width=150),
+    "alpha": look.number("Krippendorff's α", "1: agreement, 0: chance. Nominal answers, ordinal scales.", "%.2f"),
+    "readers": look.number("Readers", "", "%d"),
+    "cases": look.number("Cases", "Judged by two readers or more.", "%d"),
 }
 CORRELATION_COLUMNS = {
-    "metric": shared.text("Score", width=230),
-    "encoder": shared.text("Encoder", "The network that turns a volume into features.", 210),
-    "variant": shared.text("Variant", "Corrected, or computed as published.", 100),
-    "rho": shared.number("Spearman's ρ", "1: readers and score order the cohorts alike.", "%+.2f"),
-    "p_value": shared.number("p", "Permutation test; exact up to eight cohorts.", "%.2g"),
-    "tau": shared.number("Kendall's τ", "", "%+.2f"),
-    "cohorts": shared.number("Cohorts", "", "%d"),
+    "metric": look.text("Score", width=230),
+    "encoder": look.text("Encoder", "The network that turns a volume into features.", 210),
+    "variant": look.text("Variant", "Corrected, or computed as published.", 100),
+    "rho": look.number("Spearman's ρ", "1: readers and score order the cohorts alike.", "%+.2f"),
+    "p_value": look.number("p", "Permutation test; exact up to eight cohorts.", "%.2g"),
+    "tau": look.number("Kendall's τ", "", "%+.2f"),
+    "cohorts": look.number("Cohorts", "", "%d"),
 }
 
 
@@ -260,7 +260,7 @@ def show_results(study: Study, results: Results, known: list[Session], current: 
     chosen = [session for session in complete if session.mode == mode]
     ratings = readings.read_ratings(shared.settings(), chosen, study.real.name)
     st.caption(f"Complete sessions: {len(chosen)}. A case that was left out counts nowhere.")
-    shared.show_table(reader_study.reader_summary(ratings, study.real.name), SUMMARY_COLUMNS)
+    look.show_table(reader_study.reader_summary(ratings, study.real.name), SUMMARY_COLUMNS)
     show_by_cohort(study, ratings, mode)
     show_agreement(ratings, mode)
     show_correlation(study, results, ratings)
@@ -276,25 +276,25 @@ def show_each(study: Study, ratings: pd.DataFrame, mode: str) -> None:
     rows = ratings[found].sort_values(["correct", "cohort", "case"], kind="stable", na_position="last")
     pairs = list(zip(rows["cohort"], rows["case"], strict=True))
     right = rows["correct"].map({True: "right", False: "wrong"}).fillna("not judged")
-    table = rows.assign(cohort=rows["cohort"].map(shared.labels_of(study.cohorts)), correct=right)
+    table = rows.assign(cohort=rows["cohort"].map(look.labels_of(study.cohorts)), correct=right)
     names = ["case", "cohort", "answer", "correct", *(SCALES if mode == "rating" else ()), "note", "reader"]
     selection.show_cases(table[names], CASE_COLUMNS, pairs, "readings_cases", height=290)
 
 
 def show_by_cohort(study: Study, ratings: pd.DataFrame, mode: str) -> None:
     """Show what each cohort was taken for, and how it was rated."""
-    names, order = shared.labels_of(study.cohorts), [cohort.name for cohort in study.cohorts]
+    names, order = look.labels_of(study.cohorts), [cohort.name for cohort in study.cohorts]
     st.subheader("By cohort")
     table = reader_study.confusion(ratings, order)
     table["cohort"] = table["cohort"].map(names)
     if mode == "forced choice":
         table = table.drop(columns=["called_real", "called_synthetic"])
-    wraps = table["cohort"].str.len().max() > shared.LABEL_WIDTH
-    shared.show_table(table, CONFUSION_COLUMNS, row_height=shared.TALL_ROW if wraps else None)
+    wraps = table["cohort"].str.len().max() > look.LABEL_WIDTH
+    look.show_table(table, CONFUSION_COLUMNS, row_height=look.TALL_ROW if wraps else None)
     if mode == "rating":
         shares = reader_study.likert_shares(ratings, order)
-        wrapped = {name: shared.wrapped(label) for name, label in names.items()}
-        shared.show_figure(plots.likert_bars(shares, wrapped), "likert")
+        wrapped = {name: look.wrapped(label) for name, label in names.items()}
+        look.show_figure(plots.likert_bars(shares, wrapped), "likert")
         st.caption("Share of the ratings from 1 (worst) to 5 (best).")
 
 
@@ -303,7 +303,7 @@ def show_agreement(ratings: pd.DataFrame, mode: str) -> None:
     st.subheader("Between readers")
     table = reader_study.reader_agreement(ratings)
     table["what"] = table["what"].map({"answer": "Answer", **SCALE_NAMES})
-    shared.show_table(table.head(1) if mode == "forced choice" else table, AGREEMENT_COLUMNS)
+    look.show_table(table.head(1) if mode == "forced choice" else table, AGREEMENT_COLUMNS)
     if table["readers"].max() < 2:
         st.caption("One reader so far: agreement needs a second one with the same seed.")
 
@@ -312,7 +312,7 @@ def show_correlation(study: Study, results: Results, ratings: pd.DataFrame) -> N
     """Show which scores order the cohorts as the readers do."""
     st.subheader("Readers and scores")
     table = reader_study.correlate_with_metrics(ratings, results, study.real.name, study.settings.seed)
-    shared.show_table(in_words(table), CORRELATION_COLUMNS, height=290)
+    look.show_table(in_words(table), CORRELATION_COLUMNS, height=290)
     st.caption(
         "Order of the cohorts by readers against their order by each score, turned so that higher is better. With so "
         "few cohorts only strong correlations can be told from chance, and p is not corrected for the number of scores."

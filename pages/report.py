@@ -12,7 +12,7 @@ from core.jobs import Job
 from core.report import Published, contents, read_published
 from core.study import Study
 from core.workflows import Results
-from pages import access, job_parts, niivue, shared
+from pages import access, job_parts, look, niivue, reads, shared
 
 REPORT_JOB = "core.report:publish"
 DROP_HELP = "Leaves out every picture, point, name and hash of a single real or training scan; aggregates stay."
@@ -67,7 +67,7 @@ def show_state(study: Study, results: Results, drop: bool, made: Published | Non
         return
     if job and job.state == "failed":
         st.error(f"The report could not be made. {job.error} The log is on the page Jobs.", icon=":material/error:")
-    if made and made.stamp != shared.results_stamp(path):
+    if made and made.stamp != reads.results_stamp(path):
         st.warning("The results have changed since this report was made.", icon=":material/update:")
     elif made and not made.complete:
         st.warning("The evaluation had not ended when this report was made.", icon=":material/hourglass_top:")
@@ -108,7 +108,7 @@ def show_files(study: Study, drop: bool, made: Published) -> None:
         access.download(label, content, file, mimetype, place=column, icon=":material/download:", width="stretch",
                         key=f"download_{kind}")  # fmt: skip
         column.caption(f"{size}. {meaning}")
-    st.caption(f"Made {shared.clock(made.made)} in {shared.span(made.seconds)}.")
+    st.caption(f"Made {look.clock(made.made)} in {look.span(made.seconds)}.")
 
 
 study, results = shared.current_study(

@@ -11,7 +11,7 @@ import streamlit as st
 from core import plots
 from core.errors import InputError
 from core.study import Study
-from pages import shared
+from pages import look, reads, shared
 
 CASES = "selected_cases"  # (cohort, case) in the order they were selected
 OF_STUDY = "selected_study"  # path of the study they belong to
@@ -64,7 +64,7 @@ def _in_address(text: str) -> list[Pair]:
     pairs = [(cohort, case) for cohort, line, case in (name.partition("\n") for name in text.split("|")) if line]
     path = shared.study_path()
     try:
-        study = shared.cached_study(path, shared.study_version(path)) if pairs else None
+        study = reads.cached_study(path, reads.study_version(path)) if pairs else None
     except InputError:
         return []  # the page explains what is wrong with the study
     known = {(cohort.name, case.case_id) for cohort in study.cohorts for case in cohort.cases} if study else set()
@@ -104,13 +104,13 @@ def show_chart(study: Study, draw: Draw, key: str, of: tuple[Any, ...], **option
     key : str
         Of the widget.
     of : tuple
-        Choices the figure was made for, see `shared.kept`.
+        Choices the figure was made for, see `reads.kept`.
     **options
-        Of `shared.show_dressed`.
+        Of `look.show_dressed`.
     """
     follow()
-    cohorts = {name: c.name for c in study.cohorts for name in (c.label, shared.short_label(c), c.name)}
-    figure, of, pairs, marked = _figure(key, of, draw, []), (*of, shared.theme()), selected(), []
+    cohorts = {name: c.name for c in study.cohorts for name in (c.label, look.short_label(c), c.name)}
+    figure, of, pairs, marked = _figure(key, of, draw, []), (*of, look.theme()), selected(), []
     if pairs:
         points = _points(figure, cohorts)
         if not points.keys() >= set(pairs):  # of another cohort, or left out of a large one
@@ -119,15 +119,15 @@ def show_chart(study: Study, draw: Draw, key: str, of: tuple[Any, ...], **option
             points = _points(figure, cohorts)
         marked = [pair for pair in pairs if pair in points]
         plain, marks = figure, tuple(points[pair] for pair in marked)
-        figure = shared.kept(f"{key}, marked", (*of, *marks), lambda: plots.mark_cases(plain, set(marks)))
-    shared.show_dressed(figure, key, on_select=_take_points(key, cohorts), **options)
+        figure = reads.kept(f"{key}, marked", (*of, *marks), lambda: plots.mark_cases(plain, set(marks)))
+    look.show_dressed(figure, key, on_select=_take_points(key, cohorts), **options)
     if marked:
         open_button(marked, f"open_{key}")
 
 
 def _figure(key: str, of: tuple[Any, ...], draw: Draw, keep: Collection[Pair]) -> Any:
     """Return a chart, kept, that reacts to the mouse as Streamlit sets it: else it is drawn again for that."""
-    return shared.kept_figure(key, of, lambda: draw(keep).update_layout(clickmode="event+select", dragmode="pan"))
+    return look.kept_figure(key, of, lambda: draw(keep).update_layout(clickmode="event+select", dragmode="pan"))
 
 
 def _points(figure: Any, cohorts: Mapping[str, str]) -> dict[Pair, Pair]:
@@ -139,7 +139,7 @@ def _take_points(key: str, cohorts: Mapping[str, str]) -> Callable[[], None]:
     """Return what selects the cases of the points chosen in a chart."""
 
     def take() -> None:
-        points = [shared.words_of(point) for point in st.session_state[key]["selection"]["points"]]
+        points = [look.words_of(point) for point in st.session_state[key]["selection"]["points"]]
         if pairs := [(cohorts.get(point[1], point[1]), str(point[0])) for point in points if len(point) > 1]:
             select(pairs)
 
@@ -160,7 +160,7 @@ def show_cases(
     if sorted(ticked["selection"]["rows"] if ticked else []) != rows:
         st.session_state[key] = {"selection": {"rows": rows}}
     choices = {"on_select": _take_rows(key, pairs), "selection_mode": "multi-row", "key": key}
-    shared.show_table(table, columns, **choices, **options)
+    look.show_table(table, columns, **choices, **options)
     if rows:
         open_button([pairs[row] for row in rows], f"open_{key}")
     return rows

@@ -19,7 +19,7 @@ from core.quality import QC_SCORES
 from core.study import Study
 from core.workflows import Results
 from core.workflows.viewing import PLANES, SHEET_COLUMNS, Pair, Sheet, case_scores, contact_sheet, undrawn
-from pages import access, job_parts, niivue, selection, shared, viewer_choices, viewer_parts
+from pages import access, job_parts, look, niivue, reads, selection, shared, viewer_choices, viewer_parts
 
 AT_ONCE = 60  # thumbnails drawn while the page waits; more are drawn by a job
 AT_A_TIME = {"sheet": 400, "list": 240}  # brains shown together
@@ -35,7 +35,7 @@ def show_contact_sheet(study: Study, results: Results, radiological: bool) -> No
     """Show one plane of the brains of the chosen cohorts, in the order wanted; a click opens one."""
     page = choose_brains(study, results, AT_A_TIME["sheet"])
     sheet = sheet_of(study, page.pairs, page.plane)
-    show_sheet(sheet, cells_of(page, sheet, shared.labels_of(study.cohorts)), page.plane, radiological, open_cell)
+    show_sheet(sheet, cells_of(page, sheet, look.labels_of(study.cohorts)), page.plane, radiological, open_cell)
     st.caption(
         f"{page.words} brains, middle {page.plane} slices at one scale. Click a brain to open it; with Ctrl, ⌘ or "
         "Shift, to select it. A red edge: the QC gate rejects it; the score it fails stands below."
@@ -52,14 +52,14 @@ def show_case_list(study: Study, results: Results, radiological: bool) -> None:
     table.insert(0, "picture", [pictures.get(pair, "") for pair in page.pairs])
     extra = [name for name in CHECKS if name in table] + [name for name in table if name.startswith("copy ratio")]
     shown = table[["picture", "case", "cohort", *LIST_COLUMNS, *extra]].replace(
-        {"cohort": shared.labels_of(study.cohorts)}
+        {"cohort": look.labels_of(study.cohorts)}
     )
-    columns: dict[str, Any] = {name: shared.number(score_label(name), fmt="%.3g") for name in shown.columns[3:]}
-    columns |= {name: shared.number(score_label(name), QC_HELP) for name in (LOWEST, *QC_SCORES)}
-    columns |= {"TIV": shared.number("TIV (mm³)", TIV_HELP, "%.0f")}
-    columns |= {"verdict": shared.text("QC gate", "Passes, the scores below the threshold, or why not judged.", 220)}
+    columns: dict[str, Any] = {name: look.number(score_label(name), fmt="%.3g") for name in shown.columns[3:]}
+    columns |= {name: look.number(score_label(name), QC_HELP) for name in (LOWEST, *QC_SCORES)}
+    columns |= {"TIV": look.number("TIV (mm³)", TIV_HELP, "%.0f")}
+    columns |= {"verdict": look.text("QC gate", "Passes, the scores below the threshold, or why not judged.", 220)}
     columns |= {"picture": st.column_config.ImageColumn(page.plane.capitalize())}
-    columns |= {"cohort": shared.text("Cohort", width=180)}
+    columns |= {"cohort": look.text("Cohort", width=180)}
     selection.show_cases(shown, columns, page.pairs, "case_list", height=640, row_height=84)
     note = letters_note(page.plane, radiological)
     st.caption(f"{page.words} cases. A click on a heading sorts those shown, *Sort by* sorts all. {note}")
@@ -87,7 +87,7 @@ def choose_brains(study: Study, results: Results, most: int) -> Page:
     names, plane = choose_cohorts(study)
     cases = {cohort.name: [case.case_id for case in cohort.cases] for cohort in study.cohorts}
     known = hash(tuple(map(tuple, cases.values())))
-    table = shared.kept("case scores", (*shared.basis(study), known), lambda: case_scores(results, cases))
+    table = reads.kept("case scores", (*reads.basis(study), known), lambda: case_scores(results, cases))
     chosen = [pair for pair in selection.selected() if pair[0] in cases]
     if chosen and st.toggle(f"Only the selected ({len(chosen)})", key="viewer_only_selected"):
         rows = pd.MultiIndex.from_frame(table[["cohort", "case"]]).isin(chosen)
@@ -161,14 +161,14 @@ def offer_drawing(study: Study, lacking: int) -> None:
 def cached_undrawn(path: str, pairs: Sequence[Pair], stamp: tuple[int, ...]) -> int:
     """Count the thumbnails that cases lack; ``stamp`` makes changed files count again."""
     del stamp
-    return undrawn(shared.settings(), shared.cached_study(path, shared.study_version(path)), pairs)
+    return undrawn(shared.settings(), reads.cached_study(path, reads.study_version(path)), pairs)
 
 
 @st.cache_data(max_entries=64, show_spinner="Drawing thumbnails")
 def cached_sheet(path: str, pairs: Sequence[Pair], plane: str, stamp: tuple[int, ...]) -> Sheet:
     """Draw the picture of cases; ``stamp`` makes changed files be drawn again."""
     del stamp
-    return contact_sheet(shared.settings(), shared.cached_study(path, shared.study_version(path)), pairs, plane)
+    return contact_sheet(shared.settings(), reads.cached_study(path, reads.study_version(path)), pairs, plane)
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
@@ -214,7 +214,7 @@ def cells_of(page: Page, sheet: Sheet, labels: Mapping[str, str]) -> list[dict[s
     for pair, value, verdict in zip(page.pairs, values, page.table["verdict"], strict=True):
         if pair in sheet.places:
             label = labels[pair[0]]
-            words = label if page.sort == NAME else "–" if np.isnan(value) else shared.brief(value)
+            words = label if page.sort == NAME else "–" if np.isnan(value) else look.brief(value)
             cells.append(cell(pair, sheet, label, verdict, pair in chosen) | {"caption": words})
     return cells
 
@@ -234,7 +234,7 @@ def score_label(name: str) -> str:
 
 def verdicts_of(study: Study, results: Results, pairs: Iterable[Pair]) -> list[str]:
     """Return what the gate says of each case."""
-    verdicts, _ = viewer_parts.cached_known(results, str(study.path), shared.results_stamp(str(study.path)))
+    verdicts, _ = viewer_parts.cached_known(results, str(study.path), reads.results_stamp(str(study.path)))
     return [verdicts.get(pair, "") for pair in pairs]
 
 
@@ -250,7 +250,7 @@ def show_missing(sheet: Sheet) -> None:
     rows = [(case, reason) for (_, case), reason in sheet.missing.items()]
     if rows:
         with st.expander(f"{len(rows)} cases cannot be shown"):
-            shared.show_table(pd.DataFrame(rows, columns=["case", "why"]), {"why": shared.text("Why", width="large")})
+            look.show_table(pd.DataFrame(rows, columns=["case", "why"]), {"why": look.text("Why", width="large")})
 
 
 def mark_cells() -> None:

@@ -14,7 +14,7 @@ from core.study import Study
 from core.workflows import Results
 from core.workflows import comparisons as compare
 from core.workflows.verdicts import controls_of
-from pages import copies_parts, shared
+from pages import copies_parts, look, reads, shared
 from pages import similarity_parts as parts
 
 
@@ -53,17 +53,17 @@ def choose(ranked: pd.DataFrame, source: parts.Source) -> parts.Focus:
 
 def show_focus(study: Study, results: Results, scores: pd.DataFrame, focus: parts.Focus) -> None:
     """Show the chosen score: values with intervals and floor, and the curve against N."""
-    names = shared.labels_of(study.cohorts)
+    names = look.labels_of(study.cohorts)
 
     def draw() -> Any:
-        cohort = scores["cohort"].map(names).fillna(scores["cohort"]).map(shared.wrapped)
+        cohort = scores["cohort"].map(names).fillna(scores["cohort"]).map(look.wrapped)
         known = scores.assign(metric=focus.label, cohort=cohort).dropna(subset=["value"])
-        return plots.metric_dots(known, colours=shared.colours_of(study)).update_layout(showlegend=False)
+        return plots.metric_dots(known, colours=look.colours_of(study)).update_layout(showlegend=False)
 
     left, right = st.columns(2)
     with left:
         alt = f"{focus.label} of each cohort with 95 % interval and floor"
-        shared.show_kept("focus", (*shared.basis(study), focus), draw, alt=alt)
+        look.show_kept("focus", (*reads.basis(study), focus), draw, alt=alt)
         st.caption(f"{parts.describe(focus.key, scores)} Bars: 95 % interval. Vertical tick: floor.")
     with right:
         parts.show_curve(results, scores, focus, study)
@@ -74,44 +74,44 @@ def show_meaning(results: Results) -> None:
     meaning = st.expander("What the metrics mean", key="metrics_mean", on_change="rerun")
     if meaning.open:
         rows = [
-            {"metric": m.label, "means": m.meaning, "good": shared.GOOD_END[m.direction], "unit": m.unit or "none",
+            {"metric": m.label, "means": m.meaning, "good": look.GOOD_END[m.direction], "unit": m.unit or "none",
              "least_n": m.least_n, "reference": m.reference}
             for m in METRICS.values()
         ]  # fmt: skip
         columns = {
-            "means": shared.text("What it says", width="large"),
-            "good": shared.text("Good is"),
-            "least_n": shared.number("Least N", "Fewest volumes of each cohort.", "%d"),
+            "means": look.text("What it says", width="large"),
+            "good": look.text("Good is"),
+            "least_n": look.number("Least N", "Fewest volumes of each cohort.", "%d"),
         }
         with meaning:
-            shared.show_table(pd.DataFrame(rows), columns)
+            look.show_table(pd.DataFrame(rows), columns)
     stored = st.expander("What the fingerprints stand for", key="fingerprints_mean", on_change="rerun")
     if stored.open:
         fingerprints = results.provenance.get("fingerprints", {})
         rows = [{"fingerprint": key, **{k: str(v) for k, v in items.items()}} for key, items in fingerprints.items()]
         with stored:
             if rows:
-                shared.show_table(pd.DataFrame(rows), {})
+                look.show_table(pd.DataFrame(rows), {})
             else:
                 st.caption("Not recorded yet.")
 
 
 @st.fragment
-def show_page(study: Study, results: Results, path: str, stamp: shared.Stamp) -> None:
+def show_page(study: Study, results: Results, path: str, stamp: reads.Stamp) -> None:
     """Show the answer and what it rests on; a toggle redraws only this part, from the cache."""
-    ranked = shared.cached_ranks(path, stamp)
+    ranked = reads.cached_ranks(path, stamp)
     top = st.container(border=True)
     focus = choose(ranked, (path, stamp))
     scores = compare.select(ranked, focus.metric, focus.variant, focus.encoder)
-    names = {cohort.name: shared.short_label(cohort) for cohort in study.cohorts}
+    names = {cohort.name: look.short_label(cohort) for cohort in study.cohorts}
     controls = controls_of(study)
     agreement = parts.cached_agreement(path, stamp, focus.metric, focus.variant)
     with top:
-        of = (*shared.basis(study), focus)
-        st.markdown(shared.kept("answer", of, lambda: parts.answer(scores, focus, names, controls)))
+        of = (*reads.basis(study), focus)
+        st.markdown(reads.kept("answer", of, lambda: parts.answer(scores, focus, names, controls)))
         if scores["encoder"].any():
             encoders = {name: parts.encoder_label(name) for name in agreement.tau.index}
-            st.markdown(shared.kept("sentence", of, lambda: compare.order_sentence(agreement, encoders, names)))
+            st.markdown(reads.kept("sentence", of, lambda: compare.order_sentence(agreement, encoders, names)))
     with st.container(key="similarity_focus"):
         show_focus(study, results, scores, focus)
     st.subheader("Table 1")
@@ -126,9 +126,9 @@ def show_page(study: Study, results: Results, path: str, stamp: shared.Stamp) ->
             parts.show_paper_table()
     parts.explain_variants("image-mmd" in METRICS)
     st.subheader("Order of the cohorts under each encoder")
-    labels = shared.labels_of(study.cohorts)
+    labels = look.labels_of(study.cohorts)
     every = compare.select(ranked, focus.metric, focus.variant)
-    parts.show_order(agreement, every, labels, shared.colours_of(study), focus)
+    parts.show_order(agreement, every, labels, look.colours_of(study), focus)
     st.subheader("Map of all volumes")
     parts.show_map(results, study, focus)
     st.subheader("Copy check")
@@ -143,6 +143,6 @@ if results.metrics.empty:
     shared.still_computing("Similarity scores")
 else:
     path = shared.study_path()
-    show_page(study, results, path, shared.results_stamp(path))
+    show_page(study, results, path, reads.results_stamp(path))
     show_meaning(results)
 shared.show_gaps(study, results, *{m.name for m in METRICS.values()}, *ENCODERS, "copy", "map")

@@ -17,9 +17,9 @@ from core.study import Study
 from core.tables import csv_text
 from core.workflows import Results
 from core.workflows import comparisons as compare
-from pages import access, selection, shared
+from pages import access, look, reads, selection, shared
 
-Source = tuple[str, shared.Stamp]  # study.toml and its results
+Source = tuple[str, reads.Stamp]  # study.toml and its results
 
 CELL_LETTERS = 9  # of an interval on one line of a cell
 COHORT_WIDTH, CELL_WIDTH = 122, 86  # pixels: three encoders and the volumes fit beside the sidebar on a small screen
@@ -28,23 +28,23 @@ SHORT_ENCODERS = {"medicalnet-r101": "R101", "medicalnet-r50-23": "R50-23", "med
 ARROWS = {"lower": "↓", "higher": "↑", "match real": "→"}
 MAP_NAMES = {"pca": "PCA", "umap": "UMAP"}
 SCORE_COLUMNS = {
-    "metric": shared.text("Metric", width=185),
-    "encoder": shared.text("Encoder", "The network that turns a volume into features; none for image metrics.", 95),
-    "place": shared.text(
+    "metric": look.text("Metric", width=185),
+    "encoder": look.text("Encoder", "The network that turns a volume into features; none for image metrics.", 95),
+    "place": look.text(
         "Place",
         "1 is best. Cohorts whose intervals overlap are tied. Last: the cohort lacks volumes that failed the "
         "image checks, so its score flatters, and it comes behind all others.",
         70,
     ),
-    "cohort": shared.text("Cohort", width=230),
+    "cohort": look.text("Cohort", width=230),
     "value": st.column_config.NumberColumn("Value", format="%.4g", width=85),
-    "interval": shared.text("95 % interval", "Interval of the value.", 140),
-    "floor": st.column_config.NumberColumn("Floor", help=shared.FLOOR_HELP, format="%.4g", width=85),
-    "p": shared.number("p", "Permutation test, where the metric has one.", "%.2g"),
-    "n": shared.text("N real / synthetic", "Volumes used of each cohort."),
-    "good": shared.text("Good is"),
-    "unit": shared.text("Unit"),
-    "fingerprint": shared.text(
+    "interval": look.text("95 % interval", "Interval of the value.", 140),
+    "floor": st.column_config.NumberColumn("Floor", help=look.FLOOR_HELP, format="%.4g", width=85),
+    "p": look.number("p", "Permutation test, where the metric has one.", "%.2g"),
+    "n": look.text("N real / synthetic", "Volumes used of each cohort."),
+    "good": look.text("Good is"),
+    "unit": look.text("Unit"),
+    "fingerprint": look.text(
         "Fingerprint", "Hash of everything the number was made from. Only scores with the same one are ranked together."
     ),
 }
@@ -94,22 +94,22 @@ class Focus:
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
-def cached_agreement(path: str, stamp: shared.Stamp, metric: str, variant: str) -> compare.Agreement:
+def cached_agreement(path: str, stamp: reads.Stamp, metric: str, variant: str) -> compare.Agreement:
     """Return how far the encoders agree on the order by one score."""
-    return compare.rank_agreement(shared.cached_ranks(path, stamp), metric, variant)
+    return compare.rank_agreement(reads.cached_ranks(path, stamp), metric, variant)
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
 def cached_cells(
     path: str,
-    stamp: shared.Stamp,
+    stamp: reads.Stamp,
     cohorts: tuple[str, ...],
     encoders: tuple[str, ...],
     variant: str,
     controls: tuple[str, ...],
 ) -> pd.DataFrame:
     """Return the cells of Table 1 filled by a study."""
-    return compare.table_one(shared.cached_ranks(path, stamp), cohorts, encoders, variant, controls)
+    return compare.table_one(reads.cached_ranks(path, stamp), cohorts, encoders, variant, controls)
 
 
 @st.cache_resource(show_spinner=False)
@@ -164,10 +164,10 @@ def answer(scores: pd.DataFrame, focus: Focus, names: Mapping[str, str], control
 
 def with_interval(row: pd.Series) -> str:
     """Return a score with its interval and floor."""
-    text = shared.brief(row["value"])
+    text = look.brief(row["value"])
     if pd.notna(row["ci_low"]) and row["ci_low"] < row["ci_high"]:
-        text += f" [{shared.brief(row['ci_low'])} – {shared.brief(row['ci_high'])}]"
-    return text + (f", floor {shared.brief(row['floor'])}" if pd.notna(row["floor"]) else "")
+        text += f" [{look.brief(row['ci_low'])} – {look.brief(row['ci_high'])}]"
+    return text + (f", floor {look.brief(row['floor'])}" if pd.notna(row["floor"]) else "")
 
 
 def describe(key: str, scores: pd.DataFrame) -> str:
@@ -176,7 +176,7 @@ def describe(key: str, scores: pd.DataFrame) -> str:
         return ""
     metric = METRICS[key]
     return (
-        f"{metric.meaning} {shared.GOOD_END[metric.direction].capitalize()}. Unit: {metric.unit or 'none'}. "
+        f"{metric.meaning} {look.GOOD_END[metric.direction].capitalize()}. Unit: {metric.unit or 'none'}. "
         f"N: {sizes(scores)}. {metric.reference}."
     )
 
@@ -194,12 +194,12 @@ def show_table_one(
     cells: pd.DataFrame, names: Mapping[str, str], key: str, of: tuple[Any, ...], n_note: str = ""
 ) -> None:
     """Show scores in the layout of the paper's Table 1: encoders over metrics; ``of`` is what they change with."""
-    table, config = shared.kept(key, of, lambda: table_one_texts(cells, names, n_note))
+    table, config = reads.kept(key, of, lambda: table_one_texts(cells, names, n_note))
     st.dataframe(
         table,
         column_config=config,
         hide_index=True,
-        row_height=shared.TALL_ROW,
+        row_height=look.TALL_ROW,
         height="content",
         placeholder="–",
         key=key,
@@ -230,27 +230,27 @@ def column_of(part: pd.DataFrame, n_note: str) -> Any:
     about = n_note or (f"N: {sizes(counts)}" if len(counts) else "Not computed")
     meaning = f"{known.label}: {known.meaning} Unit: {known.unit or 'none'}. " if known else "No such estimate. "
     card = f"{ENCODERS[encoder].label}. " if encoder in ENCODERS else ""
-    return shared.text(f"{column.removeprefix('Image ')} {arrow}", f"{meaning}{card}{about}.", CELL_WIDTH)
+    return look.text(f"{column.removeprefix('Image ')} {arrow}", f"{meaning}{card}{about}.", CELL_WIDTH)
 
 
 def cell_text(cohort: str, row: pd.Series) -> str:
     """Return a cell of Table 1: value, mark of the best, interval beneath."""
     low, high = row["ci_low"], row["ci_high"]
-    interval = shared.bounds(low, high) if pd.notna(low) and low < high else ""
+    interval = look.bounds(low, high) if pd.notna(low) and low < high else ""
     if len(interval) > CELL_LETTERS:
         interval = interval.replace("–", "– ")  # a cell breaks at spaces alone
     if pd.isna(row["value"]):
-        ends = dict.fromkeys(shared.bounds(low, high, " to ").split(" to ")) if interval else ()
+        ends = dict.fromkeys(look.bounds(low, high, " to ").split(" to ")) if interval else ()
         return " to ".join(ends) if cohort == compare.REAL else str(row["note"] or "")
     mark = "" if not row["best"] else " ☆" if row["tied"] else " ★"
-    return f"{shared.brief(row['value'])}{mark}" + (f" [{interval}]" if interval else "")
+    return f"{look.brief(row['value'])}{mark}" + (f" [{interval}]" if interval else "")
 
 
 def show_study_table(cells: pd.DataFrame, study: Study, variant: str) -> None:
     """Show Table 1 filled by this study, with its download."""
-    names = {cohort.name: shared.short_label(cohort) for cohort in study.synthetic}
+    names = {cohort.name: look.short_label(cohort) for cohort in study.synthetic}
     names[compare.REAL] = FLOOR_ROW
-    of = (*shared.basis(study), variant, study.settings.encoders)
+    of = (*reads.basis(study), variant, study.settings.encoders)
     show_table_one(cells.assign(variant=variant), names, "table_one_study", of)
     lacking = [short for name, short in SHORT_ENCODERS.items() if name not in study.settings.encoders]
     note = f" The paper's {', '.join(lacking)} are not encoders of this study." if lacking else ""
@@ -266,7 +266,7 @@ def show_paper_table() -> None:
     ranked = cached_paper()
     cohorts = list(dict.fromkeys(ranked["cohort"]))
     encoders = list(compare.PAPER_ENCODERS.values())
-    cells = shared.kept("paper's cells", (), lambda: compare.table_one(ranked, cohorts, encoders, "published"))
+    cells = reads.kept("paper's cells", (), lambda: compare.table_one(ranked, cohorts, encoders, "published"))
     note = f"As printed, N = {compare.PAPER_N} each"
     show_table_one(cells.assign(variant="published"), {compare.REAL: "real MRIs"}, "table_one_paper", (), note)
     st.caption(
@@ -297,7 +297,7 @@ def show_order(
     if not scores["encoder"].any():
         st.info("This score compares the volumes themselves: no encoder, so one order only.")
         return
-    label = {name: shared.wrapped(names.get(name, name), 20) for name in agreement.places.index}
+    label = {name: look.wrapped(names.get(name, name), 20) for name in agreement.places.index}
 
     def bump() -> Any:
         return plots.rank_bump(
@@ -310,7 +310,7 @@ def show_order(
     left, right = st.columns([3, 2])
     with left:
         alt = "Place of each cohort under each encoder; lines that cross change places"
-        shared.show_kept("bump", (replace(focus, encoder=""), *label.values()), bump, alt=alt)
+        look.show_kept("bump", (replace(focus, encoder=""), *label.values()), bump, alt=alt)
         st.caption("Number: place, 1 is closest. One frame: tied. Hover: value and 95 % interval.")
     with right:
         st.markdown("**Kendall's τ between encoders**")
@@ -326,14 +326,14 @@ def show_order(
 def show_curve(results: Results, scores: pd.DataFrame, focus: Focus, study: Study) -> None:
     """Show the score against the number of volumes, with its warnings."""
     details = compare.details_of(results.details, focus.metric, focus.variant, focus.encoder)
-    names = shared.labels_of(study.cohorts)
+    names = look.labels_of(study.cohorts)
     unit = METRICS[focus.key].unit if focus.key in METRICS else ""
     width = ENCODERS[focus.encoder].width if focus.encoder in ENCODERS and scores["encoder"].any() else None
 
     def find_points() -> pd.DataFrame:
         return compare.curve_points(results.details, focus.metric, focus.variant, focus.encoder)
 
-    points = shared.kept("curve points", (focus,), find_points)
+    points = reads.kept("curve points", (focus,), find_points)
 
     def curve() -> Any:
         return plots.score_curve(
@@ -341,11 +341,11 @@ def show_curve(results: Results, scores: pd.DataFrame, focus: Focus, study: Stud
             scores.set_index("cohort")["floor"],
             title=f"{focus.label}{f' ({unit})' if unit else ''}",
             width=width,
-            colours=shared.colours_of(study),
+            colours=look.colours_of(study),
         )
 
     alt = f"{focus.label} of each cohort against the number of volumes"
-    shared.show_kept("curve", (*shared.basis(study), focus), curve, alt=alt)
+    look.show_kept("curve", (*reads.basis(study), focus), curve, alt=alt)
     if len(points):
         st.caption("Mean over random subsets of N volumes; bars: spread over subsets. Dotted: floor at full N.")
     warnings = list(dict.fromkeys(text for detail in details for text in detail.get("warnings") or ()))
@@ -365,15 +365,15 @@ def show_map(results: Results, study: Study, focus: Focus) -> None:
     if len(methods) > 1:
         method = st.segmented_control("Map", methods, default=method, required=True, key="similarity_map",
                                       format_func=lambda name: MAP_NAMES.get(name, name))  # fmt: skip
-    names = shared.labels_of(study.cohorts)
+    names = look.labels_of(study.cohorts)
 
     def draw(keep: Collection[selection.Pair]) -> Any:
         points = known[known["method"] == method]
         points = points.assign(cohort=points["cohort"].map(names).fillna(points["cohort"]))
-        return plots.joint_map(points, colours=shared.colours_of(study), keep=keep)
+        return plots.joint_map(points, colours=look.colours_of(study), keep=keep)
 
     alt = f"{MAP_NAMES.get(str(method), str(method))} map of the features of all cohorts under {encoder_label(encoder)}"
-    selection.show_chart(study, draw, f"map_{method}", (*shared.basis(study), encoder), alt=alt)
+    selection.show_chart(study, draw, f"map_{method}", (*reads.basis(study), encoder), alt=alt)
     st.caption(
         f"Each point is one volume; all cohorts are fitted together. {selection.HOW} "
         + ("Distances on a UMAP between far groups mean little." if method == "umap" else "")
@@ -385,16 +385,16 @@ def show_map(results: Results, study: Study, focus: Focus) -> None:
 
 def show_all(study: Study, results: Results, ranked: pd.DataFrame) -> None:
     """Show every score: dots, and a table with everything a number was made from."""
-    names = shared.labels_of(study.cohorts)
+    names = look.labels_of(study.cohorts)
     shown = ranked.assign(cohort=ranked["cohort"].map(names).fillna(ranked["cohort"]))
     variants = st.segmented_control(
         "Variants", list(VARIANTS), default=list(VARIANTS), selection_mode="multi",
         format_func=VARIANTS.__getitem__, key="all_variants",
     )  # fmt: skip
     shown = shown[shown["variant"].isin(variants)]
-    dots = shown.assign(cohort=shown["cohort"].map(shared.wrapped)).dropna(subset=["value"])
-    draw = partial(plots.metric_dots, dots, colours=shared.colours_of(study))
-    shared.show_kept("dots", (*shared.basis(study), *variants), draw, alt="Every score of every cohort")
+    dots = shown.assign(cohort=shown["cohort"].map(look.wrapped)).dropna(subset=["value"])
+    draw = partial(plots.metric_dots, dots, colours=look.colours_of(study))
+    look.show_kept("dots", (*reads.basis(study), *variants), draw, alt="Every score of every cohort")
     st.caption(
         "Filled: corrected. Open: as published. Bars: 95 % interval. Vertical tick: floor, real against real at the "
         "same N. A bar that reaches the floor cannot be told from a perfect generator *by this score*; one beyond it "
@@ -403,7 +403,7 @@ def show_all(study: Study, results: Results, ranked: pd.DataFrame) -> None:
     table = readable(shown, results, {label: name for name, label in names.items()})
     for variant, part in table.groupby("variant", sort=False):
         st.markdown(f"**{VARIANTS[str(variant)]}**")
-        shared.show_table(part[list(SCORE_COLUMNS)], SCORE_COLUMNS, height="content")
+        look.show_table(part[list(SCORE_COLUMNS)], SCORE_COLUMNS, height="content")
     unranked = table[table["rank"].isna()].drop_duplicates(["cohort", "note"])
     if len(unranked):
         lines = [f"- {row['cohort']}, {row['metric']}: {row['note']}" for _, row in unranked.iterrows()]
@@ -423,10 +423,10 @@ def readable(shown: pd.DataFrame, results: Results, cohort_of: dict[str, str]) -
         order=[known.index(key) if key in known else len(known) for key in keys],
         metric=[METRICS[key].label if key in METRICS else key for key in keys],
         place=place.where(~shown["tie"], place + " (tie)"),
-        interval=["" if pd.isna(low) else f"{shared.brief(low)} – {shared.brief(high)}" for low, high in bounds],
+        interval=["" if pd.isna(low) else f"{look.brief(low)} – {look.brief(high)}" for low, high in bounds],
         p=[chances.get((cohort_of.get(c, c), f)) for c, f in zip(shown["cohort"], shown["fingerprint"], strict=True)],
         n=[f"{real:.0f} / {synthetic:.0f}" for real, synthetic in counts],
-        good=shown["direction"].map(shared.GOOD_END).fillna(shown["direction"]),
+        good=shown["direction"].map(look.GOOD_END).fillna(shown["direction"]),
         unit=[METRICS[key].unit or "none" if key in METRICS else "" for key in keys],
     )
     return table.assign(network=pd.factorize(table["encoder"])[0]).sort_values(

@@ -10,7 +10,7 @@ from core import anatomy, plots
 from core.errors import InputError
 from core.study import Cohort, Study
 from core.workflows import Results
-from pages import shared, viewer_choices
+from pages import look, reads, viewer_choices
 
 
 @st.fragment
@@ -70,11 +70,11 @@ def show_case(
     key: str,
 ) -> None:
     """Draw the three planes of one case."""
-    version = shared.case_version(study, results, cohort.name, case)
+    version = reads.case_version(study, results, cohort.name, case)
     try:
-        volume, labels = shared.cached_case(str(study.path), cohort.name, case, version)
+        volume, labels = reads.cached_case(str(study.path), cohort.name, case, version)
     except InputError as error:
-        shared.show_error(error)
+        look.show_error(error)
         return
     table = anatomy.structures()
     colours = {int(row.id): (int(row.r), int(row.g), int(row.b)) for row in table.itertuples()}
@@ -90,6 +90,6 @@ def show_case(
     )
     figure.update_traces(zsmooth="fast" if st.session_state["viewer_smooth"] else False)
     st.markdown(f"**{cohort.label}** · {case}")
-    shared.show_figure(figure, key=key, alt=f"Three planes of {case}")
+    look.show_figure(figure, key=key, alt=f"Three planes of {case}")
     if opacity and labels is None:
         st.caption("Not segmented yet, or by an older version of the engine: evaluate the study.")

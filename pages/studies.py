@@ -17,19 +17,19 @@ from core.settings import refuse_outside
 from core.study import Study, StudySpec, make_spec, read_spec, same_spec
 from core.tables import csv_text
 from core.workflows import Results, known_studies, why_fixed
-from pages import access, shared
+from pages import access, look, reads, shared
 from pages import form_parts as form
 
 FORMER = "former_study"  # (path, spec, keys of the fields) that the form of a change started from
 SAID = "study_said"  # what was done, to be said in the next run
 GRID_HELP = "full: 1 mm. half: 2 mm, eight times faster."
 CASE_COLUMNS = {
-    "cohort": shared.text("Cohort", width=shared.COHORT_WIDTH),
-    "case": shared.text("Case", width="medium"),
-    "status": shared.text("Status"),
-    "reason": shared.text("Why rejected, and what to do", width="large"),
-    "notes": shared.text("What was changed while reading"),
-    "age": shared.number("Age (years)", fmt="%.0f"),
+    "cohort": look.text("Cohort", width=look.COHORT_WIDTH),
+    "case": look.text("Case", width="medium"),
+    "status": look.text("Status"),
+    "reason": look.text("Why rejected, and what to do", width="large"),
+    "notes": look.text("What was changed while reading"),
+    "age": look.number("Age (years)", fmt="%.0f"),
 }
 
 
@@ -47,7 +47,7 @@ def show_create() -> None:
             first = "" if spec.synthetic else " It has no synthetic cohort yet."
             st.session_state[SAID] = f"{name} was made and is chosen.{first} Evaluate it in the first tab."
         except SynthScopeError as error:
-            shared.show_error(error)
+            look.show_error(error)
         else:
             st.rerun()
 
@@ -111,7 +111,7 @@ def show_change(study: Study) -> None:
                 hold(path, spec)
             st.session_state[SAID] = "Saved. What was computed before is kept."
         except SynthScopeError as error:
-            shared.show_error(error)
+            look.show_error(error)
         else:
             st.rerun()
 
@@ -130,7 +130,7 @@ def show_open() -> None:
             st.session_state[shared.STUDY] = access.open_study(shared.settings(), path)
             st.session_state[SAID] = "The study is opened and chosen. Its cases are in the first tab."
         except SynthScopeError as error:
-            shared.show_error(error)
+            look.show_error(error)
         else:
             st.rerun()
 
@@ -157,7 +157,7 @@ def cases_of(study: Study, results: Results) -> pd.DataFrame:
         row if row["status"] == "rejected" or (row["cohort"], row["case"]) in there else row | gone for row in former
     ]
     table = pd.DataFrame([*listed, *waiting], columns=list(results.cases.columns))
-    return table.assign(cohort=table["cohort"].map(shared.labels_of(study.cohorts)))
+    return table.assign(cohort=table["cohort"].map(look.labels_of(study.cohorts)))
 
 
 def filled_columns(table: pd.DataFrame) -> list[str]:
@@ -167,7 +167,7 @@ def filled_columns(table: pd.DataFrame) -> list[str]:
 
 def show_cases(study: Study, results: Results) -> None:
     """Show every case, with what was rejected and why."""
-    table = shared.kept_of_files("cases", study, lambda: cases_of(study, results))
+    table = reads.kept_of_files("cases", study, lambda: cases_of(study, results))
     rejected = table["status"] == "rejected"
     counts = table["status"].value_counts()
     st.markdown(", ".join(f"**{count}** {status}" for status, count in counts.items()) + f", of {len(table)} cases.")
@@ -176,8 +176,8 @@ def show_cases(study: Study, results: Results) -> None:
             st.warning(f"{cohort.label}: {note}")
     only = st.toggle(f"Only rejected ({rejected.sum()})", value=bool(rejected.any()), disabled=not rejected.any())
     shown = table[rejected] if only and rejected.any() else table
-    filled = shared.kept_of_files(f"filled columns, {only}", study, lambda: filled_columns(shown))
-    shared.show_table(shown[filled], CASE_COLUMNS, row_height=shared.TALL_ROW if "reason" in filled else None)
+    filled = reads.kept_of_files(f"filled columns, {only}", study, lambda: filled_columns(shown))
+    look.show_table(shown[filled], CASE_COLUMNS, row_height=look.TALL_ROW if "reason" in filled else None)
     access.download("Download all cases as CSV", lambda: csv_text(table), "cases.csv", "text/csv")
 
 
@@ -204,18 +204,18 @@ def show_split() -> None:
         pooled = read_uploaded(upload.getvalue()) if upload else read_participants(path)
         test, training = split_participants(pooled, int(n), int(seed))
     except SynthScopeError as error:
-        shared.show_error(error)
+        look.show_error(error)
         return
     st.markdown(f"Test: **{len(test)}** scans. Training: **{len(training)}** scans.")
     columns = st.columns(2)
     for column, (name, table) in zip(columns, {"test": test, "training": training}.items(), strict=True):
         content = csv_text(table, tabs=True, na_rep="n/a")
         access.download(f"Download {name}.tsv", content, f"{name}.tsv", "text/tab-separated-values", place=column)
-    shared.show_figure(plots.age_sex_histogram({"test": test, "training": training}), key="split_sets")
+    look.show_figure(plots.age_sex_histogram({"test": test, "training": training}), key="split_sets")
     sites = {f"site {site}": rows for site, rows in pooled.groupby("site") if site}
     if sites:
         with st.expander(f"Age and sex at each of {len(sites)} sites"):
-            shared.show_figure(plots.age_sex_histogram(sites), key="split_sites")
+            look.show_figure(plots.age_sex_histogram(sites), key="split_sites")
 
 
 def read_uploaded(content: bytes) -> pd.DataFrame:
@@ -261,13 +261,13 @@ with split:
     show_split()
 path = shared.study_path()
 try:
-    shared.cached_study(path, shared.study_version(path))
+    reads.cached_study(path, reads.study_version(path))
 except InputError as error:  # the first tab says more
     with change:
         if shared.is_demo(path):
             st.info("The demo study is not there yet. When it is, it can be changed as a copy.")
         else:
-            shared.show_error(error)
+            look.show_error(error)
 with this:  # last, since a study that cannot be read stops the page
     chosen, found = shared.load_study()
     show_study(chosen, found)

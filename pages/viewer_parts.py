@@ -14,7 +14,7 @@ from core.study import Cohort, Study, read_study
 from core.workflows import Results
 from core.workflows.results import qc_of
 from core.workflows.viewing import case_verdicts, nearest_by_tiv, region_facts, template_files
-from pages import niivue, shared, slices_parts, viewer_choices
+from pages import look, niivue, reads, shared, slices_parts, viewer_choices
 from pages.viewer_choices import ADDRESS_TOKEN, ADDRESS_VIEW, PREFIX, SIDES, Choice, choose_pair, keep, restore
 
 SPACES = {  # whether a cohort's volumes come from a table
@@ -141,21 +141,21 @@ def case_pane(
     study: Study, results: Results, key: str, cohort: Cohort, case: str, place: str = "", title: str = ""
 ) -> dict[str, Any]:
     """Return one case as the component shows it; a case that cannot be read says why in its place."""
-    pane = {"key": key, "title": title or shared.short_label(cohort), "case": case, "cohort": cohort.name}
+    pane = {"key": key, "title": title or look.short_label(cohort), "case": case, "cohort": cohort.name}
     pane |= known_of(study, results, cohort, case)
     try:
-        version = shared.case_version(study, results, cohort.name, case)
-        image, labels = shared.cached_files(str(study.path), cohort.name, case, version)
+        version = reads.case_version(study, results, cohort.name, case)
+        image, labels = reads.cached_files(str(study.path), cohort.name, case, version)
     except InputError as error:
         return pane | {"error": f"{case}: {error.what} {error.remedy}", "facts": {}}
-    facts = cached_facts(results, str(study.path), shared.results_stamp(str(study.path)), cohort.name, case)
+    facts = cached_facts(results, str(study.path), reads.results_stamp(str(study.path)), cohort.name, case)
     return pane | files_of((image, labels), key + place) | {"facts": facts.get(case, {})}
 
 
 def known_of(study: Study, results: Results, cohort: Cohort, case: str) -> dict[str, Any]:
     """Return what a reader wants to know of a case first, in a line, and in which space its volumes are."""
     path = str(study.path)
-    verdicts, sizes = cached_known(results, path, shared.results_stamp(path))
+    verdicts, sizes = cached_known(results, path, reads.results_stamp(path))
     verdict, _, why = verdicts.get((cohort.name, case), "unknown yet").partition(": ")
     size = sizes.get((cohort.name, case))
     space, meaning = SPACES[bool(cohort.volumes)]
@@ -257,14 +257,12 @@ def show_facts(results: Results, shown: Sequence[Choice]) -> None:
     """List who the cases in the panes are and how their segmentation scored, a column each."""
     threshold = next(iter(results.quality["threshold"].dropna()), None)
     columns = {
-        f"{case} · {shared.short_label(cohort)}": facts_of(results, cohort, case, threshold) for cohort, case in shown
+        f"{case} · {look.short_label(cohort)}": facts_of(results, cohort, case, threshold) for cohort, case in shown
     }
     table = pd.DataFrame(columns).fillna("")
     table = table[(table != "").any(axis=1)].rename_axis("fact").reset_index()
     if len(table):
-        shared.show_table(
-            table, {"fact": shared.text("", width=170)} | {name: name for name in columns}, height="content"
-        )
+        look.show_table(table, {"fact": look.text("", width=170)} | {name: name for name in columns}, height="content")
     if threshold is not None:
         st.caption(f"QC scores go from 0 to 1, higher is better; the gate rejects below {threshold:.3f}.")
 

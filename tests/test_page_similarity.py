@@ -16,7 +16,7 @@ from core.store import write_csv, write_json
 from core.study import PROVENANCE
 from core.workflows import remember_study
 from core.workflows.results import DETAILS, results_folder
-from pages import shared, similarity_parts
+from pages import reads, shared, similarity_parts
 
 ROOT = Path(__file__).resolve().parents[1]
 ENCODERS = ("medicalnet-r50", "medicalnet-r101")
@@ -158,7 +158,7 @@ def test_the_encoder_toggle_changes_the_answer_and_reads_no_file_again(full, mon
     def refuse(*_):
         raise AssertionError("results were read again")
 
-    monkeypatch.setattr(shared, "read_results", refuse)
+    monkeypatch.setattr(reads, "read_results", refuse)
     checked(app.segmented_control(key="encoder").set_value("medicalnet-r101").run())
     assert "**Odd**, 0.5 [0.2 – 0.8], floor 0.5" in app.markdown[0].value
     assert "Odd: the interval reaches the floor" in app.markdown[0].value

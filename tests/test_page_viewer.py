@@ -12,7 +12,7 @@ from core import jobs
 from core.settings import from_environment
 from core.study import CohortSpec, StudySpec, write_spec
 from core.workflows import remember_study, results_folder
-from pages import shared, sheet_parts, viewer_choices
+from pages import reads, sheet_parts, viewer_choices
 from tests.test_viewer_browser import write_tables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -167,7 +167,7 @@ def test_a_volume_that_vanishes_or_breaks_is_explained(study):
     folder = Path(study).parent / "alpha"
     (folder / "a-02.nii.gz").unlink()
     (folder / "a-00.nii.gz").write_bytes(b"broken")
-    shared.files_changed.clear()  # as LOOK_SECONDS later
+    reads.files_changed.clear()  # as LOOK_SECONDS later
     run(app)
     assert any("no case 'a-02'" in warning.value for warning in app.warning)
     real, synthetic = sent(app)["panes"]
@@ -188,7 +188,7 @@ def two(study, write_brains):
 def delete(study, *names):
     for name in names:
         (Path(study).parent / "alpha" / f"{name}.nii.gz").unlink()
-    shared.files_changed.clear()  # as LOOK_SECONDS later
+    reads.files_changed.clear()  # as LOOK_SECONDS later
 
 
 @pytest.mark.parametrize("query", [

@@ -26,14 +26,14 @@ from core.volume import HALF, Volume, save, template
 from core.workflows import Results, known_studies, remember_study
 from core.workflows.results import CASE_COLUMNS, rank_scores, results_folder
 from core.workflows.verdicts import TOPICS
-from pages import form_parts, job_parts, shared
+from pages import form_parts, job_parts, reads, shared
 from tests.test_page_viewer import sent
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
     path.stem
     for path in (ROOT / "pages").glob("*.py")
-    if path.stem not in ("shared", "niivue", "selection", "access", "headers", "__init__")
+    if path.stem not in ("shared", "reads", "look", "niivue", "selection", "access", "headers", "__init__")
     and not path.stem.endswith(("_parts", "_choices"))
 )
 NEEDS_STUDY = ("overview", "viewer", "similarity", "quality", "anatomy", "studies", "reading_room", "report")
@@ -215,18 +215,18 @@ def scores_in(chart):
 def test_what_is_kept_is_made_once_for_each_choice():
     made = []
     for of in (("a", 1), ("a", 1), ("a", 2)):
-        shared.kept("test of kept", of, lambda: made.append(1))
+        reads.kept("test of kept", of, lambda: made.append(1))
     assert len(made) == 2
 
 
 def test_new_files_of_a_study_are_seen(study):
-    shared.files_changed.clear()
-    version = shared.study_version(study)
-    assert [case.case_id for case in shared.cached_study(study, version).real.cases] == CASES["real"]
+    reads.files_changed.clear()
+    version = reads.study_version(study)
+    assert [case.case_id for case in reads.cached_study(study, version).real.cases] == CASES["real"]
     folder = Path(study).parent / "real"
     shutil.copy(folder / "r0.nii.gz", folder / "r3.nii.gz")
-    shared.files_changed.clear()  # as LOOK_SECONDS later
-    assert [case.case_id for case in shared.cached_study(study, version).real.cases][-1] == "r3"
+    reads.files_changed.clear()  # as LOOK_SECONDS later
+    assert [case.case_id for case in reads.cached_study(study, version).real.cases][-1] == "r3"
 
 
 def test_on_the_overview_every_reason_and_a_typical_brain_lead_on_and_scores_have_names(study):
