@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
@@ -32,6 +33,8 @@ SORTS = ("largest |d| first", "as in the paper", "smallest |d| first", "by name"
 EXTREMES = 3
 MARGIN_HELP = "A region is equivalent when the 90 % interval of d lies within ± this margin (two one-sided tests, 5 %)."
 GATES = ("all volumes", "only volumes that pass the gate")
+ANCHOR = "volumes-behind-the-effect-size"  # of the heading
+CLICKED = "anatomy_clicked"  # a cell of the heatmap was clicked in this run
 REGION = "anatomy_chosen_region"  # begins the keys of the choice of a region and its cohort
 
 
@@ -129,8 +132,11 @@ def show_effects(study: Study, results: Results, table: pd.DataFrame, choices: t
     gated = [names[cohort.name] for cohort in unreliable(study, results)]
     labelled = table.assign(cohort=table["cohort"].map(names))
     select = {"on_select": "rerun", "selection_mode": "single-row"}
-    event = paper_parts.show_effects(labelled, "effects", help_texts, choices, gated, **select)
-    st.caption(f"The table is the paper's Table 3. Choose a row to see the volumes behind it. {BLIND_SPOT}")
+    event = paper_parts.show_effects(labelled, "effects", help_texts, choices, gated, _take_cell(names), **select)
+    st.caption(
+        f"The table is the paper's Table 3. Click a number in the heatmap, or choose a row of the table, to see "
+        f"the volumes behind it. {BLIND_SPOT}"
+    )
     lines, noise = reads.kept(
         "verdicts of regions", choices, lambda: (_verdict_lines(table, names, gated), noise_of(table))
     )
@@ -140,6 +146,21 @@ def show_effects(study: Study, results: Results, table: pd.DataFrame, choices: t
         st.caption(noise + " In brackets in the heatmap: within that noise.")
     rows = event["selection"]["rows"]
     return str(list(dict.fromkeys(table["region"]))[rows[0]]) if rows else ""
+
+
+def _take_cell(names: Mapping[str, str]) -> Callable[[], None]:
+    """Return what shows the region and cohort of the cell clicked in the heatmap."""
+    cohorts = {label: name for name, label in names.items()}
+
+    def take() -> None:
+        for point in st.session_state["effects_heatmap"]["selection"]["points"]:
+            region, label, _ = look.words_of(point)
+            st.session_state[shared.ASKED] = (cohorts[label], region)
+            st.session_state["effects_table"] = {"selection": {"rows": []}}  # its row would go before
+            st.session_state[shared.LANDING] = (ANCHOR, time.time())
+            st.session_state[CLICKED] = True
+
+    return take
 
 
 def noise_of(table: pd.DataFrame) -> str:
@@ -167,11 +188,12 @@ def show_region(study: Study, results: Results, table: pd.DataFrame, picked: str
     first, second, third = st.columns([2, 2, 2], vertical_alignment="bottom")
     largest = table.dropna(subset=["cohens_d"]).sort_values("cohens_d", key=abs, ascending=False, kind="stable")
     who, where = st.session_state.get(shared.ASKED) or ("", "")
+    _, turn = st.session_state.get(shared.LANDING, ("", ""))  # asked again, the fields start anew
     start = next(name for name in (picked, where, largest["region"].iloc[0]) if name in regions)
-    region = _choice(first, "Region", regions, start, f"{REGION}_{picked or who}", str)
+    region = _choice(first, "Region", regions, start, f"{REGION}_{picked or who}{turn}", str)
     strongest = who if who in cohorts and not picked else largest.loc[largest["region"] == region, "cohort"].iloc[0]
     label = {name: cohort.label for name, cohort in cohorts.items()}.__getitem__
-    name = _choice(second, "Cohort", list(cohorts), strongest, f"{REGION}_cohort_{region}_{who}", label)
+    name = _choice(second, "Cohort", list(cohorts), strongest, f"{REGION}_cohort_{region}_{who}{turn}", label)
     help_text = "As in the effect size; off: as measured."
     adjusted = third.toggle("Adjusted for head size", value=True, help=help_text, key="anatomy_chosen_adjusted")
     names = look.labels_of(study.cohorts)
@@ -229,6 +251,8 @@ def show_extremes(cohort: Cohort, rows: pd.DataFrame) -> None:
 
 def show_chosen(study: Study, results: Results, rows: pd.DataFrame, gated: bool) -> None:
     """Show the effect sizes of the regions and cohorts chosen, and the volumes behind one."""
+    if st.session_state.pop(CLICKED, False):
+        st.rerun()  # what brings the volumes into view stands outside this fragment
     chosen, choices = choose(study, results, rows, gated)
     if chosen.empty:
         st.info("No cohort to show: all fail the quality gate. Switch them on above.")

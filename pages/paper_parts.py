@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import pandas as pd
@@ -112,6 +112,7 @@ def show_effects(
     help_texts: Mapping[str, str],
     of: tuple[Any, ...],
     gated: Collection[str] = (),
+    on_cell: Callable[[], None] | None = None,
     **options: Any,
 ) -> Any:
     """Show effect sizes as a heatmap and as the paper's Table 3; row beside row where both fit.
@@ -128,11 +129,16 @@ def show_effects(
         What the effect sizes change with, see `kept`.
     gated : collection of str
         Short names of the cohorts that fail the gate: marked as not relied upon.
+    on_cell : callable
+        Called when a cell of the heatmap is clicked; its customdata is region, cohort, hover text.
+    **options
+        Of the table.
     """
     many = effects["cohort"].nunique() > look.FEW_COHORTS
     left, right = (st.container(), st.container()) if many else st.columns(2)
     with left:
-        look.show_kept(f"{key}_heatmap", of, lambda: _effect_heatmap(effects, gated))
+        clicks = {"on_select": on_cell, "selection_mode": "points"} if on_cell else {}
+        look.show_kept(f"{key}_heatmap", of, lambda: _effect_heatmap(effects, gated, bool(on_cell)), **clicks)
         if gated:
             st.caption(look.GATED)
     table, config = reads.kept(f"{key}_wide", of, lambda: _effects_side_by_side(effects, help_texts, gated))
@@ -144,8 +150,8 @@ def show_effects(
         )  # fmt: skip
 
 
-def _effect_heatmap(effects: pd.DataFrame, gated: Collection[str]) -> Any:
-    figure = plots.effect_heatmap(effects, gated)
+def _effect_heatmap(effects: pd.DataFrame, gated: Collection[str], clickable: bool) -> Any:
+    figure = plots.effect_heatmap(effects, gated, clickable=clickable)
     names = list(dict.fromkeys(effects["cohort"]))
     many = len(names) > look.FEW_COHORTS
     ticks = [look.wrapped(name, 11 if many else 24) for name in names]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from core import anatomy
@@ -15,6 +16,7 @@ from core.settings import from_environment
 from core.store import write_csv
 from core.workflows import regional
 from core.workflows.results import results_folder
+from pages import shared
 from tests.test_anatomy import aged, cohort
 from tests.test_pages import show, study, words, workspace
 
@@ -129,6 +131,30 @@ def test_anatomy_draws_the_open_tab_alone_and_keeps_the_choices_of_the_others(co
     assert app.selectbox[1].value == picked != "cuneus"
     tab(app, "On the atlas")
     assert app.slider(key="atlas_x").value == 10
+
+
+def test_anatomy_shows_the_volumes_behind_a_cell_of_the_heatmap(compared, monkeypatch):
+    clicked, draw = [], st.plotly_chart
+
+    def click(figure, **options):  # AppTest cannot click charts
+        if options["key"] == "effects_heatmap" and clicked:
+            points = [{"customdata": dict(enumerate(clicked.pop()))}]
+            st.session_state["effects_heatmap"] = {"selection": {"points": points}}
+            options["on_select"]()
+            del st.session_state["effects_heatmap"]
+        return draw(figure, **options)
+
+    monkeypatch.setattr(st, "plotly_chart", click)
+    app = page("anatomy", compared)
+    app.session_state["effects_table"] = {"selection": {"rows": [3]}}
+    app.run()
+    for region in ("cuneus", "putamen"):
+        clicked.append((region, "Alpha", ""))
+        app.run()
+        assert not app.exception and f"**{region}, Alpha**: d =" in words(app)
+        assert app.session_state[shared.LANDING][0] == "volumes-behind-the-effect-size"
+        app.run()
+        assert f"**{region}, Alpha**: d =" in words(app)
 
 
 def test_anatomy_of_results_without_regional_tables_says_so(study):

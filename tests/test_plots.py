@@ -286,6 +286,14 @@ def test_effect_heatmap_marks_the_cohorts_that_are_not_relied_upon():
     assert not [s for s in plots.effect_heatmap(effects()).layout.shapes if s.type == "path"]
 
 
+def test_effect_heatmap_has_a_point_on_each_cell_where_cells_can_be_chosen():
+    assert len(plots.effect_heatmap(effects()).data) == 1
+    heatmap, points = plots.effect_heatmap(effects(), clickable=True).data
+    cells = {tuple(words[:2]) for row in heatmap.customdata for words in row}
+    assert {tuple(words[:2]) for words in points.customdata} == set(zip(points.y, points.x, strict=True)) == cells
+    assert points.marker.opacity == 0 and "customdata[2]" in points.hovertemplate and heatmap.hoverinfo == "skip"
+
+
 def test_effect_heatmap_takes_the_paper_s_columns_alone():
     figure = plots.effect_heatmap(effects()[["cohort", "region", "cohens_d"]])
     assert figure.data[0].customdata[1][0][2] == "d = -1.500"

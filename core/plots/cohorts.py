@@ -93,7 +93,7 @@ def _shown_scores(
     return points, shown.words
 
 
-def effect_heatmap(effects: pd.DataFrame, gated: Collection[str] = ()) -> go.Figure:
+def effect_heatmap(effects: pd.DataFrame, gated: Collection[str] = (), *, clickable: bool = False) -> go.Figure:
     """Draw Cohen's d as a heatmap of regions by cohorts, diverging and symmetric around 0.
 
     Parameters
@@ -105,6 +105,8 @@ def effect_heatmap(effects: pd.DataFrame, gated: Collection[str] = ()) -> go.Fig
         customdata[0] is the region.
     gated : collection of str
         Cohorts that fail the quality gate: their columns are hatched, for their numbers are not relied upon.
+    clickable : bool
+        Each cell can be chosen: its point's customdata is region, cohort, hover text.
     """
     if effects.empty:
         return message_figure("No effect sizes yet: they need the regional volumes of both cohorts.")
@@ -134,6 +136,8 @@ def effect_heatmap(effects: pd.DataFrame, gated: Collection[str] = ()) -> go.Fig
             },
         )
     )
+    if clickable:
+        _add_points(figure)
     for i, j in np.argwhere(~np.isfinite(d)):
         figure.add_annotation(x=cohorts[j], y=regions[i], text="no value", showarrow=False, font_size=10)
     if "group" in effects and effects["group"].iloc[0] != effects["group"].iloc[-1]:
@@ -143,7 +147,7 @@ def effect_heatmap(effects: pd.DataFrame, gated: Collection[str] = ()) -> go.Fig
         edges = ((j - 0.5, j - 0.35), (j + 0.35, j + 0.5))  # the numbers stay free
         lines = (f"M{low},{i + 0.5}L{high},{i - 0.5}" for i in range(len(regions)) for low, high in edges)
         figure.add_shape(type="path", path="".join(lines), line={"color": MARK, "width": 1.5})
-    figure.update_yaxes(autorange="reversed", showgrid=False, title="region")
+    figure.update_yaxes(autorange=None if clickable else "reversed", showgrid=False, title="region")
     figure.update_xaxes(side="top", showgrid=False, type="category")
     return styled(figure, 110 + 19 * len(regions), top=60)
 
@@ -230,6 +234,25 @@ def age_sex_histogram(participants: Mapping[str, pd.DataFrame], *, colours: Colo
     figure.update_yaxes(title="subjects")
     figure.update_xaxes(title="age (years)", row=len(known))
     return styled(figure, height)
+
+
+def _add_points(figure: go.Figure) -> None:
+    """Lay an unseen point on each cell of a heatmap: Streamlit reports clicks on points alone."""
+    heatmap = figure.data[0]
+    figure.add_scatter(
+        x=[cohort for _ in heatmap.y for cohort in heatmap.x],
+        y=[region for region in heatmap.y for _ in heatmap.x],
+        customdata=[words for row in heatmap.customdata for words in row],
+        hovertemplate=heatmap.hovertemplate,
+        mode="markers",
+        marker={"opacity": 0, "color": MARK},  # the colour is that of the hover text
+        showlegend=False,
+    )
+    figure.update_xaxes(range=[-0.5, len(heatmap.x) - 0.5])  # points would ask for a margin
+    figure.update_yaxes(range=[len(heatmap.y) - 0.5, -0.5])
+    figure.update_traces(hoverinfo="skip", hovertemplate=None, selector={"type": "heatmap"})
+    # The nearest centre is that of the cell under the mouse, however wide the cells are.
+    figure.update_layout(hovermode="closest", hoverdistance=-1, clickmode="event+select", dragmode="pan")
 
 
 def _effect_text(row: pd.Series | None) -> str:
