@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from core.encoders import ENCODERS
-from core.metrics import METRICS
+from core.metrics import METRICS, label_named
 from core.segmentation import SEGMENTERS
 from core.study import CohortSpec, StudySettings, StudySpec
 from pages import look
@@ -165,7 +165,9 @@ def advanced_fields(settings: StudySettings, key: str) -> dict[str, Any]:
     first, second = st.columns([3, 1])
     names = list(dict.fromkeys(metric.name for metric in METRICS.values()))
     chosen = [name for name in settings.metrics if name in names]
-    metrics = first.multiselect("Metrics", names, chosen, key=f"{key}_metrics", placeholder="All metrics")
+    metrics = first.multiselect(
+        "Metrics", names, chosen, format_func=label_named, key=f"{key}_metrics", placeholder="All metrics"
+    )
     n_boot = second.number_input(
         "Bootstrap samples", 0, 100_000, settings.n_boot, 100, key=f"{key}_boot", help="Behind every 95 % interval."
     )

@@ -10,8 +10,11 @@ import pandas as pd
 import pytest
 
 from core import audit, jobs, workflows
+from core.encoders import ENCODERS
 from core.errors import InputError
+from core.metrics import METRICS
 from core.pools import Context
+from core.segmentation import SEGMENTERS
 from core.settings import Settings, from_environment
 from core.study import CohortSpec, StudySettings, StudySpec, read_spec, read_study, write_spec
 from core.workflows import demo_folder, known_studies, to_compute, why_fixed
@@ -163,7 +166,18 @@ def test_nothing_is_to_be_computed_after_an_evaluation(evaluated: Path, settings
         ({"synthetic": {"A": "a", "B": "more"}}, ["B: 3 volumes came, 3 went."]),
         ({"training": "seen"}, ["training: 3 volumes of a new cohort."]),
         ({"n_boot": 500}, ["Bootstrap samples 200 → 500: scores and intervals; features and segmentations are known."]),
-        ({"metrics": ["fid"]}, ["Metrics all → fid: the scores that are new."]),
+        ({"metrics": ["fid"]}, ["Metrics all → FID (Fréchet distance): the scores that are new."]),
+        (
+            {"encoders": ["deepbet"]},
+            [
+                "Encoders Untrained ResNet-50, deepbet bottleneck, Embedded segmenter's bottleneck → deepbet "
+                "bottleneck: features and scores under those that are new."
+            ],
+        ),
+        (
+            {"segmenter": "atlas"},
+            [f"Segmentation Embedded network → {SEGMENTERS['atlas'].label}: every volume is segmented again."],
+        ),
         ({"qc_threshold": 0.65}, ["QC threshold none → 0.65: the gate, and the effect sizes behind it."]),
         ({"grid": "full"}, ["Grid half → full: everything."]),
         ({"orientation": "LPS"}, ["real: read in another way, or with other tables."]),
@@ -220,6 +234,16 @@ def renamed_and_more(table: pd.DataFrame) -> pd.DataFrame:
     if not any(row["name"] == "Real again" for row in rows):
         rows.append({"name": "Real again", "images": "real/*.nii.gz", "raw": None, "orientation": None})
     return pd.DataFrame(rows, columns=table.columns)
+
+
+def test_the_form_names_choices_as_the_rest_of_the_app(page_study):  # noqa: F811
+    app = show("studies", page_study)
+    metrics = field(app, "multiselect", "Metrics")
+    assert {"MMD² (RBF)", "FID (Fréchet distance)", "MMD, as published"} <= set(metrics.options)
+    assert not {metric.name for metric in METRICS.values()} & set(metrics.options)
+    assert set(field(app, "multiselect", "Encoders").options) == {card.label for card in ENCODERS.values()}
+    assert set(field(app, "selectbox", "Segmentation").options) == {card.label for card in SEGMENTERS.values()}
+    assert any("encoders: " in caption.value and "random-r50" not in caption.value for caption in app.caption)
 
 
 def test_the_form_changes_a_study_and_says_what_is_to_be_computed(page_study, workspace, monkeypatch):  # noqa: F811

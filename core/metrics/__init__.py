@@ -18,6 +18,7 @@ __all__ = [
     "Metric",
     "Score",
     "VolumeMetric",
+    "label_named",
 ]
 
 METRICS: dict[str, Metric] = {
@@ -40,3 +41,8 @@ METRICS: dict[str, Metric] = {
     "image-mmd/published": image_mmd.IMAGE_MMD_PUBLISHED,
     "ms-ssim/published": published.MS_SSIM,
 }
+
+
+def label_named(name: str) -> str:
+    """Return the label of a metric by its name in studies and CSVs, which its variants share."""
+    return next((metric.label for metric in METRICS.values() if metric.name == name), name)

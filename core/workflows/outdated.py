@@ -6,6 +6,9 @@ from typing import Any
 
 import pandas as pd
 
+from core.encoders import ENCODERS
+from core.metrics import label_named
+from core.segmentation import SEGMENTERS
 from core.settings import Settings
 from core.study import Cohort, Study
 from core.workflows.results import read_record
@@ -64,13 +67,21 @@ def _of_cohorts(study: Study, record: dict[str, Any], evaluated: pd.DataFrame) -
 def _of_settings(study: Study, before: dict[str, Any]) -> list[str]:
     now = study.settings.model_dump(mode="json")
     changed = [key for key in SETTINGS if before.get(key, now[key]) != now[key]]
-    return [f"{SETTINGS[key][0]} {_words(before[key])} → {_words(now[key])}: {SETTINGS[key][1]}." for key in changed]
+    return [
+        f"{SETTINGS[key][0]} {_words(key, before[key])} → {_words(key, now[key])}: {SETTINGS[key][1]}."
+        for key in changed
+    ]
 
 
-def _words(value: Any) -> str:
+def _words(key: str, value: Any) -> str:
     if value is None:
         return "none"
-    return (", ".join(map(str, value)) or "all") if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return ", ".join(_words(key, one) for one in value) or "all"
+    if key == "metrics":
+        return label_named(value)
+    card = {"encoders": ENCODERS, "segmenter": SEGMENTERS}.get(key, {}).get(value)
+    return str(card.label if card else value)
 
 
 def _cases(cohort: Cohort) -> dict[str, tuple[str, ...]]:
