@@ -18,7 +18,7 @@ from core.readings import MODES, SCALES, Rating, Session
 from core.study import Study
 from core.tables import csv_text
 from core.workflows import Results, reader_study
-from pages import access, look, selection, shared, similarity_parts, viewer_choices
+from pages import access, look, reads, selection, shared, similarity_parts, viewer_choices
 
 SESSION = "reading"  # in the address, so that a reload goes on
 UNBLINDED = "unblinded"  # fingerprints of the studies whose results were opened without reading
@@ -260,10 +260,13 @@ def show_results(study: Study, results: Results, known: list[Session], current: 
     chosen = [session for session in complete if session.mode == mode]
     ratings = readings.read_ratings(shared.settings(), chosen, study.real.name)
     st.caption(f"Complete sessions: {len(chosen)}. A case that was left out counts nowhere.")
-    look.show_table(reader_study.reader_summary(ratings, study.real.name), SUMMARY_COLUMNS)
-    show_by_cohort(study, ratings, mode)
-    show_agreement(ratings, mode)
-    show_correlation(study, results, ratings)
+    of = (*reads.basis(study), mode, *(session.id for session in chosen))  # complete sessions do not change
+    real = study.real.name
+    summary = reads.kept("readers", of, lambda: reader_study.reader_summary(ratings, real))
+    look.show_table(summary, SUMMARY_COLUMNS)
+    show_by_cohort(study, ratings, mode, of)
+    show_agreement(ratings, mode, of)
+    show_correlation(study, results, ratings, of)
     show_each(study, ratings, mode)
     access.download("Download all ratings (CSV)", csv_text(ratings), "readings.csv", "text/csv")
 
@@ -281,38 +284,45 @@ def show_each(study: Study, ratings: pd.DataFrame, mode: str) -> None:
     selection.show_cases(table[names], CASE_COLUMNS, pairs, "readings_cases", height=290)
 
 
-def show_by_cohort(study: Study, ratings: pd.DataFrame, mode: str) -> None:
+def show_by_cohort(study: Study, ratings: pd.DataFrame, mode: str, of: tuple[Any, ...]) -> None:
     """Show what each cohort was taken for, and how it was rated."""
     names, order = look.labels_of(study.cohorts), [cohort.name for cohort in study.cohorts]
     st.subheader("By cohort")
-    table = reader_study.confusion(ratings, order)
-    table["cohort"] = table["cohort"].map(names)
+    table = reads.kept("confusion of readers", of, lambda: reader_study.confusion(ratings, order))
+    table = table.assign(cohort=table["cohort"].map(names))
     if mode == "forced choice":
         table = table.drop(columns=["called_real", "called_synthetic"])
     wraps = table["cohort"].str.len().max() > look.LABEL_WIDTH
     look.show_table(table, CONFUSION_COLUMNS, row_height=look.TALL_ROW if wraps else None)
     if mode == "rating":
-        shares = reader_study.likert_shares(ratings, order)
         wrapped = {name: look.wrapped(label) for name, label in names.items()}
-        look.show_figure(plots.likert_bars(shares, wrapped), "likert")
+
+        def draw() -> Any:
+            return plots.likert_bars(reader_study.likert_shares(ratings, order), wrapped)
+
+        look.show_kept("likert", of, draw)
         st.caption("Share of the ratings from 1 (worst) to 5 (best).")
 
 
-def show_agreement(ratings: pd.DataFrame, mode: str) -> None:
+def show_agreement(ratings: pd.DataFrame, mode: str, of: tuple[Any, ...]) -> None:
     """Show how far readers agree."""
     st.subheader("Between readers")
-    table = reader_study.reader_agreement(ratings)
-    table["what"] = table["what"].map({"answer": "Answer", **SCALE_NAMES})
+    table = reads.kept("agreement of readers", of, lambda: reader_study.reader_agreement(ratings))
+    table = table.assign(what=table["what"].map({"answer": "Answer", **SCALE_NAMES}))
     look.show_table(table.head(1) if mode == "forced choice" else table, AGREEMENT_COLUMNS)
     if table["readers"].max() < 2:
         st.caption("One reader so far: agreement needs a second one with the same seed.")
 
 
-def show_correlation(study: Study, results: Results, ratings: pd.DataFrame) -> None:
+def show_correlation(study: Study, results: Results, ratings: pd.DataFrame, of: tuple[Any, ...]) -> None:
     """Show which scores order the cohorts as the readers do."""
     st.subheader("Readers and scores")
-    table = reader_study.correlate_with_metrics(ratings, results, study.real.name, study.settings.seed)
-    look.show_table(in_words(table), CORRELATION_COLUMNS, height=290)
+
+    def correlate() -> pd.DataFrame:
+        return in_words(reader_study.correlate_with_metrics(ratings, results, study.real.name, study.settings.seed))
+
+    table = reads.kept("readers and scores", (*of, study.settings.seed), correlate)
+    look.show_table(table, CORRELATION_COLUMNS, height=290)
     st.caption(
         "Order of the cohorts by readers against their order by each score, turned so that higher is better. With so "
         "few cohorts only strong correlations can be told from chance, and p is not corrected for the number of scores."

@@ -78,10 +78,11 @@ def _words(key: str, value: Any) -> str:
         return "none"
     if isinstance(value, list):
         return ", ".join(_words(key, one) for one in value) or "all"
-    if key == "metrics":
-        return label_named(value)
-    card = {"encoders": ENCODERS, "segmenter": SEGMENTERS}.get(key, {}).get(value)
-    return str(card.label if card else value)
+    if key == "encoders" and value in ENCODERS:
+        return ENCODERS[value].label
+    if key == "segmenter" and value in SEGMENTERS:
+        return SEGMENTERS[value].label
+    return label_named(value) if key == "metrics" else str(value)
 
 
 def _cases(cohort: Cohort) -> dict[str, tuple[str, ...]]:
