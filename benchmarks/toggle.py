@@ -77,7 +77,7 @@ def reach(page: Page, url: str) -> None:
 def open_page(page: Page, url: str) -> None:
     """Open Similarity and wait until it is drawn."""
     reach(page, f"{url}/similarity")
-    page.get_by_text("Map of all volumes").wait_for(timeout=120_000)
+    page.get_by_role("tab", name="Map of all volumes").wait_for(timeout=120_000)
     page.wait_for_timeout(4000)
     running = "document.querySelector('[data-testid=stStatusWidget], [data-stale=true]')"
     page.wait_for_function(f"!{running}", timeout=120_000)

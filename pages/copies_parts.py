@@ -12,7 +12,7 @@ from core.workflows import Results
 from core.workflows import comparisons as compare
 from core.workflows.results import judge_copies
 from pages import look, reads, selection, shared
-from pages.similarity_parts import encoder_label
+from pages.similarity_parts import SPACE, encoder_label
 
 IMAGE = "image"  # the space of volumes themselves, in copies.csv
 LISTED = 20
@@ -102,7 +102,7 @@ def show_pairs(results: Results, study: Study, encoder: str) -> None:
         default=encoder if encoder in spaces else spaces[0],
         required=True,
         format_func=space_label,
-        key=f"similarity_space_{encoder}",
+        key=f"{SPACE}{encoder}",
     )
 
     def sort() -> pd.DataFrame:

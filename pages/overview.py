@@ -17,7 +17,7 @@ from core.workflows import Results
 from core.workflows.results import cases_behind, typical_case, worst_region
 from core.workflows.verdicts import ANSWERS, Verdict, best_first, column_help, is_control
 from core.workflows.viewing import PLANES, Sheet
-from pages import look, reads, selection, shared, sheet_parts
+from pages import look, reads, selection, shared, sheet_parts, similarity_parts
 
 SAMPLES = 6  # brains of each cohort
 BRAIN = 120  # pixels: so many stand in a row at 1280
@@ -33,7 +33,7 @@ PAGES = {  # of each reason, and the part of it that the reason is about
     "anatomy": ("anatomy", "volumes-behind-the-effect-size"),
     "similarity": ("similarity", "similarity_focus"),
     "diversity": ("similarity", "similarity_focus"),
-    "copies": ("similarity", "copy-check"),
+    "copies": ("similarity", similarity_parts.TABS),
 }
 METRIC_OF = {"similarity": "fid", "diversity": "ms-ssim"}  # to show on the page
 REASONS_OF = "overview_cohort"
@@ -135,9 +135,13 @@ def show_verdict(study: Study, results: Results, verdict: Verdict) -> None:
         if topic.button(label, key=key, type="tertiary", help=about):
             selection.select(cases_behind(results, verdict.cohort, reason.topic))
             st.session_state[shared.ASKED] = (verdict.cohort, worst_region(results, verdict.cohort))
-            if reason.topic in METRIC_OF:
-                st.session_state["metric"] = METRIC_OF[reason.topic]
-            shared.go_to(page, spot)
+            if reason.topic == "copies":
+                st.session_state[similarity_parts.TAB] = similarity_parts.COPY_TAB
+            if metric := METRIC_OF.get(reason.topic, ""):
+                st.session_state["metric"] = metric
+            # what the page itself would write into its address is one more step back
+            other = {"metric": similarity_parts.metric_label(metric)} if metric not in ("", "fid") else {}
+            shared.go_to(page, spot, other)
         topic.markdown(f":small[{reason.headline}]")
 
 

@@ -286,10 +286,10 @@ def open_viewer(cohort: str, case: str, beside: Sequence[tuple[str, str]] = ()) 
     go_to("viewer")
 
 
-def go_to(page: str, spot: str = "") -> None:
-    """Go to a page, and there to a part of it; the address keeps the study, so that back is one step."""
+def go_to(page: str, spot: str = "", choices: Mapping[str, str] | None = None) -> None:
+    """Go to a page, and there to a part of it; the address keeps study and choices, so that back is one step."""
     st.session_state[LANDING] = (spot, time.time())
-    st.switch_page(f"pages/{page}.py", query_params={STUDY: study_id(study_path())})
+    st.switch_page(f"pages/{page}.py", query_params={STUDY: study_id(study_path()), **(choices or {})})
 
 
 def land() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pandas as pd
@@ -17,9 +18,12 @@ from core.workflows.verdicts import controls_of
 from pages import copies_parts, look, reads, shared
 from pages import similarity_parts as parts
 
+CHOICES = ("variant", "encoder", "metric")  # keys of the choices, which the address holds
+
 
 def choose(ranked: pd.DataFrame, source: parts.Source) -> parts.Focus:
     """Let the user choose one variant, encoder and metric; all are cached, so each answers at once."""
+    linked = {key: st.query_params.get(key, "") for key in CHOICES if key not in st.session_state}
     first, second = st.columns([1, 2])
     variants = [name for name in parts.VARIANTS if name in set(ranked["variant"])]
     variant = first.segmented_control(
@@ -48,7 +52,20 @@ def choose(ranked: pd.DataFrame, source: parts.Source) -> parts.Focus:
         "Metric", list(options), default=next(iter(options)), required=True, format_func=options.__getitem__,
         key="metric", bind="query-params",
     )  # fmt: skip
+    # an address holds what is on screen
+    shown = ([parts.VARIANTS[name] for name in variants], [parts.encoder_label(n) for n in encoders], options.values())
+    say_unknown(linked, dict(zip(CHOICES, shown, strict=True)))
     return parts.Focus(str(metric), str(variant), str(encoder), source)
+
+
+def say_unknown(linked: Mapping[str, str], known: Mapping[str, Collection[str]]) -> None:
+    """Say which choices of a link this study does not have; the first of each is shown then."""
+    lacking = [f"{key} `{linked[key]}`" for key in linked if linked[key] and linked[key] not in known[key]]
+    if lacking:
+        st.warning(
+            f"The link asks for what this study has no score of: {', '.join(lacking)}. The first choice is shown.",
+            icon=":material/link_off:",
+        )
 
 
 def show_focus(study: Study, results: Results, scores: pd.DataFrame, focus: parts.Focus) -> None:
@@ -114,28 +131,34 @@ def show_page(study: Study, results: Results, path: str, stamp: reads.Stamp) -> 
             st.markdown(reads.kept("sentence", of, lambda: compare.order_sentence(agreement, encoders, names)))
     with st.container(key="similarity_focus"):
         show_focus(study, results, scores, focus)
-    st.subheader("Table 1")
+    labels, every = look.labels_of(study.cohorts), compare.select(ranked, focus.metric, focus.variant)
+    colours = look.colours_of(study)
+    with st.container(key=parts.TABS):
+        look.show_tabs(  # beside each, how the keys of its choices begin
+            {
+                "Table 1": (lambda: show_table_one(study, focus, controls), ("table_one_tab",)),
+                "Order under each encoder": (lambda: parts.show_order(agreement, every, labels, colours, focus), ()),
+                "Map of all volumes": (lambda: parts.show_map(results, study, focus), ("similarity_map",)),
+                parts.COPY_TAB: (lambda: copies_parts.show_copies(results, study, focus.encoder), (parts.SPACE,)),
+                "All scores": (lambda: parts.show_all(study, results, ranked), ("all_variants",)),
+            },
+            parts.TAB,
+        )
+
+
+def show_table_one(study: Study, focus: parts.Focus, controls: Collection[str]) -> None:
+    """Show Table 1 filled by this study, or as the paper printed it."""
     ours, theirs = st.tabs(["This study", "The paper, as printed"], key="table_one_tab", on_change="rerun")
     if ours.open:
         with ours:
             cohorts = tuple(cohort.name for cohort in study.synthetic)
-            cells = parts.cached_cells(path, stamp, cohorts, tuple(study.settings.encoders), focus.variant, controls)
+            encoders = tuple(study.settings.encoders)
+            cells = parts.cached_cells(*focus.source, cohorts, encoders, focus.variant, tuple(controls))
             parts.show_study_table(cells, study, focus.variant)
     if theirs.open:
         with theirs:
             parts.show_paper_table()
     parts.explain_variants("image-mmd" in METRICS)
-    st.subheader("Order of the cohorts under each encoder")
-    labels = look.labels_of(study.cohorts)
-    every = compare.select(ranked, focus.metric, focus.variant)
-    parts.show_order(agreement, every, labels, look.colours_of(study), focus)
-    st.subheader("Map of all volumes")
-    parts.show_map(results, study, focus)
-    st.subheader("Copy check")
-    copies_parts.show_copies(results, study, focus.encoder)
-    st.subheader("All scores")
-    if st.toggle("Show every metric, encoder and variant", key="similarity_all"):
-        parts.show_all(study, results, ranked)
 
 
 study, results = shared.current_study("Similarity", "How close is each synthetic cohort to the real one?")

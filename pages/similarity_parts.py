@@ -23,6 +23,10 @@ Source = tuple[str, reads.Stamp]  # study.toml and its results
 
 CELL_LETTERS = 9  # of an interval on one line of a cell
 COHORT_WIDTH, CELL_WIDTH = 122, 86  # pixels: three encoders and the volumes fit beside the sidebar on a small screen
+TAB = "similarity_tab"  # key of the tabs, for who leads to one
+TABS = "similarity_tabs"  # key of what holds them
+COPY_TAB = "Copy check"
+SPACE = "similarity_space_"  # begins the key of its choice
 VARIANTS = {"corrected": "Corrected", "published": "As published"}
 SHORT_ENCODERS = {"medicalnet-r101": "R101", "medicalnet-r50-23": "R50-23", "medicalnet-r50": "R50"}
 ARROWS = {"lower": "↓", "higher": "↑", "match real": "→"}

@@ -193,7 +193,7 @@ def test_ties_are_said_to_be_ties(full):
 def test_a_score_that_must_match_real_is_best_where_it_is_closest(full):
     app = open_page(full, metric="ms-ssim")
     assert "**Near**, 0.79" in app.markdown[0].value
-    assert "one order only" in words(app)
+    assert "one order only" in words(open_page(full, metric="ms-ssim", similarity_tab="Order under each encoder"))
     cells = table_one(app)["volumes", "MS-SSIM"]
     assert cells["Near"].startswith("0.79 ★") and "★" not in cells["Far"]
 
@@ -202,6 +202,17 @@ def test_published_numbers_replace_the_corrected_ones(full):
     before, after = (words(open_page(full, variant=variant)) for variant in ("corrected", "published"))
     assert "520" in after and "520" not in before
     assert "no interval" in after
+
+
+def test_a_link_to_a_score_that_is_not_there_is_answered(full):
+    app = AppTest.from_file(str(ROOT / "pages" / "similarity.py"), default_timeout=60)
+    app.session_state["study"] = full
+    app.query_params["metric"], app.query_params["encoder"] = "nonsense", "R101"
+    said = [warning.value for warning in checked(app.run()).warning]
+    assert any("metric `nonsense`" in text and "encoder" not in text for text in said), said
+    assert app.segmented_control(key="encoder").value == "medicalnet-r101"
+    checked(app.segmented_control(key="variant").set_value("published").run())  # where metrics differ
+    assert not any("The link asks" in warning.value for warning in app.warning)
 
 
 # Table 1
@@ -240,10 +251,11 @@ def test_the_paper_s_table_has_the_same_form(full):
 
 def test_curve_map_and_copy_check_are_shown(full):
     app = open_page(full)
-    drawn, said = figures(app), words(app)
-    assert "d = 2048 lies far to the right" in drawn
-    assert "The covariance is singular" in said
+    assert "d = 2048 lies far to the right" in figures(app)
+    assert "The covariance is singular" in words(app)
+    drawn = figures(open_page(full, similarity_tab="Map of all volumes"))
     assert "PCA 1 (41% of the variance)" in drawn and "training-2" in drawn
+    said = words(open_page(full, similarity_tab="Copy check"))
     assert "Nearer to training than chance explains (p times the number of measures below 0.05): **Near" in said
     assert "(on volumes themselves)" in said
     assert "80% – 99%" in said
@@ -254,25 +266,25 @@ def test_a_share_above_one_half_without_a_small_p_is_unclear_and_never_fine(full
     folder = results_folder(from_environment(), Path(full))
     check = {"cohort": "Near", "space": "image", "share": 1.0, "p_value": 0.49, "p_binomial": 6e-8}
     write_csv(pd.DataFrame([check | {"n_synthetic": 24, "n_reference": 24}]), folder / "copy_check.csv")
-    app = open_page(full)
+    app = open_page(full, similarity_tab="Copy check")
     said = words(app)
     assert "**Unclear**: **Near** (on volumes themselves)" in said and "86% – 100%" in said
     assert not app.success and "Nearer to training than chance explains" not in said
 
 
 def test_the_map_can_be_a_umap(full):
-    app = open_page(full, similarity_map="umap")
+    app = open_page(full, similarity_map="umap", similarity_tab="Map of all volumes")
     assert "UMAP 1 (no unit)" in figures(app)
 
 
 def test_without_training_cohort_the_copy_check_is_a_labelled_gap(bare):
-    said = words(open_page(bare))
+    said = words(open_page(bare, similarity_tab="Copy check"))
     assert "Gap: no training cohort." in said
     assert "Nearer to training" not in said
 
 
 def test_what_could_not_be_computed_is_said(bare):
-    app = open_page(bare)
+    app = open_page(bare, similarity_tab="Map of all volumes")
     assert "The map under R50 could not be computed." in words(app)
     assert "No curve" in figures(app)
 
@@ -280,7 +292,7 @@ def test_what_could_not_be_computed_is_said(bare):
 def test_what_is_missing_can_be_asked_for(workspace):
     path, folder = make_study(workspace / "data", training=True)
     write_results(folder, metrics=scores()[:1], complete=False)
-    app = open_page(path)
+    app = open_page(path, similarity_tab="Copy check")
     assert "Only **Near** can be placed" in app.markdown[0].value
     assert "The copy check will appear here once the study has been evaluated." in words(app)
 
@@ -295,8 +307,7 @@ def test_no_score_yet_is_no_page_of_empty_figures(workspace):
 def test_every_score_stays_available(full):
     app = open_page(full)
     assert "0.013" not in words(app)
-    checked(app.toggle(key="similarity_all").set_value(True).run())
-    said = words(app)
+    said = words(open_page(full, similarity_tab="All scores"))
     assert "0.013" in said  # the permutation p
     assert "As published" in said and "f0" in said
 

@@ -161,7 +161,7 @@ def test_a_broken_study_file_is_explained(page, study):
             ],
         ),
         ("viewer", ["r0", "a0", "the gate rejects below 0.700"]),
-        ("similarity", ["0.123 [0.1 – 0.15], floor 0.02", "too few volumes", "lower is better", "no training cohort"]),
+        ("similarity", ["0.123 [0.1 – 0.15], floor 0.02", "too few volumes", "lower is better"]),
         ("quality", ["a0", "thalamus", "0.6", "looks at the image and its segmentation"]),
         (
             "anatomy",
