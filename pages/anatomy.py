@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
@@ -157,7 +156,7 @@ def _take_cell(names: Mapping[str, str]) -> Callable[[], None]:
             region, label, _ = look.words_of(point)
             st.session_state[shared.ASKED] = (cohorts[label], region)
             st.session_state["effects_table"] = {"selection": {"rows": []}}  # its row would go before
-            st.session_state[shared.LANDING] = (ANCHOR, time.time())
+            shared.lead_to(ANCHOR)
             st.session_state[CLICKED] = True
 
     return take

@@ -288,8 +288,13 @@ def open_viewer(cohort: str, case: str, beside: Sequence[tuple[str, str]] = ()) 
 
 def go_to(page: str, spot: str = "", choices: Mapping[str, str] | None = None) -> None:
     """Go to a page, and there to a part of it; the address keeps study and choices, so that back is one step."""
-    st.session_state[LANDING] = (spot, time.time())
+    lead_to(spot)
     st.switch_page(f"pages/{page}.py", query_params={STUDY: study_id(study_path()), **(choices or {})})
+
+
+def lead_to(spot: str) -> None:
+    """Have the next run bring a part of its page into view, see `land`."""
+    st.session_state[LANDING] = (spot, time.time())
 
 
 def land() -> None:
