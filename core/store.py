@@ -33,6 +33,7 @@ from core.volume import BOMB_RATIO, SMALL, Volume, load, load_labels, save
 TEMPORARY = ".tmp-"  # begins the name of a file that is being written
 LEFTOVER_SECONDS = 24 * 3600.0  # no writing takes so long: the writer was killed
 LOCK_SECONDS = 30.0  # a holder that stalled, or whose host is gone, is waited for no longer
+ROWS = 2**14  # of a table turned to text at a time
 
 
 @dataclass(frozen=True)
@@ -255,8 +256,18 @@ def write_atomically(path: Path, write: Callable[[Path], None], *, suffix: str =
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write a result table: fixed precision, so that equal results are equal files."""
-    write_text(csv_text(table, float_format="%.7g"), path)
+    """Write a result table: fixed precision, so that equal results are equal files.
+
+    What is no Unicode, as bytes of a file name, is written as an escape.
+    """
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            for start in range(0, max(len(table), 1), ROWS):
+                part = table.iloc[start : start + ROWS]
+                file.write(csv_text(part, float_format="%.7g", header=start == 0))
+
+    write_atomically(path, write)
 
 
 def write_text(text: str, path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,12 @@ def neutral(cell: Any) -> Any:
     Numbers stay as they are, also those written as text. Every line ends with a line feed: a carriage return alone
     would end the row for some readers.
     """
-    if not isinstance(cell, str) or not cell or _NUMBERS.fullmatch(cell):
+    return _neutral_text(cell) if isinstance(cell, str) else cell
+
+
+@lru_cache(maxsize=4096)  # long tables repeat the names of cohorts, cases and regions
+def _neutral_text(cell: str) -> str:
+    if not cell or _NUMBERS.fullmatch(cell):
         return cell
     cell = "\n".join(cell.replace("\r\n", "\n").split("\r"))
     return f"'{cell}" if cell[0] in FORMULA or _is_marked(cell) else cell

@@ -107,7 +107,12 @@ def normative_percentiles(real: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFra
         "subject": np.repeat(table.index.to_numpy(), len(names)),
         "volume": table.drop(columns=TIV).to_numpy().ravel(),
     }
-    columns = {name: np.tile(names[name].to_numpy(), len(table)) for name in ("group", "region")}
+    # Names as categories: as text they would take most of the memory of a large cohort.
+    columns = {
+        name: pd.Categorical.from_codes(np.tile(codes, len(table)), kinds)
+        for name in ("group", "region")
+        for codes, kinds in [pd.factorize(names[name])]
+    }
     result = pd.DataFrame(rows | columns | {"z": z.ravel(), "percentile": percentile.ravel()})
     return result[list(NORM_COLUMNS)]
 

@@ -12,6 +12,7 @@ from scipy.special import gammaln
 
 NO_VARIANCE = 1e-12  # of the raw variance; what floating point leaves of a volume that TIV explains fully
 SPLITS = 20  # of the real cohort, for a floor
+BLOCK = 2**21  # counts of a bootstrap in memory at a time: 16 MiB, whatever the size of the cohorts
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.intp]
@@ -86,25 +87,35 @@ def bootstrap_d(
     both, sizes = np.concatenate(values), np.concatenate(tiv)
     centre, scale = both.mean(axis=0), both.std(axis=0)
     unit = sizes.std() or 1.0
-    moments = []
+    sides = []
     for stream, (rows, size, code) in enumerate(zip(values, tiv, codes, strict=True)):
-        weights = draw_weights(code, n_boot, np.random.default_rng([seed, stream]))
-        total = weights.sum(axis=1, keepdims=True)
-        draw = weights / total
         with np.errstate(divide="ignore", invalid="ignore"):
-            v, t = (rows - centre) / scale, (size - sizes.mean()) / unit
-        moments.append(
-            (total, draw @ v, draw @ v**2, draw @ (v * t[:, None]), draw @ t[:, None], draw @ (t**2)[:, None])
-        )
-    everyone = sum(m[0] for m in moments)
-    mean_v, _, mean_vt, mean_t, mean_tt = (sum(m[0] * m[i] for m in moments) / everyone for i in range(1, 6))
+            v, t = (rows - centre) / scale, ((size - sizes.mean()) / unit)[:, None]
+        sides.append((np.hstack([v, v**2, v * t, t, t**2]), code, np.random.default_rng([seed, stream])))
+    block = max(1, BLOCK // len(both))
+    parts = [_resampled_d(sides, min(block, n_boot - done)) for done in range(0, n_boot, block)]
+    return np.concatenate(parts)
+
+
+def _resampled_d(sides: Sequence[tuple[Floats, Codes, np.random.Generator]], n_boot: int) -> Floats:
+    """Return d in the next resamples; each side is [v, v², v t, t, t²] of its rows, their participants, a stream."""
+    totals, means = [], []
+    for rows, code, rng in sides:
+        weights = draw_weights(code, n_boot, rng)
+        totals.append(weights.sum(axis=1, keepdims=True))
+        weights /= totals[-1]
+        n = (rows.shape[1] - 2) // 3
+        means.append(np.split(weights @ rows, [n, 2 * n, 3 * n, 3 * n + 1], axis=1))
+    mean_v, _, mean_vt, mean_t, mean_tt = (
+        sum(total * mean[i] for total, mean in zip(totals, means, strict=True)) / sum(totals) for i in range(5)
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         power = mean_tt - mean_t**2
         slope = np.where(power > NO_VARIANCE, (mean_vt - mean_v * mean_t) / power, 0.0)
-        means = [v - slope * t for _, v, _, _, t, _ in moments]
-        variances = [(vv - v**2) - 2 * slope * (vt - v * t) + slope**2 * (tt - t**2) for _, v, vv, vt, t, tt in moments]
+        first, second = (v - slope * t for v, _, _, t, _ in means)
+        variances = [(vv - v**2) - 2 * slope * (vt - v * t) + slope**2 * (tt - t**2) for v, vv, vt, t, tt in means]
         spread = (variances[0] + variances[1]) / 2
-        return np.asarray((means[0] - means[1]) / np.sqrt(np.where(spread > NO_VARIANCE, spread, np.nan)))
+        return np.asarray((first - second) / np.sqrt(np.where(spread > NO_VARIANCE, spread, np.nan)))
 
 
 def quantiles(draws: Floats, levels: Sequence[float]) -> Floats:
