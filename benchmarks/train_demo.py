@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--batch", type=int)
-    parser.add_argument("--start", type=Path, help="weights to start from, of a diffusion model")
+    parser.add_argument("--start", type=Path, help="exported weights to start from; what they lack starts anew")
     parser.add_argument("--accelerator", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--precision", default="32-true", choices=("32-true", "bf16-mixed"))
     options = parser.parse_args()

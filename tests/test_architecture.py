@@ -27,7 +27,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "settings": ("errors",),
     "roles": ("errors",),
     "audit": BASE,
-    "volume": ("errors",),
+    "volume": ("errors", "volume"),
     "tables": ("errors", "volume"),
     "participants": ("errors", "tables"),
     "checkpoint": ("errors",),
@@ -49,7 +49,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 OWNERS = {
     "streamlit": ("app.py", "pages/"),
     "starlette": ("app.py", "pages/headers.py"),
-    "nibabel": ("core/volume.py",),
+    "nibabel": ("core/volume/files.py",),
     "dask": ("core/cluster.py",),
     "distributed": ("core/cluster.py",),
     "plotly": ("core/plots/", "core/report/"),
