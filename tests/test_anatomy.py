@@ -305,6 +305,13 @@ def test_same_seed_same_interval_and_other_seed_another():
     assert not one["ci_low"].equals(other["ci_low"]) and one["cohens_d"].equals(other["cohens_d"])
 
 
+def test_an_interval_drawn_in_blocks_is_the_same(monkeypatch):
+    real, synthetic = cohort(12, 0), cohort(9, 1)
+    whole = anatomy.effect_sizes(real, synthetic, n_boot=150)
+    monkeypatch.setattr(statistics, "BLOCK", 21 * 40)  # 40 resamples of 21 subjects at a time
+    pd.testing.assert_frame_equal(anatomy.effect_sizes(real, synthetic, n_boot=150), whole)
+
+
 def test_p_is_welch_s_on_adjusted_volumes():
     real, synthetic = cohort(20, 0), cohort(30, 1, shift=0.05, spread=0.2)
     tables = pd.concat([anatomy.regional_volumes(real), anatomy.regional_volumes(synthetic)])

@@ -9,7 +9,7 @@ import pytest
 
 from core import store as store_module
 from core.errors import CacheCorrupt, JobFailed
-from core.store import Store, content_key, write_atomically
+from core.store import Store, content_key, write_atomically, write_csv
 
 
 @pytest.fixture
@@ -157,3 +157,17 @@ def test_a_folder_that_cannot_be_made_is_explained(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(JobFailed, match="cannot write"):
         store_module.write_json({}, tmp_path / "file" / "sub" / "a.json")
+
+
+def test_a_long_table_is_written_in_blocks_with_one_header(tmp_path: Path, monkeypatch):
+    cases = pd.Series(["=a", "b\udcff", "ü"], dtype=object)
+    table = pd.DataFrame({"case": cases, "n": [1, 2, 3], "value": [0.1234567891, np.nan, 2.0]})
+    write_csv(table, tmp_path / "whole.csv")
+    assert (tmp_path / "whole.csv").read_text(encoding="utf-8") == (
+        "case,n,value\n'=a,1,0.1234568\nb\\udcff,2,\nü,3,2\n"
+    )
+    monkeypatch.setattr(store_module, "ROWS", 2)
+    write_csv(table, tmp_path / "blocks.csv")
+    assert (tmp_path / "blocks.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    write_csv(table[:0], tmp_path / "empty.csv")
+    assert (tmp_path / "empty.csv").read_text(encoding="utf-8") == "case,n,value\n"
