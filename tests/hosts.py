@@ -1,6 +1,6 @@
 """Hosts that are joined by a network on this machine: each has its own addresses and name, and a cable that comes out.
 
-They see the same files, as hosts that share storage do. Needs root (network namespaces of Linux).
+They see the same files, or some of them through the network alone. Needs root (network namespaces of Linux).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.cluster import Cluster, wait_for
+from tests.cluster import Cluster, end, wait_for
 
 NET = "10.213.77"
 
@@ -37,6 +37,8 @@ class Network:
         self.names = tuple(names)
         self.addresses = {name: f"{NET}.{index + 1}" for index, name in enumerate(names)}
         self.switch = f"{self.id}-switch"
+        self.server: subprocess.Popen[bytes] | None = None
+        self.mounts: list[str] = []  # commands that every host but the server's gives
         try:
             _ip("netns", "add", self.switch)
             _ip("-n", self.switch, "link", "add", "br0", "type", "bridge")
@@ -63,8 +65,28 @@ class Network:
 
     def on(self, name: str) -> list[str]:
         """Return what to put before a command so that it runs on a host; the process is the command's own."""
-        rename = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', name]
-        return ["nsenter", f"--net=/run/netns/{self.space(name)}", *rename]
+        steps = " && ".join(['hostname "$0"', *self.mounts, 'exec "$@"'])
+        spaces = ["--uts", *(["--mount"] if self.mounts else [])]
+        return ["nsenter", f"--net=/run/netns/{self.space(name)}", "unshare", *spaces, "sh", "-c", steps, name]
+
+    def serve(self, name: str, places: Sequence[Path], keys: Path) -> None:
+        """Let one host hold some folders; the others see them from now on through ssh, each with caches of its own."""
+        if not shutil.which("sshfs") or not (sshd := shutil.which("sshd", path="/usr/sbin:/usr/bin")):
+            raise NotHere("folders are served by sshd and mounted by sshfs, which are not installed")
+        keys.mkdir(parents=True)
+        for key in ("host", "user"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(keys / key)], check=True)
+        facts = {"HostKey": keys / "host", "AuthorizedKeysFile": keys / "user.pub", "PidFile": "none"}
+        facts |= {"StrictModes": "no", "PermitRootLogin": "yes", "Subsystem": "sftp internal-sftp"}
+        (keys / "sshd_config").write_text("".join(f"{fact} {value}\n" for fact, value in facts.items()))
+        Path("/run/sshd").mkdir(exist_ok=True)
+        with (keys / "log.txt").open("wb") as log:
+            place = [*self.on(name), sshd, "-D", "-e", "-f", str(keys / "sshd_config")]
+            self.server = subprocess.Popen(place, stdout=log, stderr=log)
+        wait_for(lambda: b"listening" in (keys / "log.txt").read_bytes())
+        trust = f"IdentityFile={keys / 'user'},StrictHostKeyChecking=no,UserKnownHostsFile=/dev/null"
+        address = self.addresses[name]
+        self.mounts = [f"sshfs -o {trust} root@{address}:{place} {place} 2>/dev/null" for place in places]
 
     def cut(self, name: str) -> None:
         """Pull the cable of a host: packets are lost, and nobody is told."""
@@ -75,7 +97,9 @@ class Network:
         _ip("-n", self.switch, "link", "set", f"to-{name}", "up")
 
     def close(self) -> None:
-        """Remove the network; its processes have ended."""
+        """Remove the network; its processes have ended, and the mounts end with their server."""
+        if self.server:
+            end(self.server)
         for name in (*self.names, "switch"):
             subprocess.run(["ip", "netns", "delete", self.space(name)], capture_output=True)
 

@@ -147,11 +147,16 @@ def cluster_of(folder: Path, **settings: str) -> Iterator[tuple[Cluster, list, l
 
 
 @contextmanager
-def hosts_of(folder: Path, **settings: str) -> Iterator[tuple[Hosts, Network]]:
-    """Offer four hosts: a desk for the command, a head with the scheduler, two with a worker each; end them all."""
-    network = Network(("desk", "head", "one", "two"))
+def hosts_of(folder: Path, served: Sequence[Path] = (), **settings: str) -> Iterator[tuple[Hosts, Network]]:
+    """Offer hosts: a desk for the command, a head with the scheduler, two with a worker each, one that serves folders.
+
+    End them all.
+    """
+    network = Network(("desk", "head", "one", "two", "disk"))
     hosts = Hosts(folder, network, **settings)
     try:
+        if served:
+            network.serve("disk", served, folder / "keys")
         hosts.scheduler()
         for name in ("one", "two"):
             hosts.worker_on(name)
@@ -230,8 +235,15 @@ def cut_command(scene: Scene, moment: int, folder: Path) -> None:
     _cut(scene, moment, folder, "desk", LONG_CUT)
 
 
-def _cut(scene: Scene, moment: int, folder: Path, name: str, seconds: float, **settings: str) -> None:
-    with hosts_of(folder, **settings) as (hosts, network):
+def cut_storage(scene: Scene, moment: int, folder: Path) -> None:
+    """Data and workspace are on a host that loses its network for 20 s; command and workers see them through it."""
+    _cut(scene, moment, folder, "disk", SHORT_CUT, (scene.data, scene.folder))
+
+
+def _cut(
+    scene: Scene, moment: int, folder: Path, name: str, seconds: float, served: Sequence[Path] = (), **settings: str
+) -> None:
+    with hosts_of(folder, served, **settings) as (hosts, network):
         process = scene.start("--scheduler", hosts.address, on=network.on("desk"))
         scene.reach(moment, lambda: process.poll() is None)
         network.cut(name)
@@ -277,7 +289,7 @@ def _finish(process: subprocess.Popen[str]) -> None:
 
 
 SHORT = (kill_runner,)  # at every test run; the others cost a minute each, and have `make drill`
-NETWORKED = (cut_network, lose_network, cut_command)  # these need root
+NETWORKED = (cut_network, lose_network, cut_command, cut_storage)  # these need root
 FAULTS = (*SHORT, kill_scheduler, kill_worker, stall_worker, terminate_runner, kill_host, kill_command, *NETWORKED)
 
 
