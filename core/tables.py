@@ -25,7 +25,7 @@ def csv_text(table: pd.DataFrame, *, tabs: bool = False, **options: Any) -> str:
     for place, kind in enumerate(safe.dtypes):
         if not pd.api.types.is_numeric_dtype(kind):
             cells = [neutral(cell) for cell in safe.iloc[:, place]]  # as objects: names may hold what is no Unicode
-            safe.isetitem(place, pd.Series(cells, index=safe.index, dtype=object))
+            safe.isetitem(place, pd.Series(cells, dtype=object).array)
     return str(safe.to_csv(index=False, sep="\t" if tabs else ",", lineterminator="\n", **options))
 
 
