@@ -24,8 +24,9 @@ def csv_text(table: pd.DataFrame, *, tabs: bool = False, **options: Any) -> str:
     safe = table.set_axis([neutral(name) for name in table.columns], axis=1)
     for place, kind in enumerate(safe.dtypes):
         if not pd.api.types.is_numeric_dtype(kind):
-            cells = [neutral(cell) for cell in safe.iloc[:, place]]  # as objects: names may hold what is no Unicode
-            safe.isetitem(place, pd.Series(cells, dtype=object).array)
+            # As objects, which only a series keeps: names may hold what is no Unicode.
+            cells = pd.Series([neutral(cell) for cell in safe.iloc[:, place]], index=safe.index, dtype=object)
+            safe.isetitem(place, cells)  # type: ignore[arg-type]
     return str(safe.to_csv(index=False, sep="\t" if tabs else ",", lineterminator="\n", **options))
 
 
