@@ -389,6 +389,18 @@ def same_spec(one: StudySpec, other: StudySpec) -> bool:
     return one == other and list(one.synthetic) == list(other.synthetic)
 
 
+def renamed(former: StudySpec, spec: StudySpec) -> dict[str, str]:
+    """Return old to new name of the synthetic cohorts that differ in nothing but their name."""
+    came = {name: cohort for name, cohort in spec.synthetic.items() if name not in former.synthetic}
+    names: dict[str, str] = {}
+    for old, cohort in former.synthetic.items():
+        new = next((name for name in came if came[name] == cohort), None) if old not in spec.synthetic else None
+        if new is not None:
+            names[old] = new
+            del came[new]
+    return names
+
+
 def write_spec(spec: StudySpec, path: Path | str) -> None:
     """Write study.toml: defaults are left out of a new file, and an old one keeps all that did not change.
 
