@@ -2,7 +2,7 @@
 
 Times are from sending a change until the server says that the script has finished. Run it on a finished study, for
 example the demo's workspace: `SYNTHSCOPE_WORKSPACE=~/.synthscope python -m benchmarks.load`. Sessions look and choose;
-they press no button, and leave out the page Generators, which measures the machine when it is opened.
+they press no button, so that no job runs beside them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.asyncio.client import connect
 
 ROOT = Path(__file__).resolve().parent.parent
-LEFT_OUT = "Generators"
 THINK = (2.0, 15.0)  # seconds between two actions of one session
 NEW_PAGE = 0.3  # share of actions that open a page; the others change a widget
 ARRIVAL = 60.0  # seconds within which all sessions come, one after another; times are noted afterwards
@@ -125,9 +124,8 @@ class Session:
 
     async def act(self, *, noted: bool) -> None:
         """Open a page or change a widget, and note how long the answer took."""
-        pages = [page for page, name in self.pages.items() if name != LEFT_OUT]
         if self.dice.random() < NEW_PAGE or not self.change():
-            self.page, self.query = self.dice.choice(pages), ""
+            self.page, self.query = self.dice.choice(list(self.pages)), ""
             took = self.measured.opened
         else:
             took = self.measured.answered
@@ -233,8 +231,6 @@ async def _alone(url: str, process: psutil.Process, rounds: int) -> dict[str, li
         await session.run()
         for turn in range(rounds + 2):  # the first two make what is kept
             for page, name in list(session.pages.items()):
-                if name == LEFT_OUT:
-                    continue
                 session.page, session.query = page, ""
                 before = processor_time([process])
                 wall = await session.run()

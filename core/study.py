@@ -234,8 +234,8 @@ def read_spec(path: Path | str) -> StudySpec:
     Raises
     ------
     InputError
-        Missing file, broken or absurd TOML, or wrong keys and values, all problems at once; a path that leads outside
-        the data roots.
+        Missing file, an image or another file that is no text, broken or absurd TOML, or wrong keys and values, all
+        problems at once; a path that leads outside the data roots.
     """
     path = Path(path)
     refuse_outside(path)
@@ -244,6 +244,7 @@ def read_spec(path: Path | str) -> StudySpec:
     if not path.is_file():
         raise InputError("there is no such study file.", str(path), "Give the path of a study.toml.")
     refuse_outside(path)  # the file in the folder may be a symlink
+    _refuse_what_is_no_text(path)
     if (size := path.stat().st_size) > LARGEST_FILE:
         raise InputError(f"{size:,} bytes are no study file.", str(path), "Give the path of a study.toml.")
     try:
@@ -251,6 +252,20 @@ def read_spec(path: Path | str) -> StudySpec:
     except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number of thousands of digits, deep nesting
         raise InputError(f"not valid TOML ({error}).", str(path), "Correct the line named.") from error
     return make_spec(content, str(path))
+
+
+def _refuse_what_is_no_text(path: Path) -> None:
+    """Say what a file is, before a parser says which byte of it is wrong."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    suffix = next((suffix for suffix in RAW_SUFFIXES if path.name.lower().endswith(suffix)), "")
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InputError("text in UTF-16, not in UTF-8.", str(path), "Save it as UTF-8 in your editor.")
+    if suffix:
+        remedy = "A study names the folders of its images: make one on the page Studies, or give the path of its file."
+        raise InputError(f"this is an image ({suffix}), not a study.", str(path), remedy)
+    if b"\0" in head or head.startswith(b"\x1f\x8b"):  # gzip
+        raise InputError("this is not a text file, so not a study.", str(path), "Give the path of a study.toml.")
 
 
 def make_spec(content: Mapping[str, object], where: str) -> StudySpec:
@@ -372,6 +387,18 @@ def absolute(spec: StudySpec, base: Path) -> StudySpec:
 def same_spec(one: StudySpec, other: StudySpec) -> bool:
     """Tell whether two specs are the same, the order of their cohorts included."""
     return one == other and list(one.synthetic) == list(other.synthetic)
+
+
+def renamed(former: StudySpec, spec: StudySpec) -> dict[str, str]:
+    """Return old to new name of the synthetic cohorts that differ in nothing but their name."""
+    came = {name: cohort for name, cohort in spec.synthetic.items() if name not in former.synthetic}
+    names: dict[str, str] = {}
+    for old, cohort in former.synthetic.items():
+        new = next((name for name in came if came[name] == cohort), None) if old not in spec.synthetic else None
+        if new is not None:
+            names[old] = new
+            del came[new]
+    return names
 
 
 def write_spec(spec: StudySpec, path: Path | str) -> None:

@@ -48,17 +48,13 @@ def newest(function: str, **arguments: Any) -> Job | None:
 
 @st.fragment(run_every=job_parts.POLL_SECONDS)
 def show_estimate(model: str, grid: str, steps: int, n: int) -> None:
-    """Say what the samples will cost, from one sample measured on this machine."""
+    """Say what the samples will cost, from one sample measured on this machine; measure it when asked."""
     arguments = {"model": model, "grid": grid, "steps": steps}
     job = newest(ESTIMATE_JOB, **arguments)
-    if job is None and not access.may("editor"):
-        st.caption("What it costs is measured when an editor comes by.")
-    elif job is None:
-        access.submit(shared.settings(), ESTIMATE_JOB, arguments, f"Measuring {GENERATORS[model].label}")
+    if job and job.active:
         st.caption("Measuring one sample on this machine …")
-    elif job.active:
-        st.caption("Measuring one sample on this machine …")
-    elif job.state == "done":
+        return
+    if job and job.state == "done":
         workers = max(1, shared.settings().workers)
         seconds = job.result["seconds"]
         whole = look.span(seconds * -(-n // workers))
@@ -67,8 +63,23 @@ def show_estimate(model: str, grid: str, steps: int, n: int) -> None:
             f"About **{whole}** for {n} volumes ({look.span(seconds)} a volume, {workers} at a time) and "
             f"**{memory:.1f} GB** of memory, measured on this machine; start and evaluation come on top."
         )
-    else:
+        return
+    if job and job.error:
         st.warning(f"The cost could not be measured. {job.error}")
+    button, words = st.columns([1, 3], vertical_alignment="center")
+    words.caption(
+        "What the samples cost is not known yet. This makes one volume with random weights in the background and notes "
+        f"its time and memory: {how_long(model, grid)}. The page *Jobs* can stop it."
+    )
+    if button.button("Measure the cost", key="measure", icon=":material/timer:", **access.lock("editor")):
+        access.submit(shared.settings(), ESTIMATE_JOB, arguments, f"Measuring {GENERATORS[model].label}")
+        st.rerun()
+
+
+def how_long(model: str, grid: str) -> str:
+    """Say how long one volume takes, before it is known of this machine."""
+    quick = grid == "half" or GENERATORS[model].one_pass
+    return "less than a minute" if quick else "minutes on a graphics card, maybe hours without one"
 
 
 def show_sampling(study: Study) -> None:

@@ -28,6 +28,7 @@ NOISE_HELP = (
     "a |d| below it may be the engine, not anatomy. –: not known for this engine."
 )
 FLOOR_HELP = "Real volumes against real volumes at the same N: what a perfect generator would score."
+TOOLBAR = 26  # pixels: height of plotly's toolbar
 FEW_COHORTS = 4  # as many fit into half a page with their numbers
 
 
@@ -122,9 +123,11 @@ def theme() -> str:
 
 
 def dressed(figure: Any, theme: str) -> Any:
-    """Give a figure the text colour of a theme."""
-    colour = TEXT_COLOURS[theme]
+    """Give a figure the text colour of a theme, and plotly's toolbar a strip of its own above all that it says."""
+    colour, layout = TEXT_COLOURS[theme], figure.layout
     return figure.update_layout(
+        height=layout.height + TOOLBAR,
+        margin_t=layout.margin.t + TOOLBAR,
         font={"family": "'Source Sans', sans-serif", "color": colour, "size": 13},
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": colour, "activecolor": colour},
     )

@@ -156,6 +156,10 @@ def _effect_heatmap(effects: pd.DataFrame, gated: Collection[str], clickable: bo
     many = len(names) > look.FEW_COHORTS
     ticks = [look.wrapped(name, 11 if many else 24) for name in names]
     figure.update_xaxes(tickangle=0 if many else -40, tickvals=names, ticktext=ticks)
+    if not many:  # room that slanted labels would take themselves is not kept free of plotly's toolbar
+        lines = [line for tick in ticks for line in tick.split("<br>")]
+        top = round(4.4 * max(map(len, lines)) + 12 * (1 + max(tick.count("<br>") for tick in ticks)))
+        figure.update_layout(margin_t=top, height=figure.layout.height + top - figure.layout.margin.t)
     return figure.update_yaxes(title=None)
 
 

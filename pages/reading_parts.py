@@ -43,6 +43,16 @@ def panel() -> Any:
 # -- a session: begin, go on -------------------------------------------------------------------------------------------
 
 
+def say_unknown(session: str) -> None:
+    """Say that the session of a link is not there, in the same words when it is another reader's."""
+    shown = session[:40].replace("`", "'")
+    st.warning(
+        f"The link asks for a session that you have not begun in this study: `{shown}`. Enter your name on *Read* to "
+        "go on with one of yours, or choose the study that the link was made in.",
+        icon=":material/link_off:",
+    )
+
+
 def show_entry(study: Study, known: list[Session]) -> None:
     """Ask who reads and what; begin a session, or go on with one."""
     fakes = {cohort.name: cohort for cohort in study.synthetic if cohort.cases}

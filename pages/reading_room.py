@@ -9,8 +9,10 @@ from pages import access, reading_parts, shared
 
 study, results = shared.current_study("Reading room", "Can you tell the real brains from the synthetic ones?")
 known = readings.list_sessions(shared.settings(), study)
-wanted = st.query_params.get(reading_parts.SESSION)
+wanted = st.query_params.get(reading_parts.SESSION, "")
 current = next((s for s in known if s.id == wanted and access.owns(s)), None)
+if wanted and not current:
+    reading_parts.say_unknown(wanted)
 if current and not current.complete:
     reading_parts.show_panel(study, current)
     st.stop()

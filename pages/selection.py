@@ -36,6 +36,11 @@ def select(pairs: Sequence[Pair]) -> None:
     st.session_state[OF_STUDY] = st.session_state.get(shared.STUDY)
 
 
+def rename(cohorts: Mapping[str, str]) -> None:
+    """Keep the selected cases of cohorts that got another name; ``cohorts`` maps old to new."""
+    select([(cohorts.get(cohort, cohort), case) for cohort, case in selected()])
+
+
 def show_selected() -> None:
     """Show in the sidebar, on every page, what is selected; at first what the address says."""
     if CASES not in st.session_state:

@@ -15,10 +15,10 @@ from core.encoders import ENCODERS
 from core.errors import InputError, SynthScopeError
 from core.participants import read_participants, split_participants
 from core.settings import refuse_outside
-from core.study import Study, StudySpec, make_spec, read_spec, same_spec
+from core.study import Study, StudySpec, make_spec, read_spec, renamed, same_spec
 from core.tables import csv_text
 from core.workflows import Results, known_studies, why_fixed
-from pages import access, look, reads, shared
+from pages import access, look, reads, selection, shared
 from pages import form_parts as form
 
 FORMER = "former_study"  # (path, spec, keys of the fields) that the form of a change started from
@@ -109,6 +109,7 @@ def show_change(study: Study) -> None:
                 st.session_state[shared.STUDY] = access.copy_study(settings, path, spec, folder)
             else:
                 access.change_study(settings, path, former, spec)
+                selection.rename(renamed(former, spec))
                 hold(path, spec)
             st.session_state[SAID] = "Saved. What was computed before is kept."
         except SynthScopeError as error:

@@ -16,10 +16,10 @@ from core.metrics import METRICS
 from core.pools import Context
 from core.segmentation import SEGMENTERS
 from core.settings import Settings, from_environment
-from core.study import CohortSpec, StudySettings, StudySpec, read_spec, read_study, write_spec
+from core.study import CohortSpec, StudySettings, StudySpec, read_spec, read_study, renamed, write_spec
 from core.workflows import demo_folder, known_studies, to_compute, why_fixed
 from core.workflows.results import results_folder
-from pages import access, form_parts
+from pages import access, form_parts, selection
 from tests.test_pages import NEEDS_STUDY, ROOT, show, words, workspace  # noqa: F401 - the fixture
 from tests.test_pages import study as page_study  # noqa: F401 - the fixture
 
@@ -201,6 +201,33 @@ def test_each_change_is_said_and_no_other(evaluated: Path, settings: Settings, c
     assert said(evaluated, settings) == expected
 
 
+@pytest.mark.parametrize(
+    ("cohorts", "lost", "expected"),
+    [
+        ({"A": "a", "C": "b"}, ["b/b0"], ["C: was called B; 0 volumes came, 1 went."]),
+        ({"A": "a", "C": "[bm]*"}, [], ["C: was called B; 3 volumes came, 0 went."]),  # half of them
+        ({"A": "a", "C": "b"}, ["b/b0", "b/b1"], ["C: 1 volumes of a new cohort.", "B: left the study"]),
+        ({"C": "b", "D": "a"}, ["b/b0"], ["C: was called B; 0 volumes came, 1 went.", "D: was called A; its volumes"]),
+        ({"C": "[ab]", "D": "b"}, [], ["C: was called A; 3 volumes came, 0 went.", "D: was called B; its volumes"]),
+        ({"B": "a", "A": "b"}, ["b/b0"], ["B: 3 volumes came, 3 went.", "A: 2 volumes came, 3 went."]),
+    ],
+)
+def test_a_renamed_cohort_is_known_by_half_of_its_files(evaluated: Path, settings: Settings, cohorts, lost, expected):
+    for name in lost:
+        (evaluated.parent / f"{name}.nii.gz").unlink()
+    cohorts = {name: f"{place}/*.nii.gz" for name, place in cohorts.items()}
+    write_spec(with_cohorts(read_spec(evaluated), **cohorts), evaluated)
+    lines = said(evaluated, settings)
+    assert len(lines) == len(expected)
+    assert all(line.startswith(start) for line, start in zip(lines, expected, strict=True)), lines
+
+
+def test_a_renamed_cohort_that_is_read_in_another_way_is_said_to_be(evaluated: Path, settings: Settings):
+    cohorts = {"A": CohortSpec(images="a"), "C": CohortSpec(images="b", orientation="LPS")}
+    write_spec(read_spec(evaluated).model_copy(update={"synthetic": cohorts}), evaluated)
+    assert said(evaluated, settings) == ["C: was called B; read in another way, or with other tables."]
+
+
 def test_an_evaluation_that_did_not_end_is_said(evaluated: Path, settings: Settings):
     record = results_folder(settings, evaluated) / "provenance.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"complete": False}), encoding="utf-8")
@@ -266,6 +293,24 @@ def test_the_form_changes_a_study_and_says_what_is_to_be_computed(page_study, wo
     assert jobs.list_jobs(from_environment())[0].arguments == {"study": page_study}
     assert "To be computed" not in words(app)
     assert next(button for button in app.button if button.label == "Save the changes").disabled
+
+
+def test_selected_cases_stay_selected_when_their_cohort_gets_another_name(page_study, monkeypatch):  # noqa: F811
+    edit(monkeypatch, renamed_and_more)
+    app = show("studies", page_study)
+    app.session_state[selection.CASES], app.session_state[selection.OF_STUDY] = (
+        [("Alpha", "a1"), ("real", "r0")],
+        page_study,
+    )
+    press(app, "Save the changes")
+    assert app.session_state[selection.CASES] == [("Alpha, seed 1", "a1"), ("real", "r0")]
+
+
+def test_a_cohort_is_renamed_when_nothing_else_of_it_changed():
+    spec = StudySpec(name="s", real=CohortSpec(images="r"))
+    before = with_cohorts(spec, A="a", B="b", C="b")
+    assert renamed(before, with_cohorts(spec, D="b", A="a", E="b", F="f")) == {"B": "D", "C": "E"}
+    assert renamed(before, with_cohorts(spec, A="b", B="a", C="b")) == {}
 
 
 def test_a_form_left_unchanged_writes_the_same_file(page_study):  # noqa: F811

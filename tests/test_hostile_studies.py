@@ -373,6 +373,35 @@ def test_absurd_study_files_are_explained(tmp_path: Path, text: str, what: str):
 
 
 @pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("brain.nii.gz", gzip.compress(hostile.nifti()), r"an image \(.nii.gz\), not a study"),
+        ("BRAIN.NII", hostile.nifti(), r"an image \(.nii\), not a study"),
+        ("empty.mgz", b"", r"an image \(.mgz\), not a study"),
+        ("study.toml", gzip.compress(hostile.nifti()), "not a text file, so not a study"),
+        ("study.toml", hostile.nifti(), "not a text file, so not a study"),
+        ("weights.npz", b"PK\x03\x04" + bytes(300), "not a text file, so not a study"),
+        ("study.toml", 'name = "x"\n'.encode("utf-16"), "UTF-16, not in UTF-8"),
+    ],
+)
+def test_what_is_opened_as_a_study_and_is_none_is_called_what_it_is(tmp_path: Path, name: str, content: bytes, what):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=what) as caught:
+        read_spec(tmp_path / name)
+    assert caught.value.where == str(tmp_path / name) and caught.value.remedy
+    assert not any(word in str(caught.value) for word in ("TOML (", "codec", "byte", "missing"))
+
+
+def test_the_studies_page_says_that_an_image_is_no_study(app_workspace: Path):
+    images(app_workspace, "a.nii.gz")
+    app = page("studies")
+    app.text_input(key="open_path").set_value(str(app_workspace / "a.nii.gz")).run()
+    next(button for button in app.button if button.label == "Open").click().run()
+    (said,) = [error.value for error in app.error if "a.nii.gz" in error.value]
+    assert said.startswith("**This is an image (.nii.gz), not a study.**") and "make one on the page Studies" in said
+
+
+@pytest.mark.parametrize(
     "text", ["[" * 50_000, "3", '{"study.toml": 3, "tables": [], "provenance": 1, "version": 2, "format": 1}']
 )
 def test_absurd_bundles_and_records_are_explained(tmp_path: Path, context: Context, text: str):

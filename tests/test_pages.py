@@ -402,6 +402,23 @@ def test_results_of_a_reading_are_closed_until_one_has_read(study):
     assert "would no longer be blind" in words(app) and not app.text_input  # and no session begins here
 
 
+def test_a_link_to_a_reading_that_is_not_there_is_answered(study):
+    def follow(session):
+        app = AppTest.from_file(str(ROOT / "pages" / "reading_room.py"), default_timeout=60)
+        app.session_state["study"] = study
+        app.query_params["reading"] = session
+        app.run()
+        assert not app.exception
+        return [warning.value for warning in app.warning if "link asks for" in warning.value]
+
+    (said,) = follow("no`such")
+    assert "a session that you have not begun in this study: `no'such`" in said and "on *Read*" in said
+    plan_of = read_study(study)
+    plan = readings.make_plan(plan_of, ["Alpha"], "rating", 4, 0, 0, "Ann")
+    assert not follow(readings.start_session(from_environment(), plan_of, "Ann", "rating", plan, 0))
+    assert not follow("")
+
+
 def test_evaluate_queues_one_job_and_jobs_shows_it(study):
     app = show("studies", study)
     next(button for button in app.button if button.label == "Evaluate").click().run()
@@ -486,6 +503,22 @@ def test_the_app_starts_the_demo_once(study):
     jobs.cancel(from_environment(), job.id)
     AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
     assert len(jobs.list_jobs(from_environment())) == 1
+
+
+def test_what_sampling_costs_is_measured_when_asked_and_never_by_a_visit(study):
+    app = AppTest.from_file(str(ROOT / "pages" / "generators.py"), default_timeout=60)
+    app.session_state["study"], app.session_state["routed"] = study, True
+    app.run()
+    assert not app.exception and not jobs.list_jobs(from_environment())
+    assert "makes one volume with random weights" in words(app) and "less than a minute" in words(app)
+    app.button(key="measure").click().run()
+    (job,) = jobs.list_jobs(from_environment())
+    assert job.arguments == {"model": "vae-gan", "grid": "half", "steps": 0}
+    assert "Measuring one sample" in words(app) and "measure" not in {button.key for button in app.button}
+    jobs.cancel(from_environment(), job.id)
+    app.run()
+    assert app.button(key="measure")  # what was stopped can be asked for again
+    assert not app.exception and len(jobs.list_jobs(from_environment())) == 1
 
 
 def test_sampling_and_training_start_as_jobs_with_the_choices_made(study):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from core.plots.style import (
+    LEGEND,
     MANY_POINTS,
     MARK,
     Colours,
@@ -78,8 +79,8 @@ def qc_scatter(
     names = [score.replace("+", "+<br>").replace("general ", "general<br>") for score in scores]
     figure.update_xaxes(tickvals=list(range(len(scores))), ticktext=names)
     figure.update_yaxes(title="QC score (predicted Dice, higher is better)")
-    figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
-    return styled(figure, 460, right=70)
+    figure.update_layout(legend=LEGEND)
+    return styled(figure, 460, top=14, right=70)
 
 
 def _shown_scores(
@@ -199,7 +200,7 @@ def region_distribution(
             **strip,
         )
     figure.update_yaxes(title=f"{region} ({unit})")
-    return styled(figure, 380)
+    return styled(figure, 354, top=14)
 
 
 def age_sex_histogram(participants: Mapping[str, pd.DataFrame], *, colours: Colours | None = None) -> go.Figure:

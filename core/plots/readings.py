@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from core.plots.style import message_figure, styled
+from core.plots.style import LEGEND, message_figure, styled
 
 VALUE_COLOURS = ("#B2182B", "#EF8A62", "#BDBDBD", "#67A9CF", "#2166AC")  # ColorBrewer RdBu, colour-blind safe
 SCALE_NAMES = {"realism": "Realism", "consistency": "Slice consistency", "anatomy": "Anatomy"}
@@ -47,7 +47,7 @@ def likert_bars(shares: pd.DataFrame, names: Mapping[str, str]) -> go.Figure:
                 1,
                 column,
             )
-    figure.update_layout(barmode="stack", legend={"orientation": "h", "y": -0.15, "traceorder": "normal"})
+    figure.update_layout(barmode="stack", legend=LEGEND)
     figure.update_xaxes(tickformat=".0%", range=[0, 1], tickvals=[0.25, 0.5, 0.75])  # ends would meet the next panel's
     figure.update_yaxes(autorange="reversed")
     return styled(figure, 130 + 34 * shares["cohort"].nunique())

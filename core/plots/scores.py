@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 
 from core.plots.style import (
     GRID,
+    LEGEND,
     MANY_POINTS,
     MARK,
     Colours,
@@ -198,7 +199,7 @@ def score_curve(
     figure.update_xaxes(title="N volumes of each cohort", rangemode="tozero")
     figure.update_xaxes(title_standoff=8)
     figure.update_layout(title={"text": title, "font_size": 14, "x": 0.5, "xanchor": "center"})
-    figure.update_layout(legend={"orientation": "h", "y": -0.3, "yanchor": "top", "x": 0})
+    figure.update_layout(legend=LEGEND)
     return styled(figure, 380, top=60)
 
 
@@ -238,8 +239,8 @@ def joint_map(
         share = points[f"share_{axis}"].iloc[0]
         name = f"{points['method'].iloc[0].upper()} {1 if axis == 'x' else 2}"
         update(title=f"{name} ({share:.0%} of the variance)" if pd.notna(share) else f"{name} (no unit)")
-    figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
-    return styled(figure, 480)
+    figure.update_layout(legend=LEGEND)
+    return styled(figure, 480, top=14)
 
 
 def _drawn(part: pd.DataFrame, cohort: str, keep: Collection[tuple[str, str]]) -> tuple[pd.DataFrame, str]:

@@ -24,6 +24,8 @@ MANY_POINTS = 4000  # beyond this WebGL draws faster than SVG
 ARRAYS = ("x", "y", "z", "text", "customdata", *(f"error_{e}.array{s}" for e in "xy" for s in ("", "minus")))
 PLAIN = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "hoverlabel_align": "left"}
 PLAIN |= {"autotypenumbers": "strict"}  # a name of digits is a name
+# At the foot: above the panels, a legend of many lines grows under the toolbar of a page.
+LEGEND = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "traceorder": "normal"}
 
 Colours = Mapping[str, str]
 

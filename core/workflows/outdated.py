@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pandas as pd
@@ -14,6 +15,7 @@ from core.study import Cohort, Study
 from core.workflows.results import read_record
 from core.workflows.run import reading_of
 
+Cases = Mapping[str, tuple[str, ...]]  # path to what is known of the person
 SETTINGS = {  # what a setting is called, and what its change costs
     "encoders": ("Encoders", "features and scores under those that are new"),
     "metrics": ("Metrics", "the scores that are new"),
@@ -43,25 +45,43 @@ def to_compute(settings: Settings, study: Study) -> list[str]:
 def _of_cohorts(study: Study, record: dict[str, Any], evaluated: pd.DataFrame) -> list[str]:
     before = {item["name"]: item for item in record.get("cohorts", [])}
     known = {name: _known_cases(evaluated[evaluated["cohort"] == name]) for name in before}
-    gone = [name for name in before if name not in {cohort.name for cohort in study.cohorts}]
+    now = {cohort.name: _cases(cohort) for cohort in study.cohorts}
+    formers = _former_names(now, known)
     lines = []
     for cohort in study.cohorts:
-        cases = _cases(cohort)
-        if cohort.name in before:
-            came, went = len(cases.keys() - known[cohort.name]), len(known[cohort.name].keys() - cases)
-            read = reading_of(cohort, study.path)
-            if came or went:
-                lines.append(f"{cohort.label}: {came} volumes came, {went} went.")
-            elif cases != known[cohort.name] or before[cohort.name].get("read", read) != read:
-                lines.append(f"{cohort.label}: read in another way, or with other tables.")
-        elif former := next((name for name in gone if known[name] == cases), None):
-            gone.remove(former)
-            lines.append(f"{cohort.label}: was called {former}; its volumes are known.")
-        else:
-            lines.append(f"{cohort.label}: {len(cases)} volumes of a new cohort.")
+        if (former := formers.get(cohort.name)) is None:
+            lines.append(f"{cohort.label}: {len(now[cohort.name])} volumes of a new cohort.")
+            continue
+        read = reading_of(cohort, study.path)
+        change = _change(known[former], now[cohort.name], before[former].get("read", read) != read)
+        if former != cohort.name:
+            change = f"was called {former}; {change or 'its volumes are known'}"
+        lines += [f"{cohort.label}: {change}."] if change else []
     return lines + [
-        f"{name}: left the study; its numbers go, its files and what is known of them stay." for name in gone
+        f"{name}: left the study; its numbers go, its files and what is known of them stay."
+        for name in before
+        if name not in formers.values()
     ]
+
+
+def _former_names(now: Mapping[str, Collection[str]], before: Mapping[str, Collection[str]]) -> dict[str, str]:
+    """Return what cohorts, given as paths, were called: one of another name shares half of its files, or more."""
+    formers = {name: name for name in now if name in before}
+    pairs = [(name, other) for name in now if name not in formers for other in before if other not in formers]
+    shared = {(name, other): len(set(now[name]) & set(before[other])) for name, other in pairs}
+    for name, other in sorted(pairs, key=shared.__getitem__, reverse=True):
+        alike = 2 * shared[name, other] >= max(len(now[name]), len(before[other]))
+        if alike and name not in formers and other not in formers.values():
+            formers[name] = other
+    return formers
+
+
+def _change(before: Cases, now: Cases, read_anew: bool) -> str:
+    """Say in what the files of a cohort differ from those evaluated; "" when in nothing."""
+    came, went = len(now.keys() - before.keys()), len(before.keys() - now.keys())
+    if came or went:
+        return f"{came} volumes came, {went} went"
+    return "read in another way, or with other tables" if read_anew or before != now else ""
 
 
 def _of_settings(study: Study, before: dict[str, Any]) -> list[str]:
