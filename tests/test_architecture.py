@@ -31,7 +31,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "tables": ("errors", "volume"),
     "participants": ("errors", "tables"),
     "checkpoint": ("errors",),
-    "study": (*BASE, "participants", "volume"),
+    "study": (*BASE, "participants", "study", "volume"),
     "store": ("errors", "tables", "volume"),
     "pools": BASE,
     "cluster": (*BASE, "pools"),
