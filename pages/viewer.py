@@ -25,6 +25,13 @@ for message in viewer_choices.arrive(study):
     st.warning(message, icon=":material/link_off:")
 left, right = st.columns([3, 1], vertical_alignment="bottom")
 st.session_state.setdefault("viewer_show", "Brains")
-show = left.segmented_control("Show", list(SHOW), key="viewer_show", required=True, label_visibility="collapsed")
+show = left.segmented_control(
+    "Show",
+    list(SHOW),
+    key="viewer_show",
+    required=True,
+    label_visibility="collapsed",
+    on_change=viewer_choices.make_step,
+)
 radiological = right.toggle("Radiological", key="viewer_radiological", help=CONVENTION_HELP)
 SHOW[str(show)](study, results, radiological)

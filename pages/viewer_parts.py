@@ -100,7 +100,14 @@ def choose_panes(study: Study) -> list[str]:
     if not st.session_state[key]:
         st.session_state[key] = ["real", "synthetic"]
     viewer_choices.show_gone(key)
-    return st.multiselect("Panes", list(names), key=key, format_func=lambda name: names[name], help=PANES_HELP)
+    return st.multiselect(
+        "Panes",
+        list(names),
+        key=key,
+        format_func=names.__getitem__,
+        help=PANES_HELP,
+        on_change=viewer_choices.make_step,
+    )
 
 
 def make_panes(study: Study, results: Results, pair: dict[str, Choice], wanted: Sequence[str]) -> list[dict[str, Any]]:

@@ -343,6 +343,8 @@ def test_selected_points_are_selected_everywhere_and_open_in_the_viewer(page):
     row = page.locator("[data-testid=stDataFrame] [role=row][aria-selected=true]")
     assert row.count() == 1 and name in row.inner_text() and sidebar.get_by_text("1 case selected").is_visible()
     page.go_back()
+    wait_for_case(page, name)
+    page.go_back()
     page.get_by_role("heading", name="Scores of every volume").wait_for(timeout=60_000)
     assert sidebar.get_by_text("1 case selected").is_visible()
     sidebar.get_by_role("button", name="Clear").click()

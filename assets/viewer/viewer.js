@@ -152,7 +152,7 @@ class Viewer {
   async update(data, port) {
     this.data = data;
     this.port = port;
-    if (data.view && shared.applied !== data.token) Object.assign(this.view, START, readView(data.view, data.labels.length));
+    if (data.token && shared.applied !== data.token) Object.assign(this.view, START, readView(data.view, data.labels.length));
     shared.applied = data.token;
     this.box.hidden = !possible();
     if (this.box.hidden) return port.state("webgl", "missing"); // the page says what is missing, and draws slices
