@@ -58,20 +58,23 @@ KEYS_HELP = (
 def show_brains(study: Study, results: Results, radiological: bool) -> None:
     """Show the chosen brains in linked panes; another case redraws only this part."""
     restore()  # a selector that was not needed comes back with its case
-    selectors = st.container()
-    wanted = choose_panes(study)
-    with selectors:
-        pair = choose_pair(study, sides_of(study, wanted))
-    panes = make_panes(study, results, pair, wanted)
-    possible = niivue.show_panes(
-        panes,
-        study=shared.study_id(str(study.path)),
-        view=st.session_state.get(ADDRESS_VIEW, ""),
-        token=st.session_state.get(ADDRESS_TOKEN, 0),
-        bounds=bounds_of(study),
-        radiological=radiological,
-        on_wish=take_wish,
-    )
+    with st.container(gap="xsmall"):
+        selectors, more = st.columns([8, 1], vertical_alignment="bottom")
+        with more.popover("Panes", key="panes_popover", width="stretch", help=PANES_HELP):
+            wanted = choose_panes(study)
+        viewer_choices.show_gone(f"{PREFIX}panes")  # in sight, not behind the button
+        with selectors:
+            pair = choose_pair(study, sides_of(study, wanted))
+        panes = make_panes(study, results, pair, wanted)
+        possible = niivue.show_panes(
+            panes,
+            study=shared.study_id(str(study.path)),
+            view=st.session_state.get(ADDRESS_VIEW, ""),
+            token=st.session_state.get(ADDRESS_TOKEN, 0),
+            bounds=bounds_of(study),
+            radiological=radiological,
+            on_wish=take_wish,
+        )
     shown = shown_cases(study, panes)
     if not possible:
         st.info(NO_WEBGL, icon=":material/info:")
@@ -99,15 +102,8 @@ def choose_panes(study: Study) -> list[str]:
     viewer_choices.replace_gone(study, st.session_state[key])
     if not st.session_state[key]:
         st.session_state[key] = ["real", "synthetic"]
-    viewer_choices.show_gone(key)
-    return st.multiselect(
-        "Panes",
-        list(names),
-        key=key,
-        format_func=names.__getitem__,
-        help=PANES_HELP,
-        on_change=viewer_choices.make_step,
-    )
+    options = {"on_change": viewer_choices.make_step, "select_all": False}  # no browser draws hundreds of brains
+    return st.multiselect("Shown side by side", list(names), key=key, format_func=names.__getitem__, **options)
 
 
 def make_panes(study: Study, results: Results, pair: dict[str, Choice], wanted: Sequence[str]) -> list[dict[str, Any]]:

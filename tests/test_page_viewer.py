@@ -204,6 +204,7 @@ def test_a_case_that_is_gone_gives_way_to_one_of_its_cohort(two, query, late):
     for _ in range(2):  # the browser's wish for neighbours runs the page again: the words stay
         assert sent(app)["panes"][-1]["case"] == "a-02"
         assert "no case 'a-01' in 'Alpha'" in app.warning[0].value and "a-02 of the same cohort" in app.warning[0].value
+        assert not app.get("popover")[0].warning  # which hides what is in it
         run(app)
     delete(two, "a-00", "a-02")
     run(app)

@@ -170,12 +170,13 @@ def test_a_reload_shows_the_same_and_no_step_of_the_history_is_added(page):
     page.wait_for_function("() => location.search.includes('radiological=0')")
 
 
-def test_who_is_shown_and_what_the_gate_says_stand_above_the_fold(page):
-    page.set_viewport_size({"width": 1280, "height": 900})
+def test_who_is_shown_and_what_the_gate_says_stand_on_the_screen_of_a_small_laptop(page):
+    page.set_viewport_size({"width": 1280, "height": 720})
     head, below = page.locator(".pane header").first, page.locator(".pane .facts").first
     assert "real-000" in head.inner_text() and "QC passes · TIV 1 cm³ (atlas space)" in head.inner_text()
-    fits = "e => e.getBoundingClientRect().bottom < 900"
+    fits = "e => e.getBoundingClientRect().bottom < innerHeight"
     page.wait_for_function(fits, arg=below.element_handle(), timeout=10_000)
+    assert head.bounding_box()["y"] < 260 and head.bounding_box()["height"] < 50  # no line that says nothing
     page.set_viewport_size({"width": 1280, "height": 1000})
 
 
