@@ -430,9 +430,12 @@ class Viewer {
     this.say(frac[0] >= 0 ? [...pane.nv.frac2mm(frac)].slice(0, 3) : undefined);
   }
 
-  // Tell region, volume and percentile at a position: under the cursor, else at the crosshair.
+  // Tell region, volume and percentile at a position: under the cursor, else at the crosshair; nothing of no picture.
   say(mm = this.view.mm) {
-    if (mm) for (const pane of this.panes.filter((pane) => pane.ready)) pane.facts.textContent = this.words(pane, mm);
+    for (const pane of this.panes) {
+      if (pane.item?.error) pane.facts.textContent = "";
+      else if (mm && pane.ready) pane.facts.textContent = this.words(pane, mm);
+    }
   }
 
   words(pane, mm) {
