@@ -19,6 +19,7 @@ from core.study import CohortSpec, StudySpec, read_study, write_spec
 from core.volume import HALF, Volume, resample, save, template
 from core.workflows import demo_folder, remember_study, results_folder, tasks
 from core.workflows.results import source_of
+from pages import niivue
 from tests.test_browser import CHROMIUM, Server
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -321,6 +322,15 @@ def test_the_contact_sheet_opens_a_brain(page):
     page.locator(".sheet button[aria-pressed=true]").first.wait_for(state="detached", timeout=60_000)
     page.locator(".sheet button[data-case='Alpha-003']").click()
     wait_for_case(page, "Alpha-003")
+
+
+def test_long_names_are_shown_where_they_differ(page):
+    script = (niivue.ASSETS / "sheet.js").read_text().replace("export default function", "function show")
+    script = f"(names) => {{ {script}; const cells = names.map((name) => ({{ cohort: 'a', case: name }})); return cells.map(shortNames({{ cells, size: 92 }}, '600 12px sans-serif')); }}"
+    long = page.evaluate(script, [f"sub-HCPYA-{number}_ses-01_acq-mprage_T1w" for number in ("0042", "0043", "1042")])
+    assert [number in name for number, name in zip(("0042", "0043", "1042"), long, strict=True)] == [True] * 3
+    assert page.evaluate(script, ["a-1", "a-11"]) == ["a-1", "a-11"]
+    assert page.evaluate(script, ["the_only_one_of_a_cohort_001"])[0].endswith("_001")
 
 
 def test_selected_points_are_selected_everywhere_and_open_in_the_viewer(page):
