@@ -54,7 +54,7 @@ def show_panes(
     study : str
         Identity of the study, whose view is kept.
     view, token
-        View asked for by an address, and a number that tells it from the last one.
+        View asked for by an address, and a number that tells it from the last one; 0 when none was.
     bounds : sequence of mapping
         ``low`` and ``high`` world coordinate of each axis, mm.
     radiological : bool
@@ -78,9 +78,12 @@ def show_panes(
     return shown.get("webgl") != "missing"
 
 
-def keep_address(link: Mapping[str, str]) -> None:
-    """Have the browser keep this query, and the view of the panes, in its address."""
-    _address(key="address", data={"link": dict(link)})
+def keep_address(link: Mapping[str, str], step: int, arrival: int) -> None:
+    """Have the browser keep this query, and the view of the panes, in its address.
+
+    A higher ``step`` than before is one of the browser's history; ``arrival`` tells the last address that was taken.
+    """
+    _address(key="address", data={"link": dict(link), "step": step, "arrival": arrival})
 
 
 def land(spot: str, number: float) -> None:

@@ -132,7 +132,8 @@ def show_heading(title: str, caption: str) -> None:
     access.require(settings())
     follow_address()
     st.title(title)
-    st.caption(caption)
+    if caption:
+        st.caption(caption)
     path = study_path()
     if st.session_state.pop(UNKNOWN, False):
         st.warning(

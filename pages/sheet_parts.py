@@ -115,7 +115,7 @@ def choose_cohorts(study: Study) -> tuple[list[str], str]:
     first = [study.real.name, *(cohort.name for cohort in study.synthetic[:1])]
     st.session_state[key] = [name for name in st.session_state.get(key, first) if name in cohorts]
     words = {name: cohort.label for name, cohort in cohorts.items()}.__getitem__
-    names = left.multiselect("Cohorts", list(cohorts), key=key, format_func=words)
+    names = left.multiselect("Cohorts", list(cohorts), key=key, format_func=words, on_change=viewer_choices.make_step)
     if st.session_state.get("viewer_plane") not in PLANES:  # a page that is left while it runs may leave None
         st.session_state["viewer_plane"] = "axial"
     return names, right.segmented_control("Plane", PLANES, key="viewer_plane", required=True) or "axial"
@@ -265,3 +265,4 @@ def open_cell() -> None:
     wish = st.session_state["sheet"].get("open") or {}
     if wish:
         st.session_state[shared.SELECTED_COHORT], st.session_state[shared.SELECTED_CASE] = wish["cohort"], wish["case"]
+        viewer_choices.make_step()

@@ -18,13 +18,19 @@ CONVENTION_HELP = (
     "seen from the feet. L and R are always shown."
 )
 
-study, results = shared.current_study(
-    "Viewer", "Real and synthetic brains at the same position, and all of them at a glance."
-)
+study, results = shared.current_study("Viewer", "")  # no words above the brains that are not needed
 for message in viewer_choices.arrive(study):
     st.warning(message, icon=":material/link_off:")
-left, right = st.columns([3, 1], vertical_alignment="bottom")
-st.session_state.setdefault("viewer_show", "Brains")
-show = left.segmented_control("Show", list(SHOW), key="viewer_show", required=True, label_visibility="collapsed")
-radiological = right.toggle("Radiological", key="viewer_radiological", help=CONVENTION_HELP)
-SHOW[str(show)](study, results, radiological)
+with st.container(gap="xsmall"):  # at 720 pixels a brain needs every line
+    left, right = st.columns([3, 1], vertical_alignment="center")
+    st.session_state.setdefault("viewer_show", "Brains")
+    show = left.segmented_control(
+        "Show",
+        list(SHOW),
+        key="viewer_show",
+        required=True,
+        label_visibility="collapsed",
+        on_change=viewer_choices.make_step,
+    )
+    radiological = right.toggle("Radiological", key="viewer_radiological", help=CONVENTION_HELP)
+    SHOW[str(show)](study, results, radiological)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from core.study import Cohort, Study
 from core.workflows.viewing import PLANES
@@ -24,6 +25,8 @@ KEPT_STUDY = "kept_choices_study"  # path of the study they were made in
 GONE = "gone_cases"  # by key of a choice: what it became because a case is gone, and the words that say so
 ADDRESS_VIEW = "address_view"
 ADDRESS_TOKEN = "address_token"
+STEPS = "address_steps"  # of the browser's history, made so far
+STEPPED = "address_stepped"  # the user chose something that Back shall take back
 SIDES = {"real": "Real", "synthetic": "Synthetic"}
 Choice = tuple[Cohort, str]
 
@@ -43,20 +46,37 @@ def keep(study: Study) -> None:
     """Remember the choices, here and in the address: a widget that is not on the page loses its value."""
     found = {key: value for key, value in st.session_state.items() if str(key).startswith(PREFIX)}
     st.session_state[KEPT] = st.session_state.get(KEPT, {}) | found
-    niivue.keep_address(address_of(study, st.session_state[KEPT]))
+    steps = st.session_state[STEPS] = st.session_state.get(STEPS, 0) + st.session_state.pop(STEPPED, False)
+    niivue.keep_address(address_of(study, st.session_state[KEPT]), steps, st.session_state.get(ADDRESS_TOKEN, 0))
+
+
+def make_step() -> None:
+    """Have the browser's Back return to what is shown now: called when form, panes, cohorts or cases are chosen.
+
+    What is stepped or dragged through, as cases by a key or the crosshair, would be a hundred steps.
+    """
+    st.session_state[STEPPED] = True
+
+
+def went_back() -> bool:
+    """Tell whether the browser's Back or Forward led here."""
+    context = get_script_run_ctx()
+    return context is not None and context.is_history_navigation
 
 
 def arrive(study: Study) -> list[str]:
     """Restore the choices, follow an address that was opened, show the cases asked for; return what is not there.
 
-    While the page stays, its choices lead: the browser writes them into the address.
+    While the page stays, its choices lead, but for Back and Forward: the browser writes them into the address.
     """
     opened = RADIOLOGICAL not in st.session_state  # only widgets of the page shown last have a value
+    if opened or went_back():
+        st.session_state.pop(STEPPED, None)  # the browser made this step
     if st.session_state.setdefault(KEPT_STUDY, str(study.path)) != str(study.path):
         forget_cases()  # of another study, which may have cohorts of the same names
         st.session_state[KEPT_STUDY] = str(study.path)
     restore()
-    return (take_address(study) if opened else []) + take_wanted(study)
+    return (take_address(study) if opened or went_back() else []) + take_wanted(study)
 
 
 def forget_cases() -> None:
@@ -115,8 +135,8 @@ def take_address(study: Study) -> list[str]:
         position = [float(number) for number in address.get("position", "").split(",")]
         if len(position) == 3 and all(math.isfinite(number) for number in position):
             state.update({PREFIX + axis: number for axis, number in zip("xyz", position, strict=True)})
-    if "view" in address:
-        state[ADDRESS_VIEW], state[ADDRESS_TOKEN] = address["view"], state.get(ADDRESS_TOKEN, 0) + 1
+    if "view" in address or went_back():  # without one it is that of the start
+        state[ADDRESS_VIEW], state[ADDRESS_TOKEN] = address.get("view", ""), state.get(ADDRESS_TOKEN, 0) + 1
     sides = [side for side in SIDES if f"{side}_cohort" in address]
     messages = [choose(study, address[f"{side}_cohort"], address.get(f"{side}_case", "")) for side in sides]
     if "cohort" in address:
@@ -241,7 +261,9 @@ def choose_case(study: Study, side: str) -> Choice | None:
     if st.session_state.get(key) not in cohorts:
         st.session_state[key] = next(iter(cohorts))
     left, right = st.columns(2)
-    name = left.selectbox(f"{SIDES[side]} cohort", list(cohorts), key=key, format_func=lambda n: cohorts[n].label)
+    name = left.selectbox(
+        f"{SIDES[side]} cohort", list(cohorts), key=key, format_func=lambda n: cohorts[n].label, on_change=make_step
+    )
     cases = [case.case_id for case in cohorts[name].cases]
     if not cases:
         lacking = "so nothing of it is shown. Put its files back if they were deleted, or choose another cohort."
@@ -253,7 +275,7 @@ def choose_case(study: Study, side: str) -> Choice | None:
         replace(key, *stand_in(cohorts[name], gone))
     st.session_state.setdefault(key, cases[0])
     show_gone(key)
-    case = right.selectbox(f"{SIDES[side]} case ({len(cases)})", cases, key=key)
+    case = right.selectbox(f"{SIDES[side]} case ({len(cases)})", cases, key=key, on_change=make_step)
     return cohorts[name], str(case)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -33,6 +33,7 @@ NO_WEBGL = (
     "This browser has no WebGL 2, its 3D graphics, so the linked panes with zoom, 3D and regions are missing; the "
     "slices below, *Contact sheet* and *Case list* work without it."
 )
+UNKNOWN = "QC unknown yet"
 AROUND = "cases_around"  # cases whose neighbours the browser asked for
 PANES = {
     "real": "Real case",
@@ -58,20 +59,23 @@ KEYS_HELP = (
 def show_brains(study: Study, results: Results, radiological: bool) -> None:
     """Show the chosen brains in linked panes; another case redraws only this part."""
     restore()  # a selector that was not needed comes back with its case
-    selectors = st.container()
-    wanted = choose_panes(study)
-    with selectors:
-        pair = choose_pair(study, sides_of(study, wanted))
-    panes = make_panes(study, results, pair, wanted)
-    possible = niivue.show_panes(
-        panes,
-        study=shared.study_id(str(study.path)),
-        view=st.session_state.get(ADDRESS_VIEW, ""),
-        token=st.session_state.get(ADDRESS_TOKEN, 0),
-        bounds=bounds_of(study),
-        radiological=radiological,
-        on_wish=take_wish,
-    )
+    with st.container(gap="xsmall"):
+        selectors, more = st.columns([8, 1], vertical_alignment="bottom")
+        with more.popover("Panes", key="panes_popover", width="stretch", help=PANES_HELP):
+            wanted = choose_panes(study)
+        viewer_choices.show_gone(f"{PREFIX}panes")  # in sight, not behind the button
+        with selectors:
+            pair = choose_pair(study, sides_of(study, wanted))
+        panes = make_panes(study, results, pair, wanted)
+        possible = niivue.show_panes(
+            panes,
+            study=shared.study_id(str(study.path)),
+            view=st.session_state.get(ADDRESS_VIEW, ""),
+            token=st.session_state.get(ADDRESS_TOKEN, 0),
+            bounds=bounds_of(study),
+            radiological=radiological,
+            on_wish=take_wish,
+        )
     shown = shown_cases(study, panes)
     if not possible:
         st.info(NO_WEBGL, icon=":material/info:")
@@ -99,8 +103,8 @@ def choose_panes(study: Study) -> list[str]:
     viewer_choices.replace_gone(study, st.session_state[key])
     if not st.session_state[key]:
         st.session_state[key] = ["real", "synthetic"]
-    viewer_choices.show_gone(key)
-    return st.multiselect("Panes", list(names), key=key, format_func=lambda name: names[name], help=PANES_HELP)
+    options = {"on_change": viewer_choices.make_step, "select_all": False}  # no browser draws hundreds of brains
+    return st.multiselect("Shown side by side", list(names), key=key, format_func=names.__getitem__, **options)
 
 
 def make_panes(study: Study, results: Results, pair: dict[str, Choice], wanted: Sequence[str]) -> list[dict[str, Any]]:
@@ -147,6 +151,8 @@ def case_pane(
         version = reads.case_version(study, results, cohort.name, case)
         image, labels = reads.cached_files(str(study.path), cohort.name, case, version)
     except InputError as error:
+        file = next((found.path for found in cohort.cases if found.case_id == case), None)
+        pane |= no_longer(pane, gone=file is None or not file.exists())
         return pane | {"error": f"{case}: {error.what} {error.remedy}", "facts": {}}
     facts = cached_facts(results, str(study.path), reads.results_stamp(str(study.path)), cohort.name, case)
     return pane | files_of((image, labels), key + place) | {"facts": facts.get(case, {})}
@@ -156,7 +162,7 @@ def known_of(study: Study, results: Results, cohort: Cohort, case: str) -> dict[
     """Return what a reader wants to know of a case first, in a line, and in which space its volumes are."""
     path = str(study.path)
     verdicts, sizes = cached_known(results, path, reads.results_stamp(path))
-    verdict, _, why = verdicts.get((cohort.name, case), "unknown yet").partition(": ")
+    verdict, _, why = verdicts.get((cohort.name, case), UNKNOWN.removeprefix("QC ")).partition(": ")
     size = sizes.get((cohort.name, case))
     space, meaning = SPACES[bool(cohort.volumes)]
     known = [f"TIV {size / 1000:,.0f} cm³ ({space})"] if size else []
@@ -168,6 +174,13 @@ def known_of(study: Study, results: Results, cohort: Cohort, case: str) -> dict[
         "space": space,
         "meaning": meaning,
     }
+
+
+def no_longer(pane: Mapping[str, Any], *, gone: bool) -> dict[str, Any]:
+    """Return what is said above a case whose file is gone, or cannot be used: what is known of it is of the past."""
+    judged = [pane["verdict"], *pane["known"]] if pane["verdict"] != UNKNOWN else pane["known"]
+    words = [f"from the last evaluation: {judged[0]}", *judged[1:]] if judged else []
+    return {"verdict": "File is gone" if gone else "File cannot be used", "known": words, "fails": True}
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)

@@ -174,6 +174,27 @@ def test_a_volume_that_vanishes_or_breaks_is_explained(study):
     assert not real["error"] and "a-00" in synthetic["error"]
 
 
+def test_a_pane_whose_file_is_gone_says_so_above_what_was_known_of_it(study, monkeypatch):
+    rows = [("Alpha", "a-00"), ("real", "r-00"), ("real", "r-01"), ("Alpha", "a-02")]
+    write_tables(results_folder(from_environment(), Path(study)), rows, np.random.default_rng(0))  # the last two fail
+    monkeypatch.setattr(reads, "files_changed", lambda *_: False)  # the study was read a moment before
+    app = viewer(study, panes="synthetic|Alpha\na-00|Alpha\na-01", cohort="Alpha", case="a-02")
+    assert [pane["verdict"] for pane in sent(app)["panes"]] == ["QC fails 1 of 8", "QC passes", "QC unknown yet"]
+    folder = Path(study).parent / "alpha"
+    (folder / "a-02.nii.gz").unlink()
+    (folder / "a-00.nii.gz").write_bytes(b"broken")
+    (folder / "a-01.nii.gz").unlink()
+    gone, broken, unknown = sent(run(app))["panes"]
+    assert [pane["verdict"] for pane in (gone, broken, unknown)] == [
+        "File is gone",
+        "File cannot be used",
+        "File is gone",
+    ]
+    assert gone["known"][0] == "from the last evaluation: QC fails 1 of 8" and "TIV" in gone["known"][1]
+    assert broken["known"][0] == "from the last evaluation: QC passes" and broken["fails"]
+    assert unknown["known"] == [] and "a-01" in unknown["error"]
+
+
 @pytest.fixture
 def two(study, write_brains):
     """The study with a second synthetic cohort, before the other one."""
@@ -204,6 +225,7 @@ def test_a_case_that_is_gone_gives_way_to_one_of_its_cohort(two, query, late):
     for _ in range(2):  # the browser's wish for neighbours runs the page again: the words stay
         assert sent(app)["panes"][-1]["case"] == "a-02"
         assert "no case 'a-01' in 'Alpha'" in app.warning[0].value and "a-02 of the same cohort" in app.warning[0].value
+        assert not app.get("popover")[0].warning  # which hides what is in it
         run(app)
     delete(two, "a-00", "a-02")
     run(app)

@@ -19,6 +19,7 @@ from core.study import CohortSpec, StudySpec, read_study, write_spec
 from core.volume import HALF, Volume, resample, save, template
 from core.workflows import demo_folder, remember_study, results_folder, tasks
 from core.workflows.results import source_of
+from pages import niivue
 from tests.test_browser import CHROMIUM, Server
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -170,12 +171,13 @@ def test_a_reload_shows_the_same_and_no_step_of_the_history_is_added(page):
     page.wait_for_function("() => location.search.includes('radiological=0')")
 
 
-def test_who_is_shown_and_what_the_gate_says_stand_above_the_fold(page):
-    page.set_viewport_size({"width": 1280, "height": 900})
+def test_who_is_shown_and_what_the_gate_says_stand_on_the_screen_of_a_small_laptop(page):
+    page.set_viewport_size({"width": 1280, "height": 720})
     head, below = page.locator(".pane header").first, page.locator(".pane .facts").first
     assert "real-000" in head.inner_text() and "QC passes · TIV 1 cm³ (atlas space)" in head.inner_text()
-    fits = "e => e.getBoundingClientRect().bottom < 900"
+    fits = "e => e.getBoundingClientRect().bottom < innerHeight"
     page.wait_for_function(fits, arg=below.element_handle(), timeout=10_000)
+    assert head.bounding_box()["y"] < 260 and head.bounding_box()["height"] < 50  # no line that says nothing
     page.set_viewport_size({"width": 1280, "height": 1000})
 
 
@@ -322,6 +324,15 @@ def test_the_contact_sheet_opens_a_brain(page):
     wait_for_case(page, "Alpha-003")
 
 
+def test_long_names_are_shown_where_they_differ(page):
+    script = (niivue.ASSETS / "sheet.js").read_text().replace("export default function", "function show")
+    script = f"(names) => {{ {script}; const cells = names.map((name) => ({{ cohort: 'a', case: name }})); return cells.map(shortNames({{ cells, size: 92 }}, '600 12px sans-serif')); }}"
+    long = page.evaluate(script, [f"sub-HCPYA-{number}_ses-01_acq-mprage_T1w" for number in ("0042", "0043", "1042")])
+    assert [number in name for number, name in zip(("0042", "0043", "1042"), long, strict=True)] == [True] * 3
+    assert page.evaluate(script, ["a-1", "a-11"]) == ["a-1", "a-11"]
+    assert page.evaluate(script, ["the_only_one_of_a_cohort_001"])[0].endswith("_001")
+
+
 def test_selected_points_are_selected_everywhere_and_open_in_the_viewer(page):
     page.locator("[data-testid=stSidebarNavLink]").filter(has_text="Quality").click()
     points = page.locator(".scatterlayer .trace").nth(1).locator(".points path")  # of the synthetic cohort
@@ -342,6 +353,8 @@ def test_selected_points_are_selected_everywhere_and_open_in_the_viewer(page):
         page.wait_for_timeout(1000)
     row = page.locator("[data-testid=stDataFrame] [role=row][aria-selected=true]")
     assert row.count() == 1 and name in row.inner_text() and sidebar.get_by_text("1 case selected").is_visible()
+    page.go_back()
+    wait_for_case(page, name)
     page.go_back()
     page.get_by_role("heading", name="Scores of every volume").wait_for(timeout=60_000)
     assert sidebar.get_by_text("1 case selected").is_visible()

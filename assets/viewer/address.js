@@ -1,33 +1,63 @@
-// Keeps what the page shows in its address, without a step of the browser's history: a reload, or a copy of the
-// address, shows it again. Python sends the `link`; the panes add their view, which changes without Python.
+// Keeps what the page shows in its address: a reload, or a copy of the address, shows it again, and Back what was shown
+// before. Python sends the `link`, the number of the last `step` that is one of the browser's history, and of the last
+// address it took (`arrival`); the panes add their view, which changes without Python and without a step.
 
-const kept = (globalThis.synthscopeAddress ??= { link: null, path: "", timer: 0 });
+const kept = (globalThis.synthscopeAddress ??= { link: null, step: Infinity, arrival: 0, written: "", path: "", mounted: null, timer: 0, moved: 0 });
+const PATIENCE = 2000; // ms in which the server follows Back or Forward
 
 kept.href = () => {
   const address = new URL(location.href);
-  const view = globalThis.synthscopeViewer?.words(kept.link.study);
-  address.search = new URLSearchParams(view ? { ...kept.link, view } : kept.link);
+  const viewer = globalThis.synthscopeViewer;
+  const link = { ...kept.link };
+  if (viewer?.applied === kept.arrival && viewer.views.has(link.study)) { // else the view of an address is still to be shown
+    delete link.view;
+    const view = viewer.words(link.study);
+    if (view) link.view = view;
+  }
+  address.search = new URLSearchParams(link);
   return address.href;
 };
 
-// Browsers allow few changes of the address in a row.
-kept.write = () => {
+kept.put = (change = "replaceState") => {
   clearTimeout(kept.timer);
-  kept.timer = setTimeout(() => {
-    if (kept.link && kept.path === location.pathname && kept.href() !== location.href) history.replaceState(history.state, "", kept.href());
-  }, 200);
+  kept.timer = 0;
+  delete history.pushState; // the page was not left
+  const address = kept.href();
+  if (address !== location.href) history[change](change === "pushState" ? {} : history.state, "", address);
+  kept.written = location.href;
 };
 
-// The server, which is not told of the view, would make a step of its own of the shorter address of another page.
-kept.leave ??= document.addEventListener("click", (event) => {
-  const away = event.target.closest?.("[data-testid=stSidebarNavLink]") && !(event.ctrlKey || event.metaKey || event.shiftKey);
-  if (!away || !kept.link) return;
+// Browsers allow few changes of the address in a row. One that somebody else changed, as Back does, is left alone.
+kept.write = () => {
   clearTimeout(kept.timer);
-  history.replaceState(history.state, "", `?${new URLSearchParams({ study: kept.link.study })}`);
+  kept.timer = setTimeout(() => { if (kept.mounted) kept.flush(); }, 200);
+};
+kept.flush = () => { if (kept.timer && location.href === kept.written) kept.put(); };
+
+// The server, which is not told of the view, would make a step of its own of the shorter address before that of another
+// page: until that page is there, what stays on this one is no step.
+kept.leave ??= document.addEventListener("click", (event) => {
+  const away = event.target.closest?.("[data-testid=stSidebarNavLink]");
+  if (!away || away.pathname === location.pathname || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  if (!kept.mounted || kept.path !== location.pathname) return;
+  kept.flush();
+  history.pushState = (state, title, address) => {
+    if (new URL(address, location.href).pathname === kept.path) return;
+    delete history.pushState; // the browser's own is there again
+    history.pushState(state, title, address);
+  };
 }, true) ?? true;
 
+kept.back ??= addEventListener("popstate", () => { if (kept.path === location.pathname) kept.moved = performance.now(); }) ?? true;
+
 export default function ({ data }) {
-  Object.assign(kept, { link: data.link, path: location.pathname });
-  kept.write();
-  return () => { clearTimeout(kept.timer); kept.link = null; };
+  const mounted = (kept.mounted = {});
+  const late = kept.moved && data.arrival === kept.arrival && performance.now() - kept.moved < PATIENCE;
+  if (!late) { // else of the address that Back or Forward left
+    const steps = data.step > kept.step && location.href === kept.written;
+    if (steps) kept.flush(); // what was seen before the step
+    Object.assign(kept, { link: data.link, step: data.step, arrival: data.arrival, path: location.pathname, moved: 0 });
+    kept.put(steps ? "pushState" : "replaceState");
+  }
+  return () => setTimeout(() => { if (kept.mounted === mounted) kept.mounted = null; }, 1000); // a new answer mounts it again at once
 }

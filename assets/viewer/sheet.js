@@ -3,7 +3,44 @@
 
 const shared = (globalThis.synthscopeSheets ??= new WeakMap());
 
-function cell(item, data) {
+const reversed = (text) => [...text].reverse().join("");
+
+function alike(one, other) {
+  let count = 0;
+  while (count < Math.min(one.length, other.length) && one[count] === other[count]) count++;
+  return count;
+}
+
+// How cases are called where their names are too long: by the letters that tell those of a cohort apart, and as many
+// beside them as there is room for.
+function shortNames({ cells, size }, font) {
+  const ends = new Map(); // by cohort: a name, and how many letters all names begin and end with
+  for (const { cohort, case: name } of cells) {
+    const [other, begin, end] = ends.get(cohort) ?? [name, Infinity, Infinity];
+    ends.set(cohort, [other, Math.min(begin, alike(name, other)), Math.min(end, alike(reversed(name), reversed(other)))]);
+  }
+  const ruler = document.createElement("canvas").getContext("2d");
+  ruler.font = font;
+  return ({ cohort, case: name }) => {
+    let room = name.length, short = name;
+    while (room > 3 && ruler.measureText(short).width > size) short = part(name, ends.get(cohort), --room);
+    return short;
+  };
+}
+
+function part(name, [, begin, end], room) {
+  let [from, to] = [begin, name.length - end];
+  if (from >= to) [from, to] = [name.length - room, name.length]; // nothing differs
+  if (to - from > room) { // still too long
+    const half = Math.ceil(room / 2);
+    return `${from ? "…" : ""}${name.slice(from, from + half)}…${name.slice(to - room + half, to)}${to < name.length ? "…" : ""}`;
+  }
+  from = Math.max(0, to - room);
+  to = Math.min(name.length, from + room);
+  return `${from ? "…" : ""}${name.slice(from, to)}${to < name.length ? "…" : ""}`;
+}
+
+function cell(item, data, name) {
   const button = Object.assign(document.createElement("button"), { title: `Open ${item.case} (${item.label})` });
   const picture = document.createElement("span");
   const whole = data.picture;
@@ -17,8 +54,6 @@ function cell(item, data) {
   picture.className = "picture";
   const letters = [...data.letters].map((letter, index) => Object.assign(document.createElement("i"), { textContent: letter, className: index ? "right" : "left" }));
   const words = Object.assign(document.createElement("span"), { className: "words" });
-  const most = data.size / 7; // letters; of longer names the ends differ
-  const name = item.case.length > most ? `${item.case.slice(0, most / 2 - 2)}…${item.case.slice(1 - most / 2)}` : item.case;
   words.append(Object.assign(document.createElement("b"), { textContent: name }), item.caption);
   if (item.verdict.startsWith("fails")) {
     button.classList.add("fails");
@@ -55,9 +90,10 @@ export default function ({ data, parentElement, setTriggerValue }) {
     sheet.looks = looks;
     sheet.style.setProperty("--size", `${data.size}px`);
     sheet.classList.toggle("grouped", data.groups.length > 0);
+    const short = shortNames(data, `600 12px ${getComputedStyle(sheet).fontFamily}`);
     sheet.replaceChildren(...data.cells.flatMap((item, index) => {
       const heading = item.group !== data.cells[index - 1]?.group && data.groups[item.group];
-      return [...(heading ? [Object.assign(document.createElement("h4"), { textContent: heading })] : []), cell(item, data)];
+      return [...(heading ? [Object.assign(document.createElement("h4"), { textContent: heading })] : []), cell(item, data, short(item))];
     }));
     sheet.scrollTop = 0;
   }

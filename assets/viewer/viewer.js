@@ -2,7 +2,7 @@
 // Python sends `panes` (files to fetch, names, region facts); this sends back "wish" and "webgl".
 
 const shared = (globalThis.synthscopeViewer ??= { files: new Map(), volumes: new Map(), views: new Map(), instances: new WeakMap() });
-const AROUND = 136; // pixels of a pane above and below its picture, and a margin
+const BELOW = 72; // pixels of a pane below its picture, and a margin
 const LINE = 2; // least width of the crosshair, pixels of the page
 const KEPT = 40; // decoded volumes in memory
 const SLICES = ["sagittal", "coronal", "axial", "planes", "render"]; // keys 1 to 5
@@ -113,6 +113,18 @@ function readView(text, regions) {
   return view;
 }
 
+// A popover lies at the end of the page: who opens it by key is led into it, Escape leads back.
+shared.popover ??= document.addEventListener("click", (event) => {
+  if (event.detail || !event.target.closest?.(".st-key-panes_popover button")) return;
+  const start = performance.now();
+  const enter = () => {
+    const input = document.querySelector("[data-testid=stPopoverBody] input");
+    if (input) input.focus();
+    else if (performance.now() - start < 1000) requestAnimationFrame(enter);
+  };
+  enter();
+}) ?? true;
+
 class Viewer {
   constructor(root, data) {
     this.root = root;
@@ -152,7 +164,7 @@ class Viewer {
   async update(data, port) {
     this.data = data;
     this.port = port;
-    if (data.view && shared.applied !== data.token) Object.assign(this.view, START, readView(data.view, data.labels.length));
+    if (data.token && shared.applied !== data.token) Object.assign(this.view, START, readView(data.view, data.labels.length));
     shared.applied = data.token;
     this.box.hidden = !possible();
     if (this.box.hidden) return port.state("webgl", "missing"); // the page says what is missing, and draws slices
@@ -187,12 +199,12 @@ class Viewer {
     await Promise.all(wanted.map((item) => this.show(panes.find((pane) => pane.key === item.key), item)));
   }
 
-  // The panes fill what is left of the window below them, with what is said under each; more rows are scrolled to.
+  // The pictures fill what is left of the window, with what is said under each; more rows are scrolled to.
   fit() {
     const [low, high] = this.data.heights;
-    let above = this.find(".panes").getBoundingClientRect().top;
+    let above = (this.panes[0]?.stage ?? this.find(".panes")).getBoundingClientRect().top;
     for (let box = this.root.getRootNode().host ?? this.root; box; box = box.parentElement) above += box.scrollTop;
-    this.box.style.setProperty("--height", `${clamp(Math.floor(innerHeight - above - AROUND), low, high)}px`);
+    this.box.style.setProperty("--height", `${clamp(Math.floor(innerHeight - above - BELOW), low, high)}px`);
   }
 
   build(item) {
@@ -405,6 +417,7 @@ class Viewer {
         pane.head.insertBefore(button, line);
       }
     this.marks();
+    this.fit(); // the words may need another line
   }
 
   marks() { for (const pane of this.panes) pane.box.classList.toggle("active", pane.key === this.active && this.panes.length > 1); }
@@ -417,9 +430,12 @@ class Viewer {
     this.say(frac[0] >= 0 ? [...pane.nv.frac2mm(frac)].slice(0, 3) : undefined);
   }
 
-  // Tell region, volume and percentile at a position: under the cursor, else at the crosshair.
+  // Tell region, volume and percentile at a position: under the cursor, else at the crosshair; nothing of no picture.
   say(mm = this.view.mm) {
-    if (mm) for (const pane of this.panes.filter((pane) => pane.ready)) pane.facts.textContent = this.words(pane, mm);
+    for (const pane of this.panes) {
+      if (pane.item?.error) pane.facts.textContent = "";
+      else if (mm && pane.ready) pane.facts.textContent = this.words(pane, mm);
+    }
   }
 
   words(pane, mm) {
