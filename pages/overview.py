@@ -162,8 +162,8 @@ def show_verdict(study: Study, results: Results, verdict: Verdict) -> None:
                 st.session_state[similarity_parts.TAB] = similarity_parts.COPY_TAB
             if metric := METRIC_OF.get(reason.topic, ""):
                 st.session_state["metric"] = metric
-            # what the page itself would write into its address is one more step back
-            other = {"metric": similarity_parts.metric_label(metric)} if metric not in ("", "fid") else {}
+            # the first one is shown unasked; what the page itself would write into its address is one more step back
+            other = {"metric": similarity_parts.metric_label(metric)} if metric not in ("", next(iter(METRICS))) else {}
             shared.go_to(page, spot, other)
         topic.markdown(f":small[{reason.headline}]")
 

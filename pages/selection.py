@@ -166,7 +166,7 @@ def show_chart(study: Study, draw: Draw, key: str, of: tuple[Any, ...], **option
 
 def _figure(key: str, of: tuple[Any, ...], draw: Draw, keep: Collection[Pair]) -> Any:
     """Return a chart, kept, that reacts to the mouse as Streamlit sets it: else it is drawn again for that."""
-    return look.kept_figure(key, of, lambda: draw(keep).update_layout(clickmode="event+select", dragmode="pan"))
+    return look.kept_figure(key, of, lambda: draw(keep).update_layout(**plots.CLICKS))
 
 
 def _points(figure: Any, cohorts: Mapping[str, str]) -> dict[Pair, Pair]:
