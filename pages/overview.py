@@ -36,7 +36,8 @@ PAGES = {  # of each reason, and the part of it that the reason is about
     "copies": ("similarity", similarity_parts.TABS),
 }
 METRIC_OF = {"similarity": "fid", "diversity": "ms-ssim"}  # to show on the page
-REASONS_OF = "overview_cohort"
+REASONS_OF = "reasons_of"  # in the address too
+LAST, START, LEFT = "reasons_of_last", "reasons_of_start", "reasons_of_left"  # outlive the page
 COLUMNS = {  # of the verdicts
     "gate": "Gate, pass",
     "anatomy": "Anatomy, differ",
@@ -96,12 +97,22 @@ def show_verdicts(study: Study, judged: Sequence[Verdict]) -> None:
 def show_reasons(study: Study, results: Results, judged: Sequence[Verdict]) -> None:
     """Show what the verdict on one cohort rests on: a typical brain, the main finding, and the reasons."""
     labels = {verdict.cohort: look.short_label(study.cohort(verdict.cohort)) for verdict in judged}
-    if st.session_state.get(REASONS_OF) not in labels:
-        st.session_state[REASONS_OF] = judged[0].cohort
-    chosen = judged[0].cohort
+    linked = st.query_params.get(REASONS_OF, "") if REASONS_OF not in st.session_state else ""
+    if st.session_state.get(REASONS_OF) not in labels:  # chosen in another study
+        st.session_state.pop(REASONS_OF, None)
+    chosen = start if (start := first_reasons_of()) in labels else judged[0].cohort
     if len(labels) > 1:
-        name = labels.__getitem__
-        chosen = str(st.segmented_control("Reasons of", list(labels), key=REASONS_OF, required=True, format_func=name))
+        chosen = str(
+            st.segmented_control(
+                "Reasons of", list(labels), default=chosen, key=REASONS_OF, required=True, bind="query-params",
+                format_func=labels.__getitem__,
+            )
+        )  # fmt: skip
+    st.session_state[LAST] = chosen
+    if linked and linked not in labels.values():
+        st.warning(
+            f"The link asks for a cohort that this study does not judge: `{linked}`.", icon=":material/link_off:"
+        )
     cohort = study.cohort(chosen)
     with st.container(border=True):
         brain, words = st.columns([1, 6])
@@ -111,6 +122,18 @@ def show_reasons(study: Study, results: Results, judged: Sequence[Verdict]) -> N
             show_verdict(study, results, next(verdict for verdict in judged if verdict.cohort == chosen))
             for note in shared.notes_of(cohort, str(study.path)):
                 st.caption(note)
+
+
+def first_reasons_of() -> str | None:
+    """Return whose reasons are shown when the address names nobody: those shown when a link last led elsewhere.
+
+    A link to another page first takes the choice out of this page's address, and Back comes to that.
+    """
+    left = st.session_state.get(shared.LANDING)
+    if left and left != st.session_state.get(LEFT):
+        st.session_state[LEFT], st.session_state[START] = left, st.session_state.get(LAST)
+    start: str | None = st.session_state.get(START)
+    return start
 
 
 def square_of(study: Study, verdict: Verdict) -> str:
@@ -133,14 +156,14 @@ def show_verdict(study: Study, results: Results, verdict: Verdict) -> None:
         label, key = f":{colour}[{icon}] **{reason.topic.capitalize()}** →", f"{reason.topic}_{verdict.cohort}"
         topic = column.container(gap=None)
         if topic.button(label, key=key, type="tertiary", help=about):
-            selection.select(cases_behind(results, verdict.cohort, reason.topic))
+            selection.lead(cases_behind(results, verdict.cohort, reason.topic))
             st.session_state[shared.ASKED] = (verdict.cohort, worst_region(results, verdict.cohort))
             if reason.topic == "copies":
                 st.session_state[similarity_parts.TAB] = similarity_parts.COPY_TAB
             if metric := METRIC_OF.get(reason.topic, ""):
                 st.session_state["metric"] = metric
-            # what the page itself would write into its address is one more step back
-            other = {"metric": similarity_parts.metric_label(metric)} if metric not in ("", "fid") else {}
+            # the first one is shown unasked; what the page itself would write into its address is one more step back
+            other = {"metric": similarity_parts.metric_label(metric)} if metric not in ("", next(iter(METRICS))) else {}
             shared.go_to(page, spot, other)
         topic.markdown(f":small[{reason.headline}]")
 

@@ -15,6 +15,8 @@ from pages import look, reads, shared
 
 CASES = "selected_cases"  # (cohort, case) in the order they were selected
 OF_STUDY = "selected_study"  # path of the study they belong to
+LINKED = "selected_by_link"  # those that a link selected, until others are
+REPLACED = "selected_by_hand"  # (study, those that a link replaced)
 IN_SIDEBAR = "selected_in_sidebar"  # those that the sidebar shows
 LISTED = 6  # names in the sidebar
 PANES = 8  # brains opened at once: a browser draws in so many panes
@@ -36,9 +38,35 @@ def select(pairs: Sequence[Pair]) -> None:
     st.session_state[OF_STUDY] = st.session_state.get(shared.STUDY)
 
 
+def lead(pairs: Sequence[Pair]) -> None:
+    """Select the cases that a link is about; the sidebar gives back those that were selected by hand."""
+    if (by_hand := selected()) and by_hand != st.session_state.get(LINKED):
+        st.session_state[REPLACED] = (st.session_state.get(shared.STUDY), by_hand)
+    select(pairs)
+    st.session_state[LINKED] = selected()
+
+
+def replaced() -> list[Pair]:
+    """Return the cases selected by hand that a link replaced."""
+    study, pairs = st.session_state.get(REPLACED, ("", []))
+    return [] if study != st.session_state.get(shared.STUDY) or pairs == selected() else list(pairs)
+
+
+def _restore(pairs: Sequence[Pair]) -> None:
+    """Select these cases and forget what a link replaced."""
+    st.session_state.pop(REPLACED, None)
+    select(pairs)
+
+
 def rename(cohorts: Mapping[str, str]) -> None:
     """Keep the selected cases of cohorts that got another name; ``cohorts`` maps old to new."""
-    select([(cohorts.get(cohort, cohort), case) for cohort, case in selected()])
+
+    def named(pairs: Sequence[Pair]) -> list[Pair]:
+        return [(cohorts.get(cohort, cohort), case) for cohort, case in pairs]
+
+    before = named(replaced())
+    select(named(selected()))
+    st.session_state[REPLACED] = (st.session_state.get(shared.STUDY), before)
 
 
 def show_selected() -> None:
@@ -46,14 +74,20 @@ def show_selected() -> None:
     if CASES not in st.session_state:
         select(_in_address(st.query_params.get("selected", "")))
     pairs = st.session_state[IN_SIDEBAR] = selected()
-    if not pairs:
+    before = replaced()
+    if not pairs and not before:
         return
     with st.sidebar.container(border=True):
         st.markdown(f"**{count(pairs)} selected**")
         more = f"  \nand {len(pairs) - LISTED} more" if len(pairs) > LISTED else ""
         st.caption("  \n".join(f"{case} · {cohort}" for cohort, case in pairs[:LISTED]) + more)
-        open_button(pairs, "open_selected")
-        st.button("Clear", key="clear_selected", icon=":material/close:", on_click=select, args=([],), width="stretch")
+        if pairs:
+            open_button(pairs, "open_selected")
+        changes: dict[str, Any] = {"on_click": _restore, "width": "stretch"}
+        if before:
+            label, icon = f"Back to your selection ({count(before)})", ":material/undo:"
+            st.button(label, key="selected_before", icon=icon, args=(before,), **changes)
+        st.button("Clear", key="clear_selected", icon=":material/close:", args=([],), **changes)
 
 
 def follow() -> None:
@@ -92,7 +126,7 @@ def mark(pair: Pair, wanted: bool) -> None:
 
 def count(pairs: Sequence[Pair]) -> str:
     """Say how many cases there are."""
-    return f"{len(pairs)} case{'s' if len(pairs) > 1 else ''}"
+    return f"{len(pairs)} case{'' if len(pairs) == 1 else 's'}"
 
 
 def show_chart(study: Study, draw: Draw, key: str, of: tuple[Any, ...], **options: Any) -> None:
@@ -132,7 +166,7 @@ def show_chart(study: Study, draw: Draw, key: str, of: tuple[Any, ...], **option
 
 def _figure(key: str, of: tuple[Any, ...], draw: Draw, keep: Collection[Pair]) -> Any:
     """Return a chart, kept, that reacts to the mouse as Streamlit sets it: else it is drawn again for that."""
-    return look.kept_figure(key, of, lambda: draw(keep).update_layout(clickmode="event+select", dragmode="pan"))
+    return look.kept_figure(key, of, lambda: draw(keep).update_layout(**plots.CLICKS))
 
 
 def _points(figure: Any, cohorts: Mapping[str, str]) -> dict[Pair, Pair]:

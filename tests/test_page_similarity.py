@@ -337,5 +337,38 @@ def test_overview_says_when_a_cohort_may_hold_copies(full):
     app.session_state[shared.STUDY] = full
     app.run()
     assert any("may hold copies" in m.value for m in app.markdown)  # in the table of all
-    app.segmented_control(key="overview_cohort").set_value("Near").run()
+    app.segmented_control(key="reasons_of").set_value("Near").run()
     assert any("96% [" in m.value and "on image" in m.value for m in app.markdown)
+
+
+def test_the_address_keeps_whose_reasons_the_overview_shows(full):
+    def follow(cohort):
+        app = AppTest.from_file(str(ROOT / "pages" / "overview.py"), default_timeout=60)
+        app.session_state[shared.STUDY] = full
+        app.query_params["reasons_of"] = cohort
+        app.run()
+        assert not app.exception
+        said = [warning.value for warning in app.warning if "The link asks" in warning.value]
+        return app.segmented_control(key="reasons_of").value, said
+
+    first, said = follow("Nobody")
+    assert len(said) == 1 and "`Nobody`" in said[0]
+    for cohort in ("Near", "Far", "Odd"):
+        assert follow(cohort) == (cohort, [])
+    assert first in ("Near", "Far", "Odd")
+
+
+def test_back_on_the_overview_shows_whose_reasons_led_away(full, monkeypatch):
+    monkeypatch.setattr(shared.st, "switch_page", lambda path, **_: None)
+    app = AppTest.from_file(str(ROOT / "pages" / "overview.py"), default_timeout=60)
+    app.session_state[shared.STUDY] = full
+    app.run()
+    first = app.segmented_control(key="reasons_of").value
+    other = next(name for name in ("Near", "Far", "Odd") if name != first)
+    app.segmented_control(key="reasons_of").set_value(other).run()
+    app.button(key=f"anatomy_{other}").click().run()
+    again = AppTest.from_file(str(ROOT / "pages" / "overview.py"), default_timeout=60)
+    for key in (shared.STUDY, shared.LANDING, "reasons_of_last"):  # Back: the address names nobody
+        again.session_state[key] = app.session_state[key]
+    again.run()
+    assert not again.exception and again.segmented_control(key="reasons_of").value == other

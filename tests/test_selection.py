@@ -114,6 +114,42 @@ def test_the_sidebar_lists_opens_and_clears_it(study):  # noqa: F811
     assert "selected" not in " ".join(element.value for element in app.sidebar.markdown)
 
 
+def sidebar_of(app):
+    assert not app.exception, app.exception
+    words = " ".join(element.value for element in (*app.sidebar.markdown, *app.sidebar.caption))
+    return words, {button.key: button.label for button in app.sidebar.button}
+
+
+def test_a_reason_of_a_verdict_gives_the_selection_made_by_hand_back(study, monkeypatch):  # noqa: F811
+    went = []
+    monkeypatch.setattr(selection.shared.st, "switch_page", lambda path, **_: went.append(path))
+    app = run("app.py", study, demo_checked=True)
+    app.button(key="gate_Alpha").click().run()
+    kept = (selection.CASES, selection.LINKED, selection.REPLACED)
+    app = run("app.py", study, demo_checked=True, **{key: app.session_state[key] for key in kept})
+    words, buttons = sidebar_of(app)
+    assert "1 case selected" in words and went[-1] == "pages/quality.py"  # a0 is the one volume that fails
+    assert buttons["selected_before"] == "Back to your selection (2 cases)"
+    app.sidebar.button(key="selected_before").click().run()
+    assert app.session_state[selection.CASES] == CHOSEN
+    assert "selected_before" not in sidebar_of(app)[1]  # offered once
+
+
+def test_one_link_after_another_keeps_the_selection_made_by_hand(state):
+    by_hand = selection.selected()
+    selection.lead([("real", "r0")])
+    selection.lead([])
+    assert selection.selected() == [] and selection.replaced() == by_hand
+    selection.lead([("real", "r1")])
+    selection.mark(("Alpha", "a1"), True)  # a selection of one's own again
+    selection.lead([("real", "r0")])
+    assert selection.replaced() == [("real", "r1"), ("Alpha", "a1")]
+    selection.rename({"Alpha": "Beta"})
+    assert selection.replaced() == [("real", "r1"), ("Beta", "a1")]
+    state["study"] = "there"
+    assert selection.replaced() == []
+
+
 def test_the_sidebar_follows_a_part_of_the_page_that_runs_alone(study):  # noqa: F811
     def alone() -> None:
         import streamlit as st

@@ -10,11 +10,12 @@ from core.plots.cohorts import age_sex_histogram, effect_heatmap, qc_scatter, re
 from core.plots.readings import likert_bars
 from core.plots.scores import joint_map, metric_dots, rank_bump, score_curve
 from core.plots.static import picture
-from core.plots.style import cases_of, cohort_colours, mark_cases, message_figure
+from core.plots.style import CLICKS, cases_of, cohort_colours, mark_cases, message_figure
 from core.plots.training import loss_curves
 from core.plots.volumes import triplanar
 
 __all__ = [
+    "CLICKS",
     "age_sex_histogram",
     "cases_of",
     "cohort_colours",

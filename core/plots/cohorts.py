@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from core.plots.style import (
+    CLICKS,
     LEGEND,
     MANY_POINTS,
     MARK,
@@ -253,7 +254,7 @@ def _add_points(figure: go.Figure) -> None:
     figure.update_yaxes(range=[len(heatmap.y) - 0.5, -0.5])
     figure.update_traces(hoverinfo="skip", hovertemplate=None, selector={"type": "heatmap"})
     # The nearest centre is that of the cell under the mouse, however wide the cells are.
-    figure.update_layout(hovermode="closest", hoverdistance=-1, clickmode="event+select", dragmode="pan")
+    figure.update_layout(hovermode="closest", hoverdistance=-1, **CLICKS)
 
 
 def _effect_text(row: pd.Series | None) -> str:

@@ -26,6 +26,7 @@ PLAIN = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "hov
 PLAIN |= {"autotypenumbers": "strict"}  # a name of digits is a name
 # At the foot: above the panels, a legend of many lines grows under the toolbar of a page.
 LEGEND = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "traceorder": "normal"}
+CLICKS = {"clickmode": "event+select", "dragmode": "pan"}  # as Streamlit sets them, which draws the figure again else
 
 Colours = Mapping[str, str]
 
