@@ -43,7 +43,7 @@ def test_panes_are_chosen_by_keyboard(page):  # noqa: F811
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     chooser = page.get_by_role("combobox", name="Shown side by side")
-    page.wait_for_function("e => e === document.activeElement", arg=chooser.element_handle(), timeout=10_000)
+    page.wait_for_function("e => e === document.activeElement", arg=chooser.element_handle(), timeout=120_000)
     page.keyboard.insert_text("Template")
     page.keyboard.press("Enter")
     wait_for_case(page, "ICBM152, scaled")

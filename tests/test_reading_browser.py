@@ -47,8 +47,8 @@ def server(tmp_path, write_brains):
 
 
 def _case(page, number, total):  # noqa: F811
-    page.get_by_text(f"case {number} of {total}").wait_for(timeout=20_000)
-    page.locator(f".reader[data-token$='-{number - 1}'] canvas").first.wait_for(timeout=20_000)
+    page.get_by_text(f"case {number} of {total}").wait_for(timeout=120_000)
+    page.locator(f".reader[data-token$='-{number - 1}'] canvas").first.wait_for(timeout=120_000)
     assert "secret" not in page.content().lower()
 
 
@@ -101,13 +101,13 @@ def test_ten_cases_by_keyboard_with_a_reload_and_a_second_tab(server, page, brow
         page.keyboard.press(key)
     _case(page, 7, 10)
     _rate(second, "r")
-    second.get_by_text("rating was kept").wait_for(timeout=20_000)
+    second.get_by_text("rating was kept").wait_for(timeout=120_000)
     second.close()
     for number in range(7, 11):
         _case(page, number, 10)
         _rate(page, "s")
-    page.get_by_text("all 10 answers are saved").wait_for(timeout=20_000)
-    page.get_by_text("Krippendorff").first.wait_for(state="attached", timeout=20_000)
+    page.get_by_text("all 10 answers are saved").wait_for(timeout=120_000)
+    page.get_by_text("Krippendorff").first.wait_for(state="attached", timeout=120_000)
     # An address below the root makes Streamlit probe for its server there: 404s in the console are its own.
     assert page.locator("[data-testid=stException]").count() == 0
     (session,) = readings.list_sessions(server.settings, server.study)
@@ -137,7 +137,7 @@ def test_a_mark_waits_for_the_choice_and_the_results_open_on_the_task_read(serve
         _case(page, number, 2)
         for key in ("ArrowRight", "m", "Enter"):
             page.keyboard.press(key)
-    page.get_by_text("all 2 answers are saved").wait_for(timeout=20_000)
+    page.get_by_text("all 2 answers are saved").wait_for(timeout=120_000)
     assert page.get_by_role("radio", name="Choose the real one of two").is_checked()
     kept = readings.read_ratings(server.settings, [readings.read_session(server.settings, session)], "real")
     assert [text.startswith('[["left"') for text in kept["marks"]] == [True, True]

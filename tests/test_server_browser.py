@@ -167,7 +167,7 @@ def visit_pages(server, browser):  # noqa: F811
             page.keyboard.press("Tab")
             _settle(page)
             page.get_by_role("button", name="Begin").click()
-            page.locator(".reader canvas").first.wait_for(timeout=20_000)
+            page.locator(".reader canvas").first.wait_for(timeout=120_000)
             page.get_by_role("button", name="Pause").click()
             _settle(page)
         if "Report" in name:

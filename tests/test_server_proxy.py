@@ -123,7 +123,7 @@ def test_login_pictures_and_upload_work_through_the_proxy(guarded, browser):  # 
     table = {"name": "all.tsv", "mimeType": "text/plain", "buffer": f"participant_id\tage\tsex\n{rows}".encode()}
     assert 1.1e6 < len(table["buffer"]) < 5e6  # more than nginx takes unless it is told
     page.get_by_test_id("stFileUploader").locator("input").set_input_files(table)
-    page.get_by_text("Training: 99600 scans").wait_for(timeout=30_000)
+    page.get_by_text("Training: 99600 scans").wait_for(timeout=120_000)
     with page.expect_download() as saved:
         page.get_by_role("button", name="Download test.tsv").click()
     assert len(saved.value.path().read_text().splitlines()) == 401

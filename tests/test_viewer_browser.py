@@ -176,7 +176,7 @@ def test_who_is_shown_and_what_the_gate_says_stand_on_the_screen_of_a_small_lapt
     head, below = page.locator(".pane header").first, page.locator(".pane .facts").first
     assert "real-000" in head.inner_text() and "QC passes · TIV 1 cm³ (atlas space)" in head.inner_text()
     fits = "e => e.getBoundingClientRect().bottom < innerHeight"
-    page.wait_for_function(fits, arg=below.element_handle(), timeout=10_000)
+    page.wait_for_function(fits, arg=below.element_handle(), timeout=120_000)
     assert head.bounding_box()["y"] < 260 and head.bounding_box()["height"] < 50  # no line that says nothing
     page.set_viewport_size({"width": 1280, "height": 1000})
 
@@ -371,7 +371,7 @@ def test_a_reason_of_a_verdict_leads_to_the_chart_behind_it_and_stays_there(serv
     heading = other.get_by_role("heading", name="Scores of every volume")
     heading.wait_for(timeout=120_000)
     there = "e => Math.abs(e.getBoundingClientRect().top - 64) < 2"
-    other.wait_for_function(there, arg=heading.element_handle(), timeout=30_000)
+    other.wait_for_function(there, arg=heading.element_handle(), timeout=120_000)
     other.wait_for_timeout(3000)
     assert heading.evaluate(there)
     other.mouse.move(700, 400)

@@ -116,7 +116,7 @@ class Scene:
                 return False
             return words[1:] == ["-m", "core.jobs"] and env.get("SYNTHSCOPE_WORKSPACE") == str(self.workspace)
 
-        wait_for(lambda: any(mine(process) for process in psutil.process_iter()), 60)
+        wait_for(lambda: any(mine(process) for process in psutil.process_iter()), 180)
         return next(process for process in psutil.process_iter() if mine(process))
 
     def wait_done(self, job: str) -> None:

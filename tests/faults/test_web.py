@@ -4,7 +4,9 @@ import asyncio
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from tornado.websocket import websocket_connect
@@ -13,22 +15,26 @@ from core import jobs
 from tests.cluster import ROOT, end, environment, wait_for
 from tests.faults.scene import Scene
 
+T = TypeVar("T")
+
 
 def answers(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-async def view(port: int, seconds: float) -> None:
-    """Open the first page as a browser does, and leave after a while."""
+async def view(port: int, until: Callable[[], T]) -> T:
+    """Open the first page as a browser does, and leave when `until` has returned."""
     from streamlit.proto.BackMsg_pb2 import BackMsg
 
-    connection = await websocket_connect(f"ws://127.0.0.1:{port}/_stcore/stream", subprotocols=["streamlit"])
+    url = f"ws://127.0.0.1:{port}/_stcore/stream"
+    connection = await websocket_connect(url, connect_timeout=120, subprotocols=["streamlit"])
     message = BackMsg()
     message.rerun_script.query_string = ""
     await connection.write_message(message.SerializeToString(), binary=True)
-    await asyncio.sleep(seconds)
+    found = await asyncio.to_thread(until)
     connection.close()
+    return found
 
 
 @pytest.mark.slow
@@ -48,8 +54,7 @@ def test_a_killed_web_server_stops_no_job(whole, tmp_path: Path, monkeypatch):
         server = subprocess.Popen([sys.executable, *words], cwd=ROOT, env=env, stdout=log, stderr=log)
     try:
         wait_for(lambda: answers(port), 60)
-        asyncio.run(view(port, 20))
-        runner = scene.runner()
+        runner = asyncio.run(view(port, scene.runner))
         scene.reach(6, runner.is_running)
         server.kill()
         server.wait(20)
