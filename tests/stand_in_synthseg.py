@@ -18,13 +18,13 @@ import numpy as np
 nib.openers.Opener.default_compresslevel = 1
 
 HERE = Path(__file__).parent
-NAMES = json.loads((HERE / "names.json").read_text())
+NAMES = json.loads((HERE / "names.json").read_text(encoding="utf-8"))
 calls = HERE / "calls.jsonl"
-number = len(calls.read_text().splitlines()) if calls.exists() else 0
+number = len(calls.read_text(encoding="utf-8").splitlines()) if calls.exists() else 0
 with calls.open("a") as stream:
     stream.write(json.dumps({{"argv": sys.argv[1:], "threads": os.environ.get("OMP_NUM_THREADS"),
                               "home": os.environ.get("FREESURFER_HOME"), "cuda": os.environ.get("CUDA_VISIBLE_DEVICES")}}) + "\\n")
-faults = json.loads((HERE / "faults.json").read_text()).get(str(number), {{}})
+faults = json.loads((HERE / "faults.json").read_text(encoding="utf-8")).get(str(number), {{}})
 
 parser = argparse.ArgumentParser()
 for name in ("i", "o", "vol", "qc", "post", "resample"):
@@ -42,7 +42,7 @@ def outputs(paths, out, suffix):
     if out is None:
         return [None] * len(paths), False
     if args.i.endswith(".txt"):
-        return [line for line in Path(out).read_text().splitlines() if line], False
+        return [line for line in Path(out).read_text(encoding="utf-8").splitlines() if line], False
     if suffix is None:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         return [out] * len(paths), True
@@ -60,7 +60,7 @@ def write(path, shared, header, row):
             csv.writer(stream).writerows([["", *header], row])
 
 if args.i.endswith(".txt"):
-    paths = [line for line in Path(args.i).read_text().splitlines() if line]
+    paths = [line for line in Path(args.i).read_text(encoding="utf-8").splitlines() if line]
 elif Path(args.i).is_dir():
     paths = sorted(str(p) for p in Path(args.i).glob("*.nii*"))
 else:
@@ -150,4 +150,4 @@ def set_faults(program: Path, faults: dict[int, dict]) -> None:
 def calls(program: Path) -> list[dict]:
     """Return how the program was called so far."""
     log = program.parent / "calls.jsonl"
-    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []

@@ -131,7 +131,7 @@ def test_an_action_is_refused_even_when_its_button_is_pressed(page, role, study,
 
 def test_opening_a_study_needs_an_editor(study, workspace, no_locks):  # noqa: F811
     other = workspace / "data" / "other.toml"
-    other.write_text(Path(study).read_text().replace("Three and three", "Second"), encoding="utf-8")
+    other.write_text(Path(study).read_text(encoding="utf-8").replace("Three and three", "Second"), encoding="utf-8")
     for role, known in (("reader", False), ("editor", True)):
         app = open_page("studies", study, WHO[role])
         app.text_input(key="open_path").input(str(other)).run()

@@ -48,6 +48,6 @@ def test_processes_write_at_once_and_lose_nothing(settings):
         writer.start()
     for writer in writers:
         writer.join(120)
-    records = [json.loads(line) for line in audit.audit_file(settings).read_text().splitlines()]
+    records = [json.loads(line) for line in audit.audit_file(settings).read_text(encoding="utf-8").splitlines()]
     for process in range(4):
         assert [r["index"] for r in records if r["who"] == f"p{process}"] == list(range(40))

@@ -230,7 +230,9 @@ def test_a_renamed_cohort_that_is_read_in_another_way_is_said_to_be(evaluated: P
 
 def test_an_evaluation_that_did_not_end_is_said(evaluated: Path, settings: Settings):
     record = results_folder(settings, evaluated) / "provenance.json"
-    record.write_text(json.dumps(json.loads(record.read_text()) | {"complete": False}), encoding="utf-8")
+    record.write_text(
+        json.dumps(json.loads(record.read_text(encoding="utf-8")) | {"complete": False}), encoding="utf-8"
+    )
     assert said(evaluated, settings) == ["What is missing: the last evaluation did not end."]
 
 

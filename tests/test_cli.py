@@ -116,7 +116,7 @@ def test_metrics_of_files_come_with_details_and_a_copy_check(run, tmp_path: Path
     assert result.exit_code == 0, result.output
     table = pd.read_csv(out)
     assert set(table["metric"]) == {"fid", "kid"}
-    record = json.loads(out.with_suffix(".json").read_text())
+    record = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
     assert [d["fingerprint"] for d in record["details"]] == table["fingerprint"].tolist()
     assert set(table["fingerprint"]) == set(record["fingerprints"])
     check = pd.read_csv(out.with_name("copy_check.csv")).set_index("cohort")
@@ -176,7 +176,7 @@ def test_two_volumes_a_cohort_leave_gaps_and_exit_with_3(run, tmp_path: Path, fe
     result = run("metrics", "--real", real, "--synthetic", f"A={gen}", "--out", out)
     assert result.exit_code == 3
     table = pd.read_csv(out)
-    gaps = json.loads(out.with_suffix(".json").read_text())["gaps"]
+    gaps = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))["gaps"]
     blank = table[table["value"].isna()]
     assert {"precision", "coverage"} <= set(blank["metric"])
     assert {gap["what"].split(" ")[0].split("/")[0] for gap in gaps} >= set(blank["metric"])
@@ -188,7 +188,7 @@ def test_constant_features_give_no_score_that_looks_perfect_unsaid(run, tmp_path
     out = tmp_path / "metrics.csv"
     result = run("metrics", "--real", real, "--synthetic", f"A={gen}", "--metric", "fid", "--out", out)
     assert result.exit_code in (0, 3)
-    record = json.loads(out.with_suffix(".json").read_text())
+    record = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
     assert any("constant" in item["reason"] for item in record["warnings"] + record["gaps"])
 
 

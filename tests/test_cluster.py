@@ -85,7 +85,7 @@ def test_workers_that_come_later_are_used(cluster: Cluster, settings: Settings, 
     with open_pool(replace(settings, scheduler=cluster.address)) as pool:
         items = [(str(tmp_path / "runs"), f"c{i}", 0.2) for i in range(60)]
         Context(settings, pool, report).map("x", job_functions.record_run, items)
-    lines = (tmp_path / "runs" / "runs.txt").read_text().splitlines()
+    lines = (tmp_path / "runs" / "runs.txt").read_text(encoding="utf-8").splitlines()
     assert len({line.split()[0] for line in lines}) == 60
     assert len({line.split()[1] for line in lines}) == 2
 

@@ -31,7 +31,7 @@ def test_samples_are_a_cohort_with_provenance_and_are_made_once(context, checkpo
     files = sorted(out.glob("*.nii.gz"))
     assert [f.name for f in files] == ["vae-gan-s0005-0000.nii.gz", "vae-gan-s0005-0001.nii.gz"]
     assert load(files[0]).data.shape == HALF.shape
-    record = json.loads((out / PROVENANCE).read_text())
+    record = json.loads((out / PROVENANCE).read_text(encoding="utf-8"))
     assert record["checkpoint"] == generators.build(MODEL, "half").load_checkpoint(checkpoint).sha256
     before = [f.stat().st_mtime_ns for f in files]
     bytes_before = files[0].read_bytes()
@@ -130,7 +130,7 @@ def test_any_program_can_fill_a_cohort(context, tmp_path, write_brains):
     command = f"cp -r {tmp_path / 'brains'}/. {{out}}"
     made = workflows.generate_by_command(context, command, 3, 0, str(tmp_path / "out"))
     assert (made["cases"], made["failed"]) == (3, 0)
-    assert json.loads((tmp_path / "out" / PROVENANCE).read_text())["command"] == command
+    assert json.loads((tmp_path / "out" / PROVENANCE).read_text(encoding="utf-8"))["command"] == command
 
 
 def test_what_a_program_wrote_is_checked(context, tmp_path, write_brains):

@@ -321,5 +321,5 @@ def test_middle_planes_show_the_head_upright():
 
 def test_the_curve_is_a_table(tmp_path):
     train(toy(), Volumes(), tmp_path, plan(), OFTEN)
-    assert (tmp_path / CURVE).read_text().splitlines()[0] == "step,seconds,fit,judge"
+    assert (tmp_path / CURVE).read_text(encoding="utf-8").splitlines()[0] == "step,seconds,fit,judge"
     assert [row["step"] for row in read_curve(tmp_path)] == ["4", "8", "12", "16", "20", "24"]

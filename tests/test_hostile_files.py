@@ -235,7 +235,7 @@ from core.preprocess.scans import read_scan
 from core.store import read_features
 from core.volume import load
 readers = {"features": read_features, "weights": checkpoint.read, "scan": read_scan, "volume": load}
-pages = int(Path("/proc/self/statm").read_text().split()[0])
+pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
 limit = pages * resource.getpagesize() + 300 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 said = {}

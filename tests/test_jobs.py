@@ -143,7 +143,7 @@ def test_killed_workers_lose_no_case_and_recompute_none(settings: Settings, tmp_
         outcomes = context.map("cases", job_functions.record_run, [(str(tmp_path), name, 0.3) for name in names])
         killer.join()
         assert [outcome.value for outcome in outcomes] == names
-        runs = [line.split()[0] for line in (tmp_path / "runs.txt").read_text().splitlines()]
+        runs = [line.split()[0] for line in (tmp_path / "runs.txt").read_text(encoding="utf-8").splitlines()]
         assert sorted(runs) == sorted(names)  # each case was computed exactly once
         # A task that kills its worker is tried again; one that always does becomes an error, and the pool lives.
         assert context.map("once", job_functions.die_once, [(str(tmp_path),)])[0].value > 0

@@ -200,7 +200,7 @@ def two(study, write_brains):
     """The study with a second synthetic cohort, before the other one."""
     folder = Path(study).parent
     write_brains(folder / "first", 2, seed=2, prefix="b")
-    text = (folder / "study.toml").read_text()
+    text = (folder / "study.toml").read_text(encoding="utf-8")
     first = '[synthetic.First]\nimages = "first/*.nii.gz"\n\n'
     (folder / "study.toml").write_text(text.replace("[synthetic.", f"{first}[synthetic.", 1))
     return study

@@ -351,7 +351,7 @@ def test_a_new_study_says_what_its_rows_lack():
 
 def test_the_address_keeps_the_study(study, workspace):
     other = workspace / "data" / "other.toml"
-    other.write_text(Path(study).read_text().replace("Three and three", "Second"), encoding="utf-8")
+    other.write_text(Path(study).read_text(encoding="utf-8").replace("Three and three", "Second"), encoding="utf-8")
     remember_study(from_environment(), str(other))
     names = {path: results_folder(from_environment(), Path(path)).name for path in (study, str(other))}
     app = show("overview", study)

@@ -131,7 +131,7 @@ def test_a_renamed_or_moved_study_finds_its_sessions(settings, study, tmp_path):
     session = begin(settings, study)
     moved = tmp_path / "elsewhere"
     study.path.parent.rename(moved)
-    text = (moved / "study.toml").read_text().replace('name = "S"', 'name = "T"')
+    text = (moved / "study.toml").read_text(encoding="utf-8").replace('name = "S"', 'name = "T"')
     (moved / "study.toml").write_text(text)
     found = readings.list_sessions(settings, read_study(moved / "study.toml"))
     assert [s.id for s in found] == [session.id]

@@ -178,9 +178,9 @@ def test_rows_that_match_no_case_are_a_gap(tables_study, context, monkeypatch):
     monkeypatch.setattr("core.workflows.scoring.Scoring.score_features", lambda self: None)
     monkeypatch.setattr("core.workflows.scoring.Scoring.score_volumes", lambda self: None)
     path = tables_study.parent / "gen_volumes.csv"
-    path.write_text(path.read_text().replace("gen-00", "other").replace("gen-01", "another"))
+    path.write_text(path.read_text(encoding="utf-8").replace("gen-00", "other").replace("gen-01", "another"))
     evaluate(context, str(tables_study), str(tables_study.parent / "out"))
-    gaps = json.loads((tables_study.parent / "out" / PROVENANCE).read_text())["gaps"]
+    gaps = json.loads((tables_study.parent / "out" / PROVENANCE).read_text(encoding="utf-8"))["gaps"]
     reasons = " ".join(gap["reason"] for gap in gaps)
     assert "2 cases have no row: gen-00, gen-01" in reasons and "2 rows match no case: another, other" in reasons
     effects = pd.read_csv(tables_study.parent / "out" / "effect_sizes.csv")

@@ -121,7 +121,7 @@ def test_dropping_individuals_leaves_no_trace_of_a_real_scan(made):
     files = published(made, drop=True)
     record = published(made)
     assert b"secret" in record.html.read_bytes() and b"secret" in record.bundle.read_bytes()
-    hidden = json.loads(record.bundle.read_text())["provenance"]["inputs"]
+    hidden = json.loads(record.bundle.read_text(encoding="utf-8"))["provenance"]["inputs"]
     hashes = [sha for name, sha in hidden.items() if name.startswith("real/")]
     assert len(hashes) == N
     texts = [files.html.read_text("utf-8"), files.bundle.read_text("utf-8")]
@@ -364,7 +364,7 @@ def test_the_bundle_runs_again_to_the_same_bytes(made, tmp_path):
 
 
 def test_a_bundle_tells_changed_inputs_and_tables(made, tmp_path):
-    record = json.loads(published(made).bundle.read_text())
+    record = json.loads(published(made).bundle.read_text(encoding="utf-8"))
     data = published(made).bundle.parent / "nowhere"
     with pytest.raises(InputError, match="no such table"):
         report.rerun(made[2], str(published(made).bundle), str(data), str(tmp_path / "a"))

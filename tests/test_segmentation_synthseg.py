@@ -144,7 +144,7 @@ def test_a_script_with_its_interpreter_is_a_program_too(installed: Path, brains,
     assert isinstance(run(command, brains[:1], tmp_path / "work")[0], Segmentation)
     before = installed_version(Program(command))
     assert before.startswith("SynthSeg_predict.py ")
-    script.write_text(script.read_text() + "\n# changed\n")
+    script.write_text(script.read_text(encoding="utf-8") + "\n# changed\n")
     assert installed_version(Program(command)) != before
     assert find_program(Program(str(script))) == ["python3", str(script)]
 
@@ -252,7 +252,7 @@ def test_a_program_that_hangs_is_stopped_with_its_children(installed: Path, brai
     results = run(installed, brains[:2], tmp_path / "work", patience=12.0)
     assert all(isinstance(result, Segmentation) for result in results)
     assert len(calls(installed)) == 2
-    child = int((installed.parent / "child").read_text())
+    child = int((installed.parent / "child").read_text(encoding="utf-8"))
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
@@ -449,7 +449,7 @@ def test_tables_of_every_form_of_call_can_be_imported(installed: Path, brains, t
         source = scans if form == "folder" else scans / "sub-1.nii.gz"
         arguments = ["--i", source, "--o", tmp_path / "seg", "--vol", out["vol"], "--qc", out["qc"]]
     subprocess.run([installed, *map(str, arguments), "--parc", "--robust"], check=True, capture_output=True)
-    assert out["vol"].read_text().startswith("," if form == "list" else "subject,")
+    assert out["vol"].read_text(encoding="utf-8").startswith("," if form == "list" else "subject,")
     volumes, scores = anatomy.read_volumes(out["vol"]), quality.read_qc(out["qc"])
     assert volumes.index.tolist() == scores.index.tolist() == ["sub-1"]
     assert _volumes(read_table(out["vol"], volume_names()).row("sub-1")) == volumes.loc["sub-1"].to_dict()
@@ -561,5 +561,5 @@ def test_rows_are_stored_with_the_version_of_the_program(with_synthseg, write_br
     write_brains(tmp_path / "in", 1)
     workflows.segment_folder(with_synthseg, str(tmp_path / "in"), str(tmp_path / "out"), "synthseg")
     store = Store(with_synthseg.settings.workspace)
-    texts = [path.read_text() for path in store.root.glob("artefacts/*/*/*.provenance")]
+    texts = [path.read_text(encoding="utf-8") for path in store.root.glob("artefacts/*/*/*.provenance")]
     assert any("freesurfer-linux-7.4.1" in text for text in texts)

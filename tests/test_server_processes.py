@@ -72,7 +72,7 @@ def test_a_new_workspace_gets_one_runner_however_many_ask_at_once(settings: Sett
         assert {(job.state, job.attempts) for job in found} == {("failed", 1)}
         time.sleep(2)  # those that found another at work have ended
         assert len(runners(settings)) == 1
-        log = (settings.workspace / "runner.log").read_text()
+        log = (settings.workspace / "runner.log").read_text(encoding="utf-8")
         assert "Traceback" not in log, log
     finally:
         for runner in runners(settings):

@@ -126,7 +126,7 @@ def test_login_pictures_and_upload_work_through_the_proxy(guarded, browser):  # 
     page.get_by_text("Training: 99600 scans").wait_for(timeout=120_000)
     with page.expect_download() as saved:
         page.get_by_role("button", name="Download test.tsv").click()
-    assert len(saved.value.path().read_text().splitlines()) == 401
+    assert len(saved.value.path().read_text(encoding="utf-8").splitlines()) == 401
     _wait(lambda: "export" in {line["action"] for line in audit.latest(settings, 1)}, 30, "the download is on record")
     show_a_brain(page)
     assert not problems_of(page), page.problems

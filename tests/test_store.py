@@ -97,7 +97,7 @@ def test_interrupted_writing_leaves_nothing(tmp_path: Path):
 
     with pytest.raises(JobFailed, match="disk is full"):
         write_atomically(target, fail)
-    assert target.read_text() == "old"
+    assert target.read_text(encoding="utf-8") == "old"
     assert os.listdir(tmp_path) == ["result.json"]
 
 

@@ -86,7 +86,7 @@ def test_a_study_gives_the_three_tables(cohorts: Path, context: Context, tmp_pat
         (m.name, m.variant) for m in metrics.METRICS.values()
     }
     assert (scores[["n_real", "n_synthetic"]] == N).all(axis=None)
-    details = json.loads((tmp_path / "out" / "details.json").read_text())
+    details = json.loads((tmp_path / "out" / "details.json").read_text(encoding="utf-8"))
     identity = ["cohort", "metric", "encoder", "variant", "fingerprint"]
     assert [[d[i] for i in identity] for d in details] == scores[identity].fillna("").to_numpy().tolist()
     assert all(d["settings"] for d, value in zip(details, scores["value"], strict=True) if np.isfinite(value))
@@ -97,7 +97,7 @@ def test_a_study_gives_the_three_tables(cohorts: Path, context: Context, tmp_pat
     assert strongest["cohens_d"] > 0  # real minus synthetic: the synthetic hippocampus was shrunk
     gate = pd.read_csv(tmp_path / "out" / "quality.csv")
     assert gate["cohort"].tolist() == ["real", "Gen"]
-    provenance = json.loads((tmp_path / "out" / PROVENANCE).read_text())
+    provenance = json.loads((tmp_path / "out" / PROVENANCE).read_text(encoding="utf-8"))
     assert provenance["complete"] is True
     assert set(scores["fingerprint"]) <= set(provenance["fingerprints"])
     assert {c["origin"] for c in provenance["cohorts"]} == {
@@ -220,7 +220,7 @@ def test_missing_weights_are_a_gap_and_the_other_encoder_goes_on(cohorts, contex
     workflows.evaluate(context, str(path), str(tmp_path / "out"))
     scores = pd.read_csv(tmp_path / "out" / "metrics.csv")
     assert set(scores["encoder"].dropna()) == {"deepbet"}
-    gaps = json.loads((tmp_path / "out" / PROVENANCE).read_text())["gaps"]
+    gaps = json.loads((tmp_path / "out" / PROVENANCE).read_text(encoding="utf-8"))["gaps"]
     assert any(gap["what"] == "medicalnet-r50" and "resnet_50.pth" in gap["reason"] for gap in gaps)
 
 
@@ -235,9 +235,9 @@ def test_an_unreadable_real_cohort_stops_with_the_reason(cohorts, context, tmp_p
 def test_tables_whose_subjects_do_not_match_are_a_gap(cohorts, context, tmp_path):
     path = study_of(cohorts, tmp_path)
     table = tmp_path / "gen" / "true_volumes.csv"
-    table.write_text(table.read_text().replace("shrunken-hippocampus-s0002", "other"))
+    table.write_text(table.read_text(encoding="utf-8").replace("shrunken-hippocampus-s0002", "other"))
     workflows.evaluate(context, str(path), str(tmp_path / "out"))
-    gaps = json.loads((tmp_path / "out" / PROVENANCE).read_text())["gaps"]
+    gaps = json.loads((tmp_path / "out" / PROVENANCE).read_text(encoding="utf-8"))["gaps"]
     assert any(gap["what"] == "anatomy" and "no subject of the table" in gap["reason"] for gap in gaps)
     assert pd.read_csv(tmp_path / "out" / "effect_sizes.csv").empty
 
@@ -248,7 +248,7 @@ def test_volumes_from_different_engines_are_not_compared(cohorts, context, tmp_p
     row = {"volumes": real.to_dict(), "qc": dict.fromkeys(quality.QC_SCORES, 0.8)}
     monkeypatch.setattr(tasks, "segment", lambda *args: row)
     workflows.evaluate(context, str(path), str(tmp_path / "out"))
-    gaps = json.loads((tmp_path / "out" / PROVENANCE).read_text())["gaps"]
+    gaps = json.loads((tmp_path / "out" / PROVENANCE).read_text(encoding="utf-8"))["gaps"]
     assert any("real volumes from imported" in gap["reason"] for gap in gaps)
     assert pd.read_csv(tmp_path / "out" / "effect_sizes.csv").empty
 
@@ -320,7 +320,7 @@ def test_a_cohort_of_one_case_leaves_gaps_with_reasons_and_no_numbers_that_look_
     corrected = scores[scores["variant"] == "corrected"]
     assert corrected["value"].isna().all()
     assert pd.read_csv(tmp_path / "out" / "effect_sizes.csv").empty
-    gaps = json.loads((tmp_path / "out" / PROVENANCE).read_text())["gaps"]
+    gaps = json.loads((tmp_path / "out" / PROVENANCE).read_text(encoding="utf-8"))["gaps"]
     assert any(gap["what"] == "anatomy" and "at least 3" in gap["reason"] for gap in gaps)
 
 
@@ -335,7 +335,7 @@ def test_real_volumes_in_a_synthetic_cohort_are_warned_of(context, write_brains,
         ("deepbet",),
         ("fid",),
     )
-    warnings = json.loads((tmp_path / "m.json").read_text())["warnings"]
+    warnings = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))["warnings"]
     assert any("3 of 3 volumes are real ones" in w["reason"] and w["cohort"] == "Same" for w in warnings)
 
 

@@ -116,7 +116,7 @@ def test_without_a_training_cohort_there_is_a_labelled_gap_and_no_number(study, 
     summary = workflows.evaluate(context, str(path), str(tmp_path))
     assert pd.read_csv(tmp_path / "copy_check.csv").empty
     assert pd.read_csv(tmp_path / "copies.csv").empty
-    gaps = json.loads((tmp_path / PROVENANCE).read_text())["gaps"]
+    gaps = json.loads((tmp_path / PROVENANCE).read_text(encoding="utf-8"))["gaps"]
     assert [gap["reason"] for gap in gaps if gap["what"] == "copy check"] == [
         "no training cohort is given, so no copy check"
     ]
@@ -136,7 +136,9 @@ def test_people_and_volumes_on_both_sides_are_warned_about(study, settings, tmp_
     write_spec(StudySpec(**spec(training=training)), path)
     workflows.evaluate(Context(settings, InProcessPool()), str(path), str(tmp_path))
     found = [
-        w["reason"] for w in json.loads((tmp_path / PROVENANCE).read_text())["warnings"] if w["what"] == "copy check"
+        w["reason"]
+        for w in json.loads((tmp_path / PROVENANCE).read_text(encoding="utf-8"))["warnings"]
+        if w["what"] == "copy check"
     ]
     assert any("1 people are in the training and in the real cohort" in reason for reason in found)
     assert any("1 real volumes are in the training cohort too" in reason for reason in found)
@@ -164,5 +166,5 @@ def test_inner_products_that_fail_are_a_labelled_gap(study, settings, tmp_path, 
     assert summary["gaps"] > 0
     checks = pd.read_csv(tmp_path / "copy_check.csv")
     assert set(checks["space"]) == {"deepbet"}
-    gaps = json.loads((tmp_path / PROVENANCE).read_text())["gaps"]
+    gaps = json.loads((tmp_path / PROVENANCE).read_text(encoding="utf-8"))["gaps"]
     assert any(gap["what"] == "copy check image" and "12.8 GB" in gap["reason"] for gap in gaps)

@@ -210,7 +210,7 @@ def predict_group(model: dict[str, list[float]], values: dict[str, float]) -> fl
 
 @lru_cache(maxsize=1)
 def _calibration() -> dict[str, Any]:
-    return dict(json.loads((DATA / "atlas_qc.json").read_text())["groups"])
+    return dict(json.loads((DATA / "atlas_qc.json").read_text(encoding="utf-8"))["groups"])
 
 
 def _determinant(positions: Points) -> Array:

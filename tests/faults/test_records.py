@@ -115,7 +115,7 @@ def test_a_scheduler_whose_clock_jumps_loses_no_case_and_computes_none_twice(set
             items = [(str(done), name, 0.8) for name in names]
             outcomes = Context(settings, pool, report).map("x", job_functions.record_run, items)
         assert [outcome.value for outcome in outcomes] == names
-        runs = [line.split()[0] for line in (done / "runs.txt").read_text().splitlines()]
+        runs = [line.split()[0] for line in (done / "runs.txt").read_text(encoding="utf-8").splitlines()]
         assert sorted(runs) == sorted(names)
         assert (tmp_path / "jump").exists()
     finally:
