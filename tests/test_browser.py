@@ -66,7 +66,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[Server]:
-    settings = Settings(workspace=tmp_path_factory.mktemp("browser") / "workspace", workers=2, demo_cases=2)
+    settings = Settings(workspace=tmp_path_factory.mktemp("browser") / "workspace", workers=2, demo_cases=3)
     server = Server(settings)
     server.start()
     yield server
