@@ -152,3 +152,20 @@ def test_another_page_is_one_step_and_back_shows_the_brains_as_they_were_left(op
     opened.get_by_role("heading", name="Scores of every volume").wait_for(timeout=120_000)
     opened.go_back()
     wait_for_case(opened, "Alpha-002")
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_back_is_followed_though_a_pane_asks_for_its_neighbours_meanwhile(opened):
+    choose(opened, "Synthetic case", "Alpha-002")
+    opened.wait_for_function("() => location.search.includes('Alpha-002')")
+    opened.locator(".viewer").evaluate(
+        """box => {
+            const viewer = synthscopeViewer.instances.get(box.parentNode);
+            addEventListener("popstate", () => { for (let n = 0; n < 20; n++) setTimeout(() => viewer.wish(), 10 * n); }, { once: true });
+            history.back();
+        }"""
+    )
+    wait_for_case(opened, "Alpha-000")
+    opened.wait_for_timeout(1500)
+    assert cases(opened)[1] == "Alpha-000" == choice(opened, "synthetic_case")

@@ -3,7 +3,7 @@
 // address it took (`arrival`); the panes add their view, which changes without Python and without a step.
 
 const kept = (globalThis.synthscopeAddress ??= { link: null, step: Infinity, arrival: 0, written: "", path: "", mounted: null, timer: 0, moved: 0 });
-const PATIENCE = 2000; // ms in which the server follows Back or Forward
+const PATIENCE = 10000; // ms in which the server follows Back or Forward
 
 kept.href = () => {
   const address = new URL(location.href);
@@ -48,11 +48,14 @@ kept.leave ??= document.addEventListener("click", (event) => {
   };
 }, true) ?? true;
 
+// Whether the browser went Back or Forward on this page and the server has not followed yet.
+kept.moving = () => kept.moved > 0 && performance.now() - kept.moved < PATIENCE;
+
 kept.back ??= addEventListener("popstate", () => { if (kept.path === location.pathname) kept.moved = performance.now(); }) ?? true;
 
 export default function ({ data }) {
   const mounted = (kept.mounted = {});
-  const late = kept.moved && data.arrival === kept.arrival && performance.now() - kept.moved < PATIENCE;
+  const late = data.arrival === kept.arrival && kept.moving();
   if (!late) { // else of the address that Back or Forward left
     const steps = data.step > kept.step && location.href === kept.written;
     if (steps) kept.flush(); // what was seen before the step

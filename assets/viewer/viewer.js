@@ -558,8 +558,10 @@ class Viewer {
     pane.patience = setTimeout(() => { pane.waiting = null; this.heading(pane); }, 10000);
   }
 
-  // The server may see the last of several wishes alone, so each holds all that was not answered.
+  // The server may see the last of several wishes alone, so each holds all that was not answered. One that comes before
+  // the server has followed Back would have it forget that the browser went there.
   wish() {
+    if (globalThis.synthscopeAddress?.moving?.()) return void setTimeout(() => { if (this.mounted) this.wish(); }, 100);
     const cases = Object.fromEntries(this.panes.filter((pane) => pane.waiting).map((pane) => [pane.key, pane.waiting]));
     this.port.trigger("wish", { cases, around: this.wished });
   }
