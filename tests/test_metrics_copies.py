@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
-from core.metrics import neighbours
+from core.metrics import kernels
 from core.metrics.copies import copy_check, copy_check_distances
 
 
@@ -28,7 +28,7 @@ def test_a_larger_reference_is_no_advantage(n_training, n_held_out):
 
 @pytest.mark.parametrize("shape", [(16,), (12, 14, 12)])
 def test_injected_copies_are_the_worst_pairs(shape, monkeypatch):
-    monkeypatch.setattr(neighbours, "BLOCK", 7)
+    monkeypatch.setattr(kernels, "CELLS", 100)  # a few rows at a time
     d = int(np.prod(shape))  # features, or flattened volumes
     synthetic, training, held_out = cohort(40, d, 0), cohort(90, d, 1), cohort(50, d, 2)
     copied = {3: 80, 17: 5, 39: 33}

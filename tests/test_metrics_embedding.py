@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
+from core.metrics import embedding
 from core.metrics.embedding import joint_map
 
 
@@ -47,6 +48,21 @@ def test_umap_is_fitted_jointly_repeats_and_keeps_neighbours():
     assert all(np.array_equal(a, b) for a, b in zip(found.cohorts, again.cohorts, strict=True))
     centres = [rows.mean(axis=0) for rows in found.cohorts]
     assert np.linalg.norm(centres[2] - centres[0]) > 3 * np.linalg.norm(centres[1] - centres[0])
+
+
+@pytest.mark.slow  # the first UMAP of a process is compiled
+def test_rows_that_a_umap_is_not_fitted_on_are_placed_where_they_belong(monkeypatch):
+    monkeypatch.setattr(embedding, "MOST_FOR_UMAP", 60)
+    near, far = cohort(100, 20, 0), cohort(70, 20, 1, 3.0)
+    found = joint_map(near, [far], method="umap", seed=3)
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(found.cohorts, joint_map(near, [far], method="umap", seed=3).cohorts, strict=True)
+    )
+    centres = [np.median(rows, axis=0) for rows in found.cohorts]
+    for own, rows in enumerate(found.cohorts):
+        distances = [np.linalg.norm(rows - centre, axis=1) for centre in centres]
+        assert (distances[own] < distances[1 - own]).all()
 
 
 @pytest.mark.slow  # the first UMAP of a process is compiled

@@ -45,7 +45,7 @@ def test_mmd2_in_blocks_is_the_same_number(kernel, monkeypatch):
     real, synthetic = cohort(40, 9, 0), cohort(33, 9, 1, 0.3)
     whole = mmd2(real, synthetic, kernel=kernel, bandwidth=2.0)
     monkeypatch.setattr(features, "TABLE_ROWS", 10)
-    monkeypatch.setattr(kernels, "BLOCK", 7)
+    monkeypatch.setattr(kernels, "CELLS", 7 * 73)  # 7 rows at a time
     assert mmd2(real, synthetic, kernel=kernel, bandwidth=2.0) == pytest.approx(whole, rel=1e-10)
 
 
@@ -54,8 +54,7 @@ def test_scores_in_blocks_keep_interval_floor_p_and_curve(evaluate, monkeypatch)
     real, synthetic = cohort(40, 9, 0), cohort(33, 9, 1, 0.3)
     whole = evaluate(real, synthetic, seed=1, n_boot=30)
     monkeypatch.setattr(features, "TABLE_ROWS", 10)
-    monkeypatch.setattr(kernels, "BLOCK", 7)
-    monkeypatch.setattr(kernels, "CHUNK", 11)
+    monkeypatch.setattr(kernels, "CELLS", 7 * 73)  # 7 rows, or draws, at a time
     parts = evaluate(real, synthetic, seed=1, n_boot=30)
     np.testing.assert_allclose(numbers(parts), numbers(whole), rtol=1e-9, atol=1e-14)
     assert parts.p_value == whole.p_value
@@ -66,7 +65,7 @@ def test_neighbours_in_blocks_keep_value_interval_and_floor(share, monkeypatch):
     real, synthetic = cohort(60, 6, 0), 0.7 * cohort(50, 6, 1)
     whole = evaluate_share(real, synthetic, seed=1, n_boot=20, share=share)
     monkeypatch.setattr(neighbours, "TABLE_ROWS", 10)
-    monkeypatch.setattr(neighbours, "BLOCK", 13)
+    monkeypatch.setattr(kernels, "CELLS", 13 * 110)  # 13 rows at a time
     monkeypatch.setattr(neighbours, "NEAREST", 7)  # the fifth nearest of a half-sample is often further away
     parts = evaluate_share(real, synthetic, seed=1, n_boot=20, share=share)
     np.testing.assert_allclose(numbers(parts), numbers(whole), rtol=1e-12)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
-from core.metrics import neighbours
+from core.metrics import kernels, neighbours
 from core.metrics.neighbours import NeighbourShares, evaluate_share, neighbour_shares
 
 
@@ -31,7 +31,7 @@ def plain(real, synthetic, k):
 
 @pytest.mark.parametrize(("n", "m", "k"), [(30, 22, 5), (12, 12, 1), (9, 25, 8)])
 def test_equals_the_definition(n, m, k, monkeypatch):
-    monkeypatch.setattr(neighbours, "BLOCK", 7)
+    monkeypatch.setattr(kernels, "CELLS", 100)  # a few rows at a time
     real, synthetic = cohort(n, 4, 0), cohort(m, 4, 1, shift=1.0, scale=0.8)
     found, expected = neighbour_shares(real, synthetic, k=k), plain(real, synthetic, k)
     assert (found.precision, found.recall, found.density, found.coverage) == pytest.approx(

@@ -18,6 +18,7 @@ Method = Literal["pca", "umap"]
 
 NEIGHBOURS = 15  # UMAP's usual size of a neighbourhood
 LEAST_FOR_UMAP = 5  # rows in all; fewer have no neighbourhood to keep
+MOST_FOR_UMAP = 2000  # rows that are fitted; the library takes memory for each, and for their pairs
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def joint_map(real: ArrayLike, synthetic: Sequence[ArrayLike], *, method: Method
         PCA keeps distances as well as a plane can, UMAP keeps neighbours; distances between far points
         of a UMAP mean little.
     seed : int
-        Seed of UMAP; PCA needs none.
+        Seed of UMAP, and of the `MOST_FOR_UMAP` rows that it is fitted on where there are more; the others are placed
+        among them. PCA needs none.
 
     Returns
     -------
@@ -109,6 +111,11 @@ def _umap(rows: Matrix, seed: int) -> Matrix:
     from umap import UMAP  # compiles for seconds on its first use
 
     neighbours = min(NEIGHBOURS, len(rows) - 1)
-    start = "spectral" if len(rows) > 2 * NEIGHBOURS else "random"  # few rows have too few eigenvectors
-    fitted = UMAP(n_components=2, n_neighbors=neighbours, init=start, random_state=seed, n_jobs=1).fit_transform(rows)
-    return np.asarray(fitted, dtype=np.float64)
+    init = "spectral" if len(rows) > 2 * NEIGHBOURS else "random"  # few rows have too few eigenvectors
+    model = UMAP(n_components=2, n_neighbors=neighbours, init=init, random_state=seed, transform_seed=seed, n_jobs=1)
+    order = np.arange(len(rows)) if len(rows) <= MOST_FOR_UMAP else np.random.default_rng(seed).permutation(len(rows))
+    placed = np.empty((len(rows), 2))
+    for start in range(0, len(rows), MOST_FOR_UMAP):
+        some = order[start : start + MOST_FOR_UMAP]
+        placed[some] = model.transform(rows[some]) if start else model.fit_transform(rows[some])
+    return placed

@@ -16,8 +16,7 @@ Matrix = NDArray[np.float64]
 Kernel = Literal["rbf", "polynomial", "linear"]
 Blocks = Iterator[tuple[slice, Matrix]]  # some rows, and their kernel with all rows
 
-BLOCK = 512  # rows of a kernel held at a time where not all are kept
-CHUNK = 256  # draws summed at a time
+CELLS = 2**20  # values of a table in memory at a time where not all are kept: 8 MiB, whatever the size of the cohorts
 MEDIAN_ROWS = 2048  # beyond, the median distance is that of so many random rows
 
 
@@ -43,7 +42,8 @@ def median_distance(rows: ArrayLike) -> float:
 
 def median_of_squares(squared: Matrix, what: str, remedy: str) -> float:
     """Median distance from the table of squared distances of what is compared; refused when it is zero."""
-    median = float(np.median(np.sqrt(squared[np.triu_indices(len(squared), 1)])))
+    pairs = np.concatenate([row[place:] for place, row in enumerate(squared, start=1)])
+    median = float(np.median(np.sqrt(pairs, out=pairs), overwrite_input=True))
     if not median > 0:
         found = f"the median distance between {what} is 0, so the RBF kernel has no bandwidth."
         raise InputError(found, what, remedy)
@@ -62,16 +62,23 @@ def kernel_blocks(rows: Matrix, *, kernel: Kernel, bandwidth: float | None = Non
     """Kernel values between blocks of rows and all rows, without ever holding all of them: (block, n) each."""
     centred = rows - rows.mean(axis=0) if kernel == "rbf" else rows
     norms = (centred**2).sum(axis=1)
-    for start in range(0, len(rows), BLOCK):
-        block = slice(start, min(start + BLOCK, len(rows)))
+    for block in row_blocks(len(rows), len(rows)):
         with one_blas_thread():
             products = centred[block] @ centred.T
         if kernel != "rbf":
             yield block, _of_products(products, rows.shape[1], kernel)
             continue
-        squared = norms[block, None] + norms - 2 * products
+        squared = norms[block, None] + norms
+        products *= 2
+        squared -= products
         squared[squared < 1e-12 * norms.max()] = 0.0
         yield block, rbf(squared, bandwidth)
+
+
+def row_blocks(n: int, width: int) -> Iterator[slice]:
+    """Cut n rows of a table so wide into slices of at most `CELLS` values, or of one row."""
+    size = max(1, CELLS // width)
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
 def rbf(squared: Matrix, bandwidth: float | None) -> Matrix:
@@ -87,8 +94,10 @@ def squared_distances(rows: Matrix) -> Matrix:
     centred = rows - rows.mean(axis=0)  # distances do not change, rounding does
     with one_blas_thread():
         products = centred @ centred.T
-    norms = np.diag(products)
-    squared = norms[:, None] + norms[None, :] - 2 * products
+    norms = np.diag(products).copy()
+    squared = norms[:, None] + norms[None, :]
+    products *= 2
+    squared -= products
     squared[squared < 1e-12 * norms.max()] = 0.0  # rounding of equal rows
     return np.asarray(squared)
 
@@ -102,8 +111,7 @@ def pair_sums(blocks: Blocks, n: int, draws: Sequence[Draw]) -> Matrix:
     sums = np.zeros((len(draws), 3))
     with one_blas_thread():
         for block, rows in blocks:
-            for start in range(0, len(draws), CHUNK):
-                part = slice(start, min(start + CHUNK, len(draws)))
+            for part in row_blocks(len(draws), n):
                 first, second = (counts([draw[side] for draw in draws[part]], n) for side in (0, 1))
                 along_first, along_second = rows @ first, rows @ second
                 sums[part, 0] += (along_first * first[block]).sum(axis=0)

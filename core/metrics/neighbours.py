@@ -17,13 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 from core.errors import InputError
 from core.metrics.base import FeatureMetric, Score
 from core.metrics.features import Matrix, checked, feature_warnings
+from core.metrics.kernels import row_blocks
 from core.metrics.resampling import TABLE_ROWS, Draw, Estimate, Rows, score
 from core.metrics.threads import one_blas_thread
 
 Share = Literal["precision", "recall", "density", "coverage"]
 
 NEIGHBOURS = 5
-BLOCK = 1024  # rows of distances held at a time
 NEAREST = 48  # rows sorted around each centre; a half-sample finds its fifth nearest among them nearly always
 LEAST_FOR_COVERAGE = 100  # below it, simulated intervals of a share near 0 or 1 hold it less often than stated
 SHARES: tuple[Share, ...] = ("precision", "recall", "density", "coverage")
@@ -93,8 +93,7 @@ def neighbour_shares(real: ArrayLike, synthetic: ArrayLike, *, k: int = NEIGHBOU
 def distance_blocks(rows: Matrix, others: Matrix) -> Iterator[tuple[slice, Matrix]]:
     """Yield squared distances from blocks of rows to all others: (block, m)."""
     norms = (others**2).sum(axis=1)
-    for start in range(0, len(rows), BLOCK):
-        block = slice(start, min(start + BLOCK, len(rows)))
+    for block in row_blocks(len(rows), len(others)):
         with one_blas_thread():
             squared = rows[block] @ others.T
         squared *= -2

@@ -21,7 +21,7 @@ from core.workflows.tasks import Source
 
 GRAM_VERSION = 1
 COPY_VERSION = 2
-MAP_VERSION = 1
+MAP_VERSION = 2
 
 
 def products_of_cohorts(settings: Settings, real: Sequence[Source], synthetic: Sequence[Source]) -> str:
