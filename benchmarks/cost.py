@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -107,12 +107,12 @@ def begin() -> tuple[float, float]:
     for process in tree():
         with suppress(OSError):
             Path(f"/proc/{process.pid}/clear_refs").write_text("5", encoding="ascii")
-    return time.perf_counter(), processor_seconds()
+    return time.perf_counter(), processor_time(tree())
 
 
 def since(start: tuple[float, float]) -> Phase:
     """Return what passed since `begin`."""
-    wall, processor = time.perf_counter() - start[0], processor_seconds() - start[1]
+    wall, processor = time.perf_counter() - start[0], processor_time(tree()) - start[1]
     parent, *workers = (peak_mib(process.pid) for process in tree())
     return Phase(wall, processor, parent, max(workers, default=0.0))
 
@@ -123,10 +123,10 @@ def tree() -> list[psutil.Process]:
     return [here, *here.children(recursive=True)]
 
 
-def processor_seconds() -> float:
-    """Return the processor time of this process and its children."""
+def processor_time(processes: Iterable[psutil.Process]) -> float:
+    """Return the seconds that processes have used; one that has ended counts no longer."""
     seconds = 0.0
-    for process in tree():
+    for process in processes:
         with suppress(psutil.Error):
             times = process.cpu_times()
             seconds += times.user + times.system

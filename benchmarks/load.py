@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,8 @@ import psutil
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.asyncio.client import connect
+
+from benchmarks.cost import processor_time
 
 ROOT = Path(__file__).resolve().parent.parent
 THINK = (2.0, 15.0)  # seconds between two actions of one session
@@ -169,11 +171,6 @@ async def watch(processes: Sequence[psutil.Process], until: float, measured: Mea
             measured.memory.append((time.monotonic() - begin, memory / MIB))
         await asyncio.sleep(min(5.0, max(0.1, (until - begin) / 20)))
     measured.used = processor_time(processes) - before
-
-
-def processor_time(processes: Iterable[psutil.Process]) -> float:
-    """Return the seconds that processes have used."""
-    return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
 async def _all(

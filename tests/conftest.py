@@ -3,6 +3,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,9 @@ from core.volume import HALF, Volume, save, template
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many test processes as cores: one thread each, in their children too
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+# Children that place a handful of volumes on a UMAP would compile it for longer; this process, with numba there, does.
+assert not numba.config.DISABLE_JIT
+os.environ["NUMBA_DISABLE_JIT"] = "1"
 
 
 @pytest.fixture(autouse=True)
