@@ -43,9 +43,11 @@ def show_answers(study: Study, results: Results) -> None:
 
     def say() -> str:
         failing = {cohort.name for cohort in unreliable(study, results)}
+        chance = {name for name in failing if not reads.counts_of(study, results).loc[name, "certain"]}
         known = [cohort for cohort in study.synthetic if cohort.name in effects["cohort"].unique()]
         known.sort(key=lambda cohort: cohort.name in failing)
         marks = dict.fromkeys(failing, " (fails the gate, not relied upon)")
+        marks |= dict.fromkeys(chance, " (fails the gate by no more than chance: read with care)")
         return "\n".join(
             f"- **{c.label}**{marks.get(c.name, '')}: {answer(effects[effects['cohort'] == c.name])}" for c in known
         )

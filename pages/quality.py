@@ -37,19 +37,23 @@ def show_gate(study: Study, results: Results) -> None:
     """Show the verdict of the gate in the layout of the paper's Table 2."""
     labels = look.labels_of(study.cohorts)
     names = {cohort.name: look.short_label(cohort) for cohort in study.cohorts}
-    failed = results.quality.loc[~results.quality["reliable"], "cohort"].map(labels).tolist()
+    refused = results.quality.loc[~results.quality["reliable"], "cohort"]
+    facts = reads.counts_of(study, results)
+    chance = [name for name in refused if name in facts.index and not facts.loc[name, "certain"]]
+    failed = [labels.get(name, name) + ("*" if name in chance else "") for name in refused]
     table = results.quality.assign(cohort=results.quality["cohort"].map(names).fillna(results.quality["cohort"]))
     allowed = f"{study.settings.qc_fail_rate:.0%}"
     if failed:
         st.warning(
             f"Too unreliable for an anatomical assessment, over {allowed} of the volumes fail: {', '.join(failed)}."
+            + ("  \n\\* by no more than chance: the interval of its pass rate holds what is allowed." if chance else "")
         )
     else:
         st.success(f"All cohorts pass the gate: at most {allowed} of their volumes fail.")
     paper_parts.show_quality(table, "gate")
     counts = {cohort.label: image_failures(results, cohort.name) for cohort in study.synthetic}
-    if refused := ", ".join(f"{label} {bad} of {n}" for label, (bad, n) in counts.items() if bad):
-        st.caption(f"Not in the table, and failing too: volumes that the image checks refused before ({refused}).")
+    if unsegmented := ", ".join(f"{label} {bad} of {n}" for label, (bad, n) in counts.items() if bad):
+        st.caption(f"Not in the table, and failing too: volumes that the image checks refused before ({unsegmented}).")
     st.caption(
         "A volume fails when any of its eight scores is below the threshold. The threshold is one for all scores, "
         + (

@@ -32,5 +32,8 @@ with st.container(gap="xsmall"):  # at 720 pixels a brain needs every line
         label_visibility="collapsed",
         on_change=viewer_choices.make_step,
     )
-    radiological = right.toggle("Radiological", key="viewer_radiological", help=CONVENTION_HELP)
+    radiological = right.toggle(
+        "Radiological", key="viewer_radiological", help=CONVENTION_HELP, on_change=viewer_choices.make_step
+    )
+    viewer_choices.enter(str(show))
     SHOW[str(show)](study, results, radiological)

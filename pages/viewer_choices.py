@@ -22,6 +22,7 @@ MOST_IN_ADDRESS = 40  # selected cases: browsers and servers refuse very long ad
 LISTS = ("panes", "cohorts")  # choices of several, in the address joined by |
 KEPT = "kept_choices"
 KEPT_STUDY = "kept_choices_study"  # path of the study they were made in
+SHOWN = "shown_form"  # the form of the run before
 GONE = "gone_cases"  # by key of a choice: what it became because a case is gone, and the words that say so
 ADDRESS_VIEW = "address_view"
 ADDRESS_TOKEN = "address_token"
@@ -35,6 +36,16 @@ def restore() -> None:
     """Bring back the choices made before another page, or form, was shown."""
     for key, value in st.session_state.get(KEPT, {}).items():
         st.session_state.setdefault(key, value)
+
+
+def enter(form: str) -> None:
+    """Have the browser told the choices of a form that was not shown before: Streamlit tells those set in this run."""
+    state = st.session_state
+    if state.get(SHOWN) != form:
+        for key in state.get(KEPT, {}):
+            if key in state and key not in (RADIOLOGICAL, f"{PREFIX}show"):  # which stand on the page already
+                state[key] = state[key]
+    state[SHOWN] = form
 
 
 def is_radiological() -> bool:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from core.quality import QC_SCORES, pass_interval
-from core.volume import AXES_FAULT, NO_BRAIN
+from core.volume import AXES_FAULT, CONTENT_FAULTS, NO_BRAIN
 from core.workflows import Results, results, verdicts
 from core.workflows.results import CASE_COLUMNS, COPY_COLUMNS, METRIC_COLUMNS, QUALITY_COLUMNS
 
@@ -142,8 +142,13 @@ def test_shapeless_volumes_are_named_where_they_fail():
 
 def test_a_cohort_that_contradicts_its_headers_as_a_whole_has_wrong_headers():
     turned = [f"{AXES_FAULT}: flipped"] * 3
-    assert results.image_failures(known(cases=cases(2, *turned)), "a") == (0, 5)
+    assert results.image_failures(known(cases=cases(2, *turned)), "a") == (0, 2)
     assert results.image_failures(known(cases=cases(4, *turned)), "a") == (3, 7)
+
+
+def test_files_that_cannot_be_read_and_duplicates_are_not_among_the_volumes_that_failed():
+    unread = ["the file is empty. Copy or export it again.", "same content as a: counted once. Remove the duplicate."]
+    assert results.image_failures(known(cases=cases(4, CONTENT_FAULTS[0], *unread)), "a") == (1, 5)
 
 
 def places(**ties: bool) -> pd.DataFrame:

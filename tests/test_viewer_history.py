@@ -18,24 +18,25 @@ def test_what_is_chosen_is_a_step_and_what_is_stepped_through_is_not(study):  # 
     app = viewer(study, cohort="Alpha", case="a-00")
     assert steps(app) == 0 == steps(run(app))
     app.session_state["viewer_synthetic_Alpha"] = "a-02"  # as keys do
-    app.toggle(key="viewer_radiological").set_value(True)
     assert steps(run(app)) == 0 and kept(app)["synthetic_case"] == "a-02"
-    app.selectbox(key="viewer_synthetic_Alpha").select("a-01")
+    app.toggle(key="viewer_radiological").set_value(True)
     assert steps(run(app)) == 1
-    app.multiselect(key="viewer_panes").set_value(["synthetic", "template"])
+    app.selectbox(key="viewer_synthetic_Alpha").select("a-01")
     assert steps(run(app)) == 2
-    app.segmented_control(key="viewer_show").select("Contact sheet")
+    app.multiselect(key="viewer_panes").set_value(["synthetic", "template"])
     assert steps(run(app)) == 3
+    app.segmented_control(key="viewer_show").select("Contact sheet")
+    assert steps(run(app)) == 4
     app.selectbox(key="viewer_sort").select("case name")
     app.segmented_control(key="viewer_plane").select("coronal")
-    assert steps(run(app)) == 3
-    app.multiselect(key="viewer_cohorts").set_value(["Alpha"])
     assert steps(run(app)) == 4
+    app.multiselect(key="viewer_cohorts").set_value(["Alpha"])
+    assert steps(run(app)) == 5
     app.session_state["selected_cohort"], app.session_state["selected_case"] = (
         "real",
         "r-01",
     )  # Streamlit makes the step
-    assert steps(run(app)) == 4 == steps(run(app))
+    assert steps(run(app)) == 5 == steps(run(app))
 
 
 def test_back_leads_to_the_choices_and_the_view_of_the_address(study, monkeypatch):  # noqa: F811
@@ -169,3 +170,17 @@ def test_back_is_followed_though_a_pane_asks_for_its_neighbours_meanwhile(opened
     wait_for_case(opened, "Alpha-000")
     opened.wait_for_timeout(1500)
     assert cases(opened)[1] == "Alpha-000" == choice(opened, "synthetic_case")
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_the_fields_name_the_case_that_is_shown_after_two_forms_without_them(opened):
+    choose(opened, "Synthetic case", "Alpha-002")
+    for form, there in (("Contact sheet", ".sheet"), ("Case list", "[data-testid=stDataFrame]")):
+        opened.get_by_text(form, exact=True).click()
+        opened.locator(there).first.wait_for(timeout=120_000)
+        opened.wait_for_timeout(1000)
+    opened.get_by_text("Slices for print", exact=True).click()
+    opened.get_by_text("Alpha-002").first.wait_for(timeout=120_000)
+    opened.wait_for_timeout(1000)
+    assert opened.get_by_role("combobox", name="Synthetic case").input_value() == "Alpha-002"

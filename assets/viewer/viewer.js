@@ -448,7 +448,7 @@ class Viewer {
       const [volume, percentile] = item.facts[row] ?? [];
       parts.push(row ? this.data.labels[row - 1][0] : "no region");
       if (volume != null) parts.push(`${Math.round(volume).toLocaleString("en")} mm³ (${item.space})`);
-      if (percentile != null) rest.push(`percentile ${percentile.toFixed(0)}`);
+      if (percentile != null) rest.push(`percentile ${percentile.toFixed(0)} (both sides)`);
     } else parts.push("not segmented");
     const value = image.getValue(...at);
     if (Number.isFinite(value)) rest.push(`intensity ${value.toFixed(2)}`);

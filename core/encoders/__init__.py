@@ -151,7 +151,8 @@ ENCODERS: dict[str, Encoder] = {
         label="Embedded segmenter's bottleneck",
         card="Encoder half of this product's segmentation network, trained to find 98 brain regions in rendered "
         "label maps of 11 people and the atlas.",
-        reference="docs/segmenter.md; trained as in Billot et al., SynthSeg (2023), doi:10.1016/j.media.2023.102789",
+        reference="SynthScope's model card of its segmenter (docs/segmenter.md of its source), after SynthSeg: "
+        "Billot et al., Medical Image Analysis 86 (2023), doi:10.1016/j.media.2023.102789",
         width=192,
         preprocess_input="averaged to 2 mm",
         loader="core.encoders.embedded_features:load",

@@ -51,10 +51,10 @@ def metric_dots(table: pd.DataFrame, *, colours: Colours | None = None) -> go.Fi
     rows = -(-len(panels) // columns)
     titles = []
     for part in panels.values():
-        below = ", ".join(filter(None, [part["encoder"].iloc[0], _good_end(part["direction"].iloc[0])]))
-        titles.append(f"{part['metric'].iloc[0]}<br><sup>{below}</sup>")
-    height = 60 + rows * (110 + 30 * table["cohort"].nunique())
-    gaps = {"horizontal_spacing": 0.06, "vertical_spacing": 90 / height}
+        words = (part["metric"].iloc[0], part["encoder"].iloc[0], _good_end(part["direction"].iloc[0]))
+        titles.append("<br>".join([words[0], *(f"<sup>{word}</sup>" for word in words[1:] if word)]))
+    height = 80 + rows * (110 + 30 * table["cohort"].nunique())
+    gaps = {"horizontal_spacing": 0.06, "vertical_spacing": 110 / height}
     figure = make_subplots(rows, columns, shared_yaxes=True, subplot_titles=titles, **gaps)
     for number, part in enumerate(panels.values()):
         place = {"row": number // columns + 1, "col": number % columns + 1}
@@ -65,7 +65,7 @@ def metric_dots(table: pd.DataFrame, *, colours: Colours | None = None) -> go.Fi
     one_legend_entry_each(figure)
     figure.update_yaxes(autorange="reversed", type="category")
     figure.update_xaxes(rangemode="normal", nticks=5)
-    return styled(figure, height, top=60)
+    return styled(figure, height, top=80)
 
 
 def _good_end(direction: object) -> str:

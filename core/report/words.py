@@ -93,11 +93,11 @@ def contents(study: Study, results: Results, drop_individuals: bool) -> list[str
     """Return what the files hold of single people, in plain words."""
     if not drop_individuals:
         return [
-            "Pictures, case names and quality scores of single real scans, as file names call them.",
+            "Pictures, case names and quality scores of single volumes of the real cohorts, as file names call them.",
             "The bundle holds the name and content hash of every input file, and the paths of study.toml.",
         ]
     lines = [
-        "No picture, case name, point or content hash of a single real or training scan.",
+        "No picture, case name, point or content hash of a single volume of the real or the training cohort.",
         "Of the real cohorts there remain N, means, intervals, floors, pass rates and effect sizes; with few volumes "
         "even these say something of each.",
         "Synthetic volumes are shown one by one. The bundle keeps the paths of study.toml, which tell folder names.",

@@ -131,8 +131,8 @@ SEGMENTERS: dict[str, Engine] = {
         label="Embedded network",
         card="This product's own network, trained on images rendered from label maps of 11 people and the atlas; its "
         "quality control looks at the image too.",
-        reference="docs/segmenter.md, after SynthSeg: Billot et al., Medical Image Analysis 86 (2023), "
-        "doi:10.1016/j.media.2023.102789",
+        reference="SynthScope's model card of its segmenter (docs/segmenter.md of its source), after SynthSeg: "
+        "Billot et al., Medical Image Analysis 86 (2023), doi:10.1016/j.media.2023.102789",
         needs="",
         version="1",
         qc_caveat="The embedded engine's quality control looks at the image and its segmentation, and was fitted on "

@@ -125,7 +125,8 @@ def find_cohort(name: str, role: Role, spec: CohortSpec, base: Path) -> Cohort:
     except (OSError, ValueError, re.error) as error:  # a name that is too long, for example
         raise InputError(f"no such pattern of files ({error}).", spec.images[:200], "Correct images.") from error
     cases = tuple(Case(case_id, path, *_bids_entities(path)) for case_id, path in unique_names(paths))
-    notes: list[str] = [] if cases else [f"No image found at {spec.images!r}."]
+    nothing = f"No image found at {str(pattern)!r}. Put files there, or correct images in study.toml."
+    notes: list[str] = [] if cases else [nothing]
     table = _participants_file(base, spec)
     if table is not None:
         cases, unmatched = _join_participants(cases, read_participants(table))

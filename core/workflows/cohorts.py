@@ -79,6 +79,7 @@ def prepare(context: Context, study: Study, cohort: Cohort) -> Prepared:
         sha = outcome.value["sha"]
         if sha in seen:
             errors[case.case_id] = f"same content as {seen[sha]}: counted once. Remove the duplicate."
+            context.log(f"{case.path}: {errors[case.case_id]}")
             continue
         seen[sha] = case.case_id
         notes[case.case_id] = "; ".join(outcome.value["notes"])

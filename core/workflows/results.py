@@ -242,7 +242,7 @@ def rank_scores(results: Results) -> pd.DataFrame:
 
 
 def image_failures(results: Results, cohort: str) -> tuple[int, int]:
-    """Count the volumes of a generated cohort that were refused for what they show, and all its volumes.
+    """Count the volumes of a generated cohort that were refused for what they show, and these with those that are used.
 
     A file that cannot be read is nobody's failure. Nor is a cohort that contradicts its headers as a whole: there the
     headers are wrong.
@@ -251,7 +251,8 @@ def image_failures(results: Results, cohort: str) -> tuple[int, int]:
     reasons = cases.loc[cases["status"] == "rejected", "reason"].astype(str)
     bad = [reason for reason in reasons if any(fault in reason for fault in CONTENT_FAULTS)]
     turned = sum(AXES_FAULT in reason for reason in bad)
-    return len(bad) - (turned if turned > len(cases) / 2 else 0), len(cases)
+    bad_volumes = len(bad) - (turned if turned > len(cases) / 2 else 0)
+    return bad_volumes, bad_volumes + int((cases["status"] == "ok").sum())
 
 
 def rank_table(
