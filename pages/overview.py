@@ -88,8 +88,8 @@ def show_verdicts(study: Study, judged: Sequence[Verdict]) -> None:
         rows.append([f"{answer}{escape(waits)}".replace("|", "\\|"), *(cell.replace(" ", "\u00a0") for cell in cells)])
     st.markdown("\n".join(f"| {' | '.join(row)} |" for row in rows), unsafe_allow_html=True)
     st.caption(
-        "Best first: by volumes that pass, regions that differ, and place; behind them what is nearly one brain or may "
-        "hold copies; controls last. What the columns say",
+        "Best first: volumes that pass, regions that differ, place; then what is nearly one brain or may hold copies; "
+        "controls last. What the columns say",
         help=VERDICTS_HELP,
     )
 
