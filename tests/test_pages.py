@@ -297,7 +297,9 @@ def test_an_open_page_revives_a_dead_runner(study, monkeypatch):
 
 def test_the_report_is_made_in_the_background_and_offered(study):
     app = show("report", study)
-    assert "quality scores of single volumes of the real cohorts" in words(app) and "Makes, all at once: Report (HTML)" in words(app)
+    assert "quality scores of single volumes of the real cohorts" in words(
+        app
+    ) and "Makes, all at once: Report (HTML)" in words(app)
     app.toggle(key="report_drop").set_value(True).run()
     assert "No picture, case name" in words(app)
     next(b for b in app.button if b.label == "Make the report").click().run()
