@@ -64,7 +64,8 @@ def words_of(point: Mapping[str, Any]) -> list[Any]:
 
 def show_error(error: SynthScopeError) -> None:
     """Show an error in its three parts: what is wrong, where, and what to do."""
-    what = error.what[:1].upper() + error.what[1:]
+    word = error.what.split(" ")[0]  # a key, as settings.seed, stays as it is written
+    what = error.what[:1].upper() + error.what[1:] if word.strip(",.:;").isalpha() else error.what
     lines = [f"**{what}**", f"Where: `{error.where}`" if error.where else "", error.remedy]
     st.error("\n\n".join(line for line in lines if line))
 

@@ -297,9 +297,8 @@ def test_an_open_page_revives_a_dead_runner(study, monkeypatch):
 
 def test_the_report_is_made_in_the_background_and_offered(study):
     app = show("report", study)
-    assert "quality scores of single volumes of the real cohorts" in words(
-        app
-    ) and "Makes, all at once: Report (HTML)" in words(app)
+    assert "quality scores of single volumes of the real cohorts" in words(app)
+    assert "Makes, all at once: Report (HTML)" in words(app)
     app.toggle(key="report_drop").set_value(True).run()
     assert "No picture, case name" in words(app)
     next(b for b in app.button if b.label == "Make the report").click().run()
@@ -546,3 +545,18 @@ def test_sampling_and_training_start_as_jobs_with_the_choices_made(study):
     (job,) = jobs.list_jobs(from_environment(), function="core.workflows:train_generator")
     assert (job.arguments["data"], job.arguments["steps"], job.arguments["resume"]) == ("/data/train", 50, True)
     assert not app.exception
+
+
+def test_an_error_begins_with_a_capital_and_a_key_stays_as_it_is_written():
+    def page():
+        from core.errors import InputError
+        from pages import look
+
+        look.show_error(InputError("the file is empty.", "a.csv", "Export it again."))
+        look.show_error(InputError("settings.metrcs: unknown key.", "study.toml", "Remove it."))
+
+    app = AppTest.from_function(page).run()
+    assert [error.value.split("**")[1] for error in app.error] == [
+        "The file is empty.",
+        "settings.metrcs: unknown key.",
+    ]
