@@ -240,7 +240,9 @@ def still_computing(what: str) -> None:
     if job and job.active:
         st.info(f"{what} will appear here. {job_parts.job_line(job)}.", icon=":material/hourglass_top:")
     elif reads.cached_results(path, reads.results_stamp(path)).provenance.get("complete"):
-        st.warning(f"{what} could not be computed. The reasons are listed below.", icon=":material/warning:")
+        changed = outdated(reads.cached_study(path, reads.study_version(path)))
+        again = ", or the study is to be evaluated again: it was changed since" if changed else ""
+        st.warning(f"{what} could not be computed. The reasons are listed below{again}.", icon=":material/warning:")
     else:
         st.info(f"{what} will appear here once the study has been evaluated.", icon=":material/info:")
         if st.button("Evaluate this study", type="primary", key=f"evaluate_{what}", **access.lock("editor")):

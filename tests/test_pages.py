@@ -560,3 +560,12 @@ def test_an_error_begins_with_a_capital_and_a_key_stays_as_it_is_written():
         "The file is empty.",
         "settings.metrcs: unknown key.",
     ]
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_what_is_missing_of_a_study_that_was_changed_is_said_to_wait_for_an_evaluation(study, monkeypatch, changed):
+    monkeypatch.setattr(shared, "outdated", lambda study: ["Alpha, which was renamed"] * changed)
+    (results_folder(from_environment(), read_study(study).path) / "metrics.csv").unlink()
+    said = words(show("overview", study))
+    assert "The order of the cohorts could not be computed. The reasons are listed below" in said
+    assert ("below, or the study is to be evaluated again" in said) == changed
