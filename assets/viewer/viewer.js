@@ -536,7 +536,7 @@ class Viewer {
     const address = globalThis.synthscopeAddress.href();
     try {
       await navigator.clipboard.writeText(address);
-      this.announce("Link copied");
+      this.announce("Copied");
     } catch {
       prompt("Copy this link:", address); // without https the clipboard is closed
     }
