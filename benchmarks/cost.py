@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import psutil
 
+from benchmarks.measure import processor_time
 from core import anatomy, quality, simulate
 from core.cluster import open_pool
 from core.pools import Context, Outcome, Pool
@@ -121,16 +122,6 @@ def tree() -> list[psutil.Process]:
     """Return this process and its children."""
     here = psutil.Process()
     return [here, *here.children(recursive=True)]
-
-
-def processor_time(processes: Iterable[psutil.Process]) -> float:
-    """Return the seconds that processes have used; one that has ended counts no longer."""
-    seconds = 0.0
-    for process in processes:
-        with suppress(psutil.Error):
-            times = process.cpu_times()
-            seconds += times.user + times.system
-    return seconds
 
 
 def peak_mib(pid: int) -> float:

@@ -28,7 +28,7 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.asyncio.client import connect
 
-from benchmarks.cost import processor_time
+from benchmarks.measure import processor_time
 
 ROOT = Path(__file__).resolve().parent.parent
 THINK = (2.0, 15.0)  # seconds between two actions of one session

@@ -6,7 +6,8 @@ import ctypes
 import gc
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -48,6 +49,16 @@ def run(compute: Callable[[], ArrayLike], *, repeats: int = 1) -> Run:
         seconds.append(took)
         peaks.append(peak)
     return Run(value, min(seconds), max(peaks))
+
+
+def processor_time(processes: Iterable[psutil.Process]) -> float:
+    """Return the seconds that processes have used; one that has ended counts no longer."""
+    seconds = 0.0
+    for process in processes:
+        with suppress(psutil.Error):
+            times = process.cpu_times()
+            seconds += times.user + times.system
+    return seconds
 
 
 def measured(compute: Callable[[], Value]) -> tuple[Value, float, float]:

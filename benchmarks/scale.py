@@ -19,7 +19,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ import psutil
 from playwright.sync_api import Page, sync_playwright
 
 from benchmarks.cost import measure_cost
+from benchmarks.measure import processor_time
 from benchmarks.pages import QUIET, change_page, report
 from benchmarks.toggle import reach, serve
 from core import anatomy
@@ -158,12 +158,10 @@ def change_view(page: Page, name: str) -> float:
 
 def used(server: int) -> tuple[float, float]:
     """Return the processor time of the server, and of the other children of this process: the browser."""
-    seconds = {server: 0.0}
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            times = process.cpu_times()
-            seconds[process.pid] = times.user + times.system
-    return seconds[server], sum(value for pid, value in seconds.items() if pid != server)
+    children = psutil.Process().children(recursive=True)
+    return processor_time(c for c in children if c.pid == server), processor_time(
+        c for c in children if c.pid != server
+    )
 
 
 def measure_lookup(artefacts: int) -> None:

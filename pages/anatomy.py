@@ -32,6 +32,8 @@ SORTS = ("largest |d| first", "as in the paper", "smallest |d| first", "by name"
 EXTREMES = 3
 MARGIN_HELP = "A region is equivalent when the 90 % interval of d lies within ± this margin (two one-sided tests, 5 %)."
 GATES = ("all volumes", "only volumes that pass the gate")
+FAILS = " (fails the gate, not relied upon)"
+BY_CHANCE = " (fails the gate by no more than chance: read with care)"
 ANCHOR = "volumes-behind-the-effect-size"  # of the heading
 CLICKED = "anatomy_clicked"  # a cell of the heatmap was clicked in this run
 REGION = "anatomy_chosen_region"  # begins the keys of the choice of a region and its cohort
@@ -42,12 +44,10 @@ def show_answers(study: Study, results: Results) -> None:
     effects = results.effect_sizes
 
     def say() -> str:
-        failing = {cohort.name for cohort in unreliable(study, results)}
-        chance = {name for name in failing if not reads.counts_of(study, results).loc[name, "certain"]}
+        facts = reads.counts_of(study, results)
+        marks = {c.name: FAILS if facts.loc[c.name, "certain"] else BY_CHANCE for c in unreliable(study, results)}
         known = [cohort for cohort in study.synthetic if cohort.name in effects["cohort"].unique()]
-        known.sort(key=lambda cohort: cohort.name in failing)
-        marks = dict.fromkeys(failing, " (fails the gate, not relied upon)")
-        marks |= dict.fromkeys(chance, " (fails the gate by no more than chance: read with care)")
+        known.sort(key=lambda cohort: cohort.name in marks)
         return "\n".join(
             f"- **{c.label}**{marks.get(c.name, '')}: {answer(effects[effects['cohort'] == c.name])}" for c in known
         )

@@ -561,7 +561,11 @@ class Viewer {
   // The server may see the last of several wishes alone, so each holds all that was not answered. One that comes before
   // the server has followed Back would have it forget that the browser went there.
   wish() {
-    if (globalThis.synthscopeAddress?.moving?.()) return void setTimeout(() => { if (this.mounted) this.wish(); }, 100);
+    clearTimeout(this.later);
+    if (globalThis.synthscopeAddress?.moving?.()) {
+      this.later = setTimeout(() => { if (this.mounted) this.wish(); }, 100);
+      return;
+    }
     const cases = Object.fromEntries(this.panes.filter((pane) => pane.waiting).map((pane) => [pane.key, pane.waiting]));
     this.port.trigger("wish", { cases, around: this.wished });
   }

@@ -86,8 +86,17 @@ def gram_matrix(
 def squared_distances(products: NDArray[np.float64]) -> NDArray[np.float64]:
     """Squared Euclidean distances between volumes from their inner products: (n, n) to (n, n)."""
     norms = np.diag(products)
-    squared = norms[:, None] + norms[None, :] - 2 * products
-    squared[squared < 1e-12 * norms.max(initial=0.0)] = 0.0  # rounding of equal volumes
+    return squares_of(products.copy(), norms, norms)
+
+
+def squares_of(
+    products: NDArray[np.float64], own: NDArray[np.float64], others: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Squared distances of some rows to others, (n, m), from products, which are overwritten, and squared norms."""
+    squared = own[:, None] + others
+    products *= 2
+    squared -= products
+    squared[squared < 1e-12 * others.max(initial=0.0)] = 0.0  # rounding of equal rows
     return squared
 
 

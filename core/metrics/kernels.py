@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from core.errors import InputError
+from core.metrics.gram import squares_of
 from core.metrics.resampling import TABLE_ROWS, Draw
 from core.metrics.threads import one_blas_thread
 
@@ -68,11 +69,7 @@ def kernel_blocks(rows: Matrix, *, kernel: Kernel, bandwidth: float | None = Non
         if kernel != "rbf":
             yield block, _of_products(products, rows.shape[1], kernel)
             continue
-        squared = norms[block, None] + norms
-        products *= 2
-        squared -= products
-        squared[squared < 1e-12 * norms.max()] = 0.0
-        yield block, rbf(squared, bandwidth)
+        yield block, rbf(squares_of(products, norms[block], norms), bandwidth)
 
 
 def row_blocks(n: int, width: int) -> Iterator[slice]:
@@ -95,11 +92,7 @@ def squared_distances(rows: Matrix) -> Matrix:
     with one_blas_thread():
         products = centred @ centred.T
     norms = np.diag(products).copy()
-    squared = norms[:, None] + norms[None, :]
-    products *= 2
-    squared -= products
-    squared[squared < 1e-12 * norms.max()] = 0.0  # rounding of equal rows
-    return np.asarray(squared)
+    return squares_of(products, norms, norms)
 
 
 def pair_sums(blocks: Blocks, n: int, draws: Sequence[Draw]) -> Matrix:

@@ -51,8 +51,8 @@ def metric_dots(table: pd.DataFrame, *, colours: Colours | None = None) -> go.Fi
     rows = -(-len(panels) // columns)
     titles = []
     for part in panels.values():
-        words = (part["metric"].iloc[0], part["encoder"].iloc[0], _good_end(part["direction"].iloc[0]))
-        titles.append("<br>".join([words[0], *(f"<sup>{word}</sup>" for word in words[1:] if word)]))
+        below = filter(None, [part["encoder"].iloc[0], _good_end(part["direction"].iloc[0])])
+        titles.append("<br>".join([part["metric"].iloc[0], *(f"<sup>{words}</sup>" for words in below)]))
     height = 80 + rows * (110 + 30 * table["cohort"].nunique())
     gaps = {"horizontal_spacing": 0.06, "vertical_spacing": 110 / height}
     figure = make_subplots(rows, columns, shared_yaxes=True, subplot_titles=titles, **gaps)

@@ -184,8 +184,8 @@ def answer(facts: pd.Series) -> str:
         return "not judged yet"
     if facts["large"]:
         words = "not plausible in" if facts["large"] > facts["compared"] / 2 else "plausible but for"
-        open_ = f", {facts['undetermined']} undetermined" if _few(facts) else ""
-        return f"{words} {facts['large']} of {facts['compared']} regions{open_}"
+        unknown = f", {facts['undetermined']} undetermined" if _few(facts) else ""
+        return f"{words} {facts['large']} of {facts['compared']} regions{unknown}"
     if facts["different"]:
         return f"plausible with small differences in {facts['different']} of {facts['compared']} regions"
     return "undecided, too few volumes" if _few(facts) else "plausible by every check that was made"
