@@ -15,9 +15,10 @@ from core.volume import HALF, Volume, save, template
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many test processes as cores: one thread each, in their children too
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
-# Children that place a handful of volumes on a UMAP would compile it for longer; this process, with numba there, does.
-numba.config.DISABLE_JIT = 0
+# Children that place a handful of volumes on a UMAP would compile it for longer; this process compiles.
 os.environ["NUMBA_DISABLE_JIT"] = "1"
+numba.config.reload_config()  # else the compiler, which reads an environment that has changed, would do so
+numba.config.DISABLE_JIT = 0
 
 
 @pytest.fixture(autouse=True)
