@@ -220,7 +220,8 @@ def _explain_demo(job: Job | None) -> None:
         st.info(
             f"**The demo study is being made.** {settings().demo_cases} simulated brains stand for the real cohort, "
             "six generators were trained on others, and two control cohorts have one known defect each. The first "
-            "brains appear here within a minute; all results take some minutes. You can look around meanwhile.",
+            "brains appear here within a minute; all results take about half an hour on two cores. You "
+            "can look around meanwhile.",
             icon=":material/hourglass_top:",
         )
         return
