@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from core import plots
-from core.anatomy import MIN_CASES
+from core.anatomy import MIN_CASES, in_words
 from core.study import Cohort, Study
 from core.tables import csv_text
 from core.workflows import Results
@@ -61,23 +61,29 @@ def regional_rows(study: Study, results: Results) -> tuple[pd.DataFrame, bool]:
     choice = st.segmented_control("Compared", gates, default=gates[0], required=True, key="anatomy_gate")
     gated = choice == GATES[1]
     rows = reads.kept("regional", (*reads.basis(study), gated), lambda: at_gate(results.regional, gated))
-    if gated:
-        every, left = (list(at_gate(results.regional, choice)["cohort"].unique()) for choice in (False, True))
-        names = look.labels_of(study.cohorts)
-        lost = ", ".join(names.get(name, name) for name in every if name not in left)
-        if lost:
-            st.warning(
-                f"Too few volumes passed the gate to be compared, none at all or fewer than {MIN_CASES}: {lost}. Their "
-                "brains cannot be segmented reliably; that is the result, and more volumes of the kind would not help."
-            )
-        st.caption(
-            "Survivors only: a generator whose bad brains fail the gate looks better here than it is. Compare with "
-            "all volumes."
-        )
+    with st.container():  # also when empty: what stands below keeps its place, and is not drawn anew
+        if gated:
+            say_what_is_left_out(study, results)
     if rows.empty:
         st.info("These results have effect sizes alone. Evaluate the study again for all that stands beside them.")
         rows = results.effect_sizes
     return rows, gated
+
+
+def say_what_is_left_out(study: Study, results: Results) -> None:
+    """Name the cohorts of which too few volumes pass the gate, and say what the others' numbers are of."""
+    every, left = (list(at_gate(results.regional, choice)["cohort"].unique()) for choice in (False, True))
+    names = look.labels_of(study.cohorts)
+    lost = ", ".join(names.get(name, name) for name in every if name not in left)
+    if lost:
+        st.warning(
+            f"Too few volumes passed the gate to be compared, none at all or fewer than {MIN_CASES}: {lost}. Their "
+            "brains cannot be segmented reliably; that is the result, and more volumes of the kind would not help."
+        )
+    st.caption(
+        "Survivors only: a generator whose bad brains fail the gate looks better here than it is. Compare with "
+        "all volumes."
+    )
 
 
 def choose(study: Study, results: Results, rows: pd.DataFrame, gated: bool) -> tuple[pd.DataFrame, tuple[Any, ...]]:
@@ -149,17 +155,15 @@ def show_effects(study: Study, results: Results, table: pd.DataFrame, choices: t
     return str(list(dict.fromkeys(table["region"]))[rows[0]]) if rows else ""
 
 
-def _take_cell(names: Mapping[str, str]) -> Callable[[], None]:
+def _take_cell(names: Mapping[str, str]) -> Callable[[str, str], None]:
     """Return what shows the region and cohort of the cell clicked in the heatmap."""
     cohorts = {label: name for name, label in names.items()}
 
-    def take() -> None:
-        for point in st.session_state["effects_heatmap"]["selection"]["points"]:
-            region, label, _ = look.words_of(point)
-            st.session_state[shared.ASKED] = (cohorts[label], region)
-            st.session_state["effects_table"] = {"selection": {"rows": []}}  # its row would go before
-            shared.lead_to(ANCHOR)
-            st.session_state[CLICKED] = True
+    def take(region: str, label: str) -> None:
+        st.session_state[shared.ASKED] = (cohorts[label], region)
+        st.session_state["effects_table"] = {"selection": {"rows": []}}  # its row would go before
+        shared.lead_to(ANCHOR)
+        st.session_state[CLICKED] = True
 
     return take
 
@@ -191,7 +195,7 @@ def show_region(study: Study, results: Results, table: pd.DataFrame, picked: str
     who, where = st.session_state.get(shared.ASKED) or ("", "")
     _, turn = st.session_state.get(shared.LANDING, ("", ""))  # asked again, the fields start anew
     start = next(name for name in (picked, where, largest["region"].iloc[0]) if name in regions)
-    region = _choice(first, "Region", regions, start, f"{REGION}_{picked or who}{turn}", str)
+    region = _choice(first, "Region", regions, start, f"{REGION}_{picked or who}{turn}", in_words)
     strongest = who if who in cohorts and not picked else largest.loc[largest["region"] == region, "cohort"].iloc[0]
     label = {name: cohort.label for name, cohort in cohorts.items()}.__getitem__
     name = _choice(second, "Cohort", list(cohorts), strongest, f"{REGION}_cohort_{region}_{who}{turn}", label)
@@ -200,7 +204,7 @@ def show_region(study: Study, results: Results, table: pd.DataFrame, picked: str
     names = look.labels_of(study.cohorts)
     row = table[(table["region"] == region) & (table["cohort"] == name)].iloc[0]
     st.markdown(
-        f"**{region}, {cohorts[name].label}**: d = {row['cohens_d']:+.2f} [95 % {row['ci_low']:+.2f} to "
+        f"**{in_words(region)}, {cohorts[name].label}**: d = {row['cohens_d']:+.2f} [95 % {row['ci_low']:+.2f} to "
         f"{row['ci_high']:+.2f}], log spread ratio {row['spread_ratio']:+.2f}, q = {row['q_value']:.2g}: "
         f"**{row['verdict']}**. N = {row['n_real']:.0f} real, {row['n_synthetic']:.0f} synthetic." + _beside(row)
     )

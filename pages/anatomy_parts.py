@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from core import plots
-from core.anatomy import LARGE_EFFECT, atlas_labels, exclusions, structures
+from core.anatomy import LARGE_EFFECT, atlas_labels, exclusions, in_words, structures
 from core.study import Cohort, Study
 from core.tables import csv_text
 from core.volume import FULL, template
@@ -42,14 +42,13 @@ def show_atlas(study: Study, effects: pd.DataFrame, gated: bool) -> None:
     def draw() -> Any:
         table = effects[effects["cohort"] == cohort.name]
         labels = structures()
-        names = labels["region"].where(labels["region"] != "", labels["name"])
         return plots.effect_planes(
             template(FULL).data,
             atlas_labels().data,
             FULL.affine,
             position,
             label_values(table),
-            names=dict(zip(labels["id"].tolist(), names, strict=True)),
+            names=dict(zip(labels["id"].tolist(), labels["words"], strict=True)),
             limit=max(LARGE_EFFECT, float(table["cohens_d"].abs().max())),
         )
 
@@ -129,7 +128,7 @@ def show_asymmetry(study: Study, results: Results, gated: bool) -> None:
         regions, key = table["region"].tolist(), f"asymmetry_region_{cohort.name}"
         if st.session_state.get(key, regions[0]) not in regions:
             del st.session_state[key]
-        region = st.selectbox("Region", regions, regions.index(largest.iloc[0]), key=key)
+        region = st.selectbox("Region", regions, regions.index(largest.iloc[0]), format_func=in_words, key=key)
 
         def draw(keep: Collection[selection.Pair]) -> Any:
             make = partial(asymmetry_tables, results.volumes, [study.real.name, cohort.name])
@@ -140,7 +139,7 @@ def show_asymmetry(study: Study, results: Results, gated: bool) -> None:
         selection.show_chart(study, draw, "asymmetry_cases", (*reads.basis(study), cohort.name, region))
         row = table[table["region"] == region].iloc[0]
         st.markdown(
-            f"**{region}**: d = {row['cohens_d']:+.2f} [95 % {row['ci_low']:+.2f} to {row['ci_high']:+.2f}], "
+            f"**{in_words(region)}**: d = {row['cohens_d']:+.2f} [95 % {row['ci_low']:+.2f} to {row['ci_high']:+.2f}], "
             f"Wasserstein {row['wasserstein']:.2f} SD (floor {row['wasserstein_floor']:.2f}), q = {row['q_value']:.2g}."
             f" N = {row['n_real']:.0f} real, {row['n_synthetic']:.0f} synthetic."
         )

@@ -137,8 +137,8 @@ def _library() -> bytes:
 
 @st.cache_data(show_spinner=False)
 def _labels() -> list[list[Any]]:
-    """Name and colour of each row of the label table."""
+    """Name in words, colour and name of each row of the label table."""
     table = anatomy.structures()
-    names = table["name"].str.replace(r"^ctx-lh-", "left cortex: ", regex=True)
-    names = names.str.replace(r"^ctx-rh-", "right cortex: ", regex=True)
-    return [[name, int(r), int(g), int(b)] for name, r, g, b in zip(names, table.r, table.g, table.b, strict=True)]
+    cortex = table["name"].str.startswith("ctx-").map({True: " cortex: ", False: " "})
+    said = (table["side"] + cortex + table["words"]).str.strip()
+    return [list(row) for row in zip(said, *(table[c].tolist() for c in "rgb"), table["name"], strict=True)]

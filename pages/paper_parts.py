@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from core import plots
 from core.anatomy import LARGE_EFFECT, count_effects, paper_table
-from pages import look, reads
+from pages import heatmap_parts, look, reads
 
 RENAMED = {"failed_rois": "failed_scores", "failed_mris": "failed_volumes", "passing_rate": "pass_rate"}
 TEXT_OF_PAPER = "The paper's text says 38 (cDPM), 9 (MedSyn) and 2 (HA-GAN), and 14 large effects for HA-GAN."
@@ -112,7 +111,7 @@ def show_effects(
     help_texts: Mapping[str, str],
     of: tuple[Any, ...],
     gated: Collection[str] = (),
-    on_cell: Callable[[], None] | None = None,
+    on_cell: heatmap_parts.OnCell | None = None,
     **options: Any,
 ) -> Any:
     """Show effect sizes as a heatmap and as the paper's Table 3; row beside row where both fit.
@@ -130,15 +129,15 @@ def show_effects(
     gated : collection of str
         Short names of the cohorts that fail the gate: marked as not relied upon.
     on_cell : callable
-        Called when a cell of the heatmap is clicked; its customdata is region, cohort, hover text.
+        Called with region and cohort of a cell of the heatmap that was clicked.
     **options
         Of the table.
     """
     many = effects["cohort"].nunique() > look.FEW_COHORTS
     left, right = (st.container(), st.container()) if many else st.columns(2)
     with left:
-        clicks = {"on_select": on_cell, "selection_mode": "points"} if on_cell else {}
-        look.show_kept(f"{key}_heatmap", of, lambda: _effect_heatmap(effects, gated, bool(on_cell)), **clicks)
+        cells = reads.kept(f"{key}_heatmap", of, lambda: heatmap_parts.data_of(effects, gated))
+        heatmap_parts.show(cells, f"{key}_heatmap", on_cell)
         if gated:
             st.caption(look.GATED)
     table, config = reads.kept(f"{key}_wide", of, lambda: _effects_side_by_side(effects, help_texts, gated))
@@ -148,19 +147,6 @@ def show_effects(
             table, column_config=config, hide_index=True, key=f"{key}_table", height=height, row_height=look.FLAT_ROW,
             placeholder="–", **options,
         )  # fmt: skip
-
-
-def _effect_heatmap(effects: pd.DataFrame, gated: Collection[str], clickable: bool) -> Any:
-    figure = plots.effect_heatmap(effects, gated, clickable=clickable)
-    names = list(dict.fromkeys(effects["cohort"]))
-    many = len(names) > look.FEW_COHORTS
-    ticks = [look.wrapped(name, 11 if many else 24) for name in names]
-    figure.update_xaxes(tickangle=0 if many else -40, tickvals=names, ticktext=ticks)
-    if not many:  # room that slanted labels would take themselves is not kept free of plotly's toolbar
-        lines = [line for tick in ticks for line in tick.split("<br>")]
-        top = round(4.4 * max(map(len, lines)) + 12 * (1 + max(tick.count("<br>") for tick in ticks)))
-        figure.update_layout(margin_t=top, height=figure.layout.height + top - figure.layout.margin.t)
-    return figure.update_yaxes(title=None)
 
 
 def _effects_side_by_side(

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from core import anatomy
@@ -16,7 +15,7 @@ from core.settings import from_environment
 from core.store import write_csv
 from core.workflows import regional
 from core.workflows.results import results_folder
-from pages import shared
+from pages import heatmap_parts, shared
 from tests.test_anatomy import aged, cohort
 from tests.test_pages import show, study, words, workspace
 
@@ -110,7 +109,8 @@ def test_anatomy_after_the_gate_and_at_other_margins_and_bounds(compared):
 
 def test_anatomy_draws_the_open_tab_alone_and_keeps_the_choices_of_the_others(compared):
     app = page("anatomy", compared)
-    assert {chart.proto.id.rsplit("-", 1)[-1] for chart in app.get("plotly_chart")} == {
+    charts = ("plotly_chart", "bidi_component")
+    assert {chart.proto.id.rsplit("-", 1)[-1] for kind in charts for chart in app.get(kind)} >= {
         "effects_heatmap", "region_volumes"
     }  # fmt: skip
     app.selectbox(key="anatomy_chosen_order").select("by name").run()
@@ -134,22 +134,19 @@ def test_anatomy_draws_the_open_tab_alone_and_keeps_the_choices_of_the_others(co
 
 
 def test_anatomy_shows_the_volumes_behind_a_cell_of_the_heatmap(compared, monkeypatch):
-    clicked, draw = [], st.plotly_chart
+    clicked, draw = [], heatmap_parts.show
 
-    def click(figure, **options):  # AppTest cannot click charts
-        if options["key"] == "effects_heatmap" and clicked:
-            points = [{"customdata": dict(enumerate(clicked.pop()))}]
-            st.session_state["effects_heatmap"] = {"selection": {"points": points}}
-            options["on_select"]()
-            del st.session_state["effects_heatmap"]
-        return draw(figure, **options)
+    def click(cells, key, on_cell):  # AppTest cannot click components
+        if clicked:
+            on_cell(*clicked.pop())
+        draw(cells, key, on_cell)
 
-    monkeypatch.setattr(st, "plotly_chart", click)
+    monkeypatch.setattr(heatmap_parts, "show", click)
     app = page("anatomy", compared)
     app.session_state["effects_table"] = {"selection": {"rows": [3]}}
     app.run()
     for region in ("cuneus", "putamen"):
-        clicked.append((region, "Alpha", ""))
+        clicked.append((region, "Alpha"))
         app.run()
         assert not app.exception and f"**{region}, Alpha**: d =" in words(app)
         assert app.session_state[shared.LANDING][0] == "volumes-behind-the-effect-size"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -286,12 +287,28 @@ def test_effect_heatmap_marks_the_cohorts_that_are_not_relied_upon():
     assert not [s for s in plots.effect_heatmap(effects()).layout.shapes if s.type == "path"]
 
 
-def test_effect_heatmap_has_a_point_on_each_cell_where_cells_can_be_chosen():
-    assert len(plots.effect_heatmap(effects()).data) == 1
-    heatmap, points = plots.effect_heatmap(effects(), clickable=True).data
-    cells = {tuple(words[:2]) for row in heatmap.customdata for words in row}
-    assert {tuple(words[:2]) for words in points.customdata} == set(zip(points.y, points.x, strict=True)) == cells
-    assert points.marker.opacity == 0 and "customdata[2]" in points.hovertemplate and heatmap.hoverinfo == "skip"
+def test_effect_colours_are_those_of_the_scale_and_text_on_them_can_be_read():
+    def light(colour):  # relative luminance, WCAG 2
+        parts = [int(part) / 255 for part in re.findall(r"\d+", colour)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+    for d in np.linspace(-3, 3, 41):
+        colour, ink = plots.effect_colours(d, 2.0)
+        one, other = light(colour), {"#000000": 0.0, "#ffffff": 1.0}[ink]
+        assert (max(one, other) + 0.05) / (min(one, other) + 0.05) >= 4.5, d
+    synthetic, real = (re.findall(r"\d+", plots.effect_colours(d, 2.0)[0]) for d in (-1, 1))
+    assert int(synthetic[0]) > int(synthetic[2]) and int(real[0]) < int(real[2])  # red, blue
+    assert plots.effect_colours(9, 2.0) == plots.effect_colours(2, 2.0)
+    assert plots.effect_colours(np.nan, 2.0)[0] == "transparent"
+
+
+def test_a_rule_parts_groups_of_regions_that_are_not_mixed():
+    table = effects().query("region != 'insula'")
+    assert plots.effect_cells(table).rule == 0
+    assert plots.effect_cells(table.assign(group=["subcortical", "cortical"] * 2)).rule == 1
+    mixed = pd.DataFrame({"cohort": "a", "region": list("rst"), "cohens_d": 1.0, "group": ["x", "y", "x"]})
+    assert plots.effect_cells(mixed).rule == 0
 
 
 def test_effect_heatmap_takes_the_paper_s_columns_alone():

@@ -6,9 +6,9 @@ import plotly.graph_objects as go
 import pytest
 from plotly.offline import get_plotlyjs
 
-from core import anatomy, plots
+from core import plots
 from core.quality import QC_SCORES
-from pages import look, paper_parts
+from pages import look
 from tests.test_viewer_browser import launch, playwright  # noqa: F401  the fixture
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -35,12 +35,6 @@ BELOW = """async ([figure, width]) => {
 }"""
 
 
-def effects(names: list[str]) -> go.Figure:
-    regions = list(anatomy.regions()["region"].unique()[:9])
-    table = pd.DataFrame([{"cohort": name, "region": region, "cohens_d": 0.5} for name in names for region in regions])
-    return paper_parts._effect_heatmap(table, (), True)
-
-
 def figures() -> dict[str, go.Figure]:
     scores = pd.DataFrame(0.9, index=["a", "b"], columns=list(QC_SCORES))
     curve = pd.DataFrame(ROWS).assign(ci_low=0.0, ci_high=9.0)
@@ -52,8 +46,6 @@ def figures() -> dict[str, go.Figure]:
         "map": plots.joint_map(CASES),
         "curve": plots.score_curve(curve, pd.Series(0.5, index=NAMES), title=title, width=2048),
         "dots": plots.metric_dots(dots),
-        "few effects": effects(NAMES[:3]),
-        "effects": effects(NAMES),
     }
 
 

@@ -484,8 +484,8 @@ class Viewer {
   listRegions() {
     const words = this.find("[type=search]").value.trim().toLowerCase();
     const present = new Set(this.panes.flatMap((pane) => Object.keys(pane.item?.facts ?? {}).map(Number)));
-    const rows = this.data.labels.map(([name, ...colour], index) => ({ name, colour, row: index + 1 }))
-      .filter(({ name, row }) => (!present.size || present.has(row)) && name.toLowerCase().includes(words));
+    const rows = this.data.labels.map(([name, r, g, b, other], index) => ({ name, other, colour: [r, g, b], row: index + 1 }))
+      .filter(({ name, other, row }) => (!present.size || present.has(row)) && `${name} ${other}`.toLowerCase().includes(words));
     this.found = words ? rows.map(({ row }) => row) : null;
     for (const [name, verb] of [["all", "Show"], ["none", "Hide"]])
       Object.assign(this.find(`[data-do=${name}]`), { textContent: words ? `${verb} the ${rows.length} found` : `${verb} all`, disabled: !rows.length });

@@ -38,7 +38,8 @@ def structures() -> pd.DataFrame:
     DataFrame
         ``id`` (FreeSurfer), ``name`` (SynthSeg's CSV column), ``side`` (left, right or ""), ``qc_group``
         ("" for csf, which SynthSeg's QC treats as background), ``region`` (name in the paper's Table 3, "" when
-        not in it), ``kind`` (subcortical or cortical), ``r``, ``g``, ``b`` (FreeSurferColorLUT).
+        not in it), ``kind`` (subcortical or cortical), ``r``, ``g``, ``b`` (FreeSurferColorLUT), ``words``
+        (as it is said on screen, without its side).
     """
     return _structures().copy()
 
@@ -46,6 +47,11 @@ def structures() -> pd.DataFrame:
 def regions() -> pd.DataFrame:
     """Return the 49 regions of the paper's Table 3 in its order: columns ``group`` and ``region``."""
     return paper_table(3)[["group", "region"]]
+
+
+def in_words(region: str) -> str:
+    """Return how a region of Table 3 is said on screen: FreeSurfer writes its names in one word."""
+    return _words().get(region, region)
 
 
 def paper_table(number: int) -> pd.DataFrame:
@@ -163,6 +169,12 @@ def regional_volumes(volumes: pd.DataFrame) -> pd.DataFrame:
 @lru_cache(maxsize=1)
 def _structures() -> pd.DataFrame:
     return pd.read_csv(DATA / "label_table.csv", keep_default_na=False)
+
+
+@lru_cache(maxsize=1)
+def _words() -> dict[str, str]:
+    named = _structures().query("region != ''")
+    return dict(zip(named["region"], named["words"], strict=True))
 
 
 @lru_cache(maxsize=1)

@@ -6,7 +6,14 @@ without it the cohorts of that figure are coloured by position.
 """
 
 from core.plots.anatomy import correlation_matrix, effect_planes, paired_intervals
-from core.plots.cohorts import age_sex_histogram, effect_heatmap, qc_scatter, region_distribution
+from core.plots.cohorts import (
+    age_sex_histogram,
+    effect_cells,
+    effect_colours,
+    effect_heatmap,
+    qc_scatter,
+    region_distribution,
+)
 from core.plots.readings import likert_bars
 from core.plots.scores import joint_map, metric_dots, rank_bump, score_curve
 from core.plots.static import picture
@@ -20,6 +27,8 @@ __all__ = [
     "cases_of",
     "cohort_colours",
     "correlation_matrix",
+    "effect_cells",
+    "effect_colours",
     "effect_heatmap",
     "effect_planes",
     "joint_map",

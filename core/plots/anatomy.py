@@ -8,12 +8,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
-from plotly.colors import sample_colorscale, unlabel_rgb
 
-from core.plots.style import GRID, MARK, Colours, cohort_colours, message_figure, styled
+from core.anatomy import in_words
+from core.plots.style import DIVERGING, GRID, MARK, Colours, cohort_colours, diverging, message_figure, styled
 from core.plots.volumes import PLANES, triplanar
-
-DIVERGING = "RdBu"  # red: larger in synthetic brains, blue: larger in real ones, as in the heatmap
 
 
 def effect_planes(
@@ -46,9 +44,7 @@ def effect_planes(
         return message_figure("No effect size to paint.", height)
     colours = {}
     for label, value in values.items():
-        share = (np.clip(value, -limit, limit) / limit + 1) / 2
-        red, green, blue = unlabel_rgb(sample_colorscale(DIVERGING, [float(share)])[0])
-        colours[label] = (round(red), round(green), round(blue))
+        colours[label] = diverging(value, limit)
     figure = triplanar(data, affine, position, labels=labels, label_colours=colours, opacity=0.8, height=height)
     origin, spacing = np.asarray(affine)[:3, 3], np.diag(affine)[:3]
     index = np.clip(np.rint((np.asarray(position) - origin) / spacing), 0, np.array(labels.shape) - 1).astype(int)
@@ -116,14 +112,14 @@ def paired_intervals(
         return message_figure("No values to show.")
     colours = colours or cohort_colours(columns)
     figure = go.Figure()
-    places = np.arange(len(table))
+    places, regions = np.arange(len(table)), table["region"].map(in_words)
     for index, (name, (value, low, high)) in enumerate(shown.items()):
         figure.add_scatter(
             x=table[value],
             y=places + 0.3 * (index - (len(shown) - 1) / 2),
             mode="markers",
             name=name,
-            customdata=table[["region", low, high]].to_numpy(),
+            customdata=table.assign(region=regions)[["region", low, high]].to_numpy(),
             error_x={
                 "type": "data", "symmetric": False, "thickness": 1, "width": 0,
                 "array": table[high] - table[value], "arrayminus": table[value] - table[low],
@@ -134,7 +130,7 @@ def paired_intervals(
     figure.add_vline(0, line_color=MARK, line_width=1)
     figure.update_yaxes(
         tickvals=places,
-        ticktext=table["region"],
+        ticktext=regions,
         autorange="reversed",
         tickfont_size=11,
         gridcolor=GRID,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -10,14 +11,16 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
+from core.anatomy import in_words
 from core.plots.style import (
-    CLICKS,
+    DIVERGING,
     LEGEND,
     MANY_POINTS,
     MARK,
     Colours,
     case_data,
     cohort_colours,
+    diverging,
     message_figure,
     one_legend_entry_each,
     outside,
@@ -95,7 +98,48 @@ def _shown_scores(
     return points, shown.words
 
 
-def effect_heatmap(effects: pd.DataFrame, gated: Collection[str] = (), *, clickable: bool = False) -> go.Figure:
+@dataclass(frozen=True)
+class EffectCells:
+    """Effect sizes as cells: regions by cohorts."""
+
+    regions: list[str]
+    cohorts: list[str]
+    d: NDArray[np.floating]  # NaN: a gap
+    text: list[list[str]]
+    hover: list[list[str]]  # lines between "<br>"
+    most: float  # end of the colour scale
+    rule: int  # row at which one group of regions ends and the other begins; 0: they are mixed, or there is one
+
+
+def effect_cells(effects: pd.DataFrame, gated: Collection[str] = ()) -> EffectCells:
+    """Return Cohen's d as cells; parameters as those of `effect_heatmap`."""
+    regions, cohorts = list(dict.fromkeys(effects["region"])), list(dict.fromkeys(effects["cohort"]))
+    rows = {(row["region"], row["cohort"]): row for _, row in effects.iterrows()}
+    d = np.array([[rows[r, c]["cohens_d"] if (r, c) in rows else np.nan for c in cohorts] for r in regions], float)
+    notes = {c: "<br>not relied upon: the cohort fails the gate" if c in gated else "" for c in cohorts}
+    groups = effects.drop_duplicates("region")["group"].to_numpy() if "group" in effects else np.array([])
+    changes = np.flatnonzero(groups[1:] != groups[:-1]) + 1
+    return EffectCells(
+        regions,
+        cohorts,
+        d,
+        [[_effect_text(rows.get((r, c))) for c in cohorts] for r in regions],
+        [[_effect_hover(rows.get((r, c))) + notes[c] for c in cohorts] for r in regions],
+        max(0.8, float(np.abs(d[np.isfinite(d)]).max(initial=0.0))),
+        int(changes[0]) if len(changes) == 1 else 0,
+    )
+
+
+def effect_colours(d: float, most: float) -> tuple[str, str]:
+    """Return the colour of an effect size on a scale that ends at ``most``, and that of the text on it."""
+    if not np.isfinite(d):
+        return "transparent", "inherit"
+    red, green, blue = diverging(d, most)
+    luminance = 0.2126 * (red / 255) ** 2.2 + 0.7152 * (green / 255) ** 2.2 + 0.0722 * (blue / 255) ** 2.2
+    return f"rgb({red}, {green}, {blue})", "#000000" if luminance > 0.179 else "#ffffff"  # both have contrast 4.6 there
+
+
+def effect_heatmap(effects: pd.DataFrame, gated: Collection[str] = ()) -> go.Figure:
     """Draw Cohen's d as a heatmap of regions by cohorts, diverging and symmetric around 0.
 
     Parameters
@@ -107,29 +151,24 @@ def effect_heatmap(effects: pd.DataFrame, gated: Collection[str] = (), *, clicka
         customdata[0] is the region.
     gated : collection of str
         Cohorts that fail the quality gate: their columns are hatched, for their numbers are not relied upon.
-    clickable : bool
-        Each cell can be chosen: its point's customdata is region, cohort, hover text.
     """
     if effects.empty:
         return message_figure("No effect sizes yet: they need the regional volumes of both cohorts.")
-    regions, cohorts = list(dict.fromkeys(effects["region"])), list(dict.fromkeys(effects["cohort"]))
-    cells = {(row["region"], row["cohort"]): row for _, row in effects.iterrows()}
-    d = np.array([[cells[r, c]["cohens_d"] if (r, c) in cells else np.nan for c in cohorts] for r in regions], float)
-    notes = {c: "<br>not relied upon: the cohort fails the gate" if c in gated else "" for c in cohorts}
-    hover = [[[r, c, _effect_hover(cells.get((r, c))) + notes[c]] for c in cohorts] for r in regions]
-    most = max(0.8, float(np.abs(d[np.isfinite(d)]).max(initial=0.0)))
+    cells = effect_cells(effects, gated)
+    regions, cohorts = cells.regions, cells.cohorts
+    named = zip(regions, cells.hover, strict=True)
     figure = go.Figure(
         go.Heatmap(
-            z=d,
+            z=cells.d,
             x=cohorts,
             y=regions,
-            text=[[_effect_text(cells.get((r, c))) for c in cohorts] for r in regions],
+            text=cells.text,
             texttemplate="%{text}",
-            customdata=hover,
+            customdata=[[[region, *pair] for pair in zip(cohorts, hover, strict=True)] for region, hover in named],
             hovertemplate="<b>%{customdata[0]}</b>, %{customdata[1]}<br>%{customdata[2]}<extra></extra>",
-            colorscale="RdBu",
-            zmin=-most,
-            zmax=most,
+            colorscale=DIVERGING,
+            zmin=-cells.most,
+            zmax=cells.most,
             colorbar={
                 "title": "Cohen's d<br>blue: larger<br>in real brains",
                 "thickness": 10,
@@ -138,18 +177,15 @@ def effect_heatmap(effects: pd.DataFrame, gated: Collection[str] = (), *, clicka
             },
         )
     )
-    if clickable:
-        _add_points(figure)
-    for i, j in np.argwhere(~np.isfinite(d)):
+    for i, j in np.argwhere(~np.isfinite(cells.d)):
         figure.add_annotation(x=cohorts[j], y=regions[i], text="no value", showarrow=False, font_size=10)
-    if "group" in effects and effects["group"].iloc[0] != effects["group"].iloc[-1]:
-        first = effects.drop_duplicates("region")["group"].eq(effects["group"].iloc[0]).sum()
-        figure.add_hline(first - 0.5, line_color=MARK, line_width=2)  # between subcortical and cortical
+    if cells.rule:
+        figure.add_hline(cells.rule - 0.5, line_color=MARK, line_width=2)  # between subcortical and cortical
     for j in [j for j, cohort in enumerate(cohorts) if cohort in gated]:
         edges = ((j - 0.5, j - 0.35), (j + 0.35, j + 0.5))  # the numbers stay free
         lines = (f"M{low},{i + 0.5}L{high},{i - 0.5}" for i in range(len(regions)) for low, high in edges)
         figure.add_shape(type="path", path="".join(lines), line={"color": MARK, "width": 1.5})
-    figure.update_yaxes(autorange=None if clickable else "reversed", showgrid=False, title="region")
+    figure.update_yaxes(autorange="reversed", showgrid=False, title="region")
     figure.update_xaxes(side="top", showgrid=False, type="category")
     return styled(figure, 110 + 19 * len(regions), top=60)
 
@@ -200,7 +236,7 @@ def region_distribution(
             marker={"color": colours.get(cohort, MARK), "size": 4, "opacity": 0.6},
             **strip,
         )
-    figure.update_yaxes(title=f"{region} ({unit})")
+    figure.update_yaxes(title=f"{in_words(region)} ({unit})")
     return styled(figure, 354, top=14)
 
 
@@ -236,25 +272,6 @@ def age_sex_histogram(participants: Mapping[str, pd.DataFrame], *, colours: Colo
     figure.update_yaxes(title="subjects")
     figure.update_xaxes(title="age (years)", row=len(known))
     return styled(figure, height)
-
-
-def _add_points(figure: go.Figure) -> None:
-    """Lay an unseen point on each cell of a heatmap: Streamlit reports clicks on points alone."""
-    heatmap = figure.data[0]
-    figure.add_scatter(
-        x=[cohort for _ in heatmap.y for cohort in heatmap.x],
-        y=[region for region in heatmap.y for _ in heatmap.x],
-        customdata=[words for row in heatmap.customdata for words in row],
-        hovertemplate=heatmap.hovertemplate,
-        mode="markers",
-        marker={"opacity": 0, "color": MARK},  # the colour is that of the hover text
-        showlegend=False,
-    )
-    figure.update_xaxes(range=[-0.5, len(heatmap.x) - 0.5])  # points would ask for a margin
-    figure.update_yaxes(range=[len(heatmap.y) - 0.5, -0.5])
-    figure.update_traces(hoverinfo="skip", hovertemplate=None, selector={"type": "heatmap"})
-    # The nearest centre is that of the cell under the mouse, however wide the cells are.
-    figure.update_layout(hovermode="closest", hoverdistance=-1, **CLICKS)
 
 
 def _effect_text(row: pd.Series | None) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
+from plotly.colors import sample_colorscale, unlabel_rgb
 
 REAL_COLOURS = {"real": "#7a7a7a", "real MRIs": "#7a7a7a", "training": "#b0b0b0"}
 # Okabe & Ito (2008), the pale yellow last, then the darker half of Paul Tol's "muted" scheme
@@ -17,6 +18,7 @@ PALETTE = (
     *("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"),
     *("#882255", "#44AA99", "#999933", "#332288", "#117733", "#AA4499"),
 )
+DIVERGING = "RdBu"  # red: larger in synthetic brains, blue: larger in real ones
 GRID = "rgba(128,128,128,0.25)"
 MARK = "rgba(128,128,128,0.9)"
 MOST_SHOWN = 200  # volumes of a cohort drawn one by one; of more, an even sample
@@ -52,6 +54,13 @@ def cohort_colours(names: Iterable[str]) -> dict[str, str]:
     palette = [*PALETTE, *("#" + "".join(f"{round(255 * part):02x}" for part in rgb) for rgb in extra)]
     chosen = REAL_COLOURS | dict(zip(others, palette, strict=False))
     return {name: chosen[name] for name in unique}
+
+
+def diverging(value: float, limit: float) -> tuple[int, int, int]:
+    """Return the colour of a value on the diverging scale from -limit to limit: red, green, blue."""
+    share = (np.clip(value / limit, -1, 1) + 1) / 2
+    red, green, blue = (round(part) for part in unlabel_rgb(sample_colorscale(DIVERGING, [float(share)])[0]))
+    return red, green, blue
 
 
 def message_figure(text: str, height: int = 240) -> go.Figure:

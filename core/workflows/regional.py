@@ -203,7 +203,7 @@ def effect_words(effect: Mapping[Hashable, Any]) -> str:
     """Say which side has the larger region, as the sign of d does (positive: the real one), with the interval."""
     side = "real" if effect["cohens_d"] > 0 else "synthetic"
     return (
-        f"{effect['region']} larger in {side} brains (d = {effect['cohens_d']:+.2f} "
+        f"{anatomy.in_words(effect['region'])} larger in {side} brains (d = {effect['cohens_d']:+.2f} "
         f"[{effect['ci_low']:+.2f}, {effect['ci_high']:+.2f}])"
     )
 
@@ -219,7 +219,7 @@ def noise_note(table: pd.DataFrame) -> str:
     worst = known.sort_values("noise_floor", ascending=False).iloc[0]
     return (
         f"{len(inside)} of {len(known)} differences lie within the engine's own noise (the same anatomy rendered "
-        f"again); largest in {worst['region']}: {worst['noise_floor']:.2f} in units of d."
+        f"again); largest in {anatomy.in_words(worst['region'])}: {worst['noise_floor']:.2f} in units of d."
     )
 
 
