@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 def test_a_cell_says_what_it_holds_and_leads_to_its_volumes_by_mouse_and_keys(compared, playwright):
     settings = from_environment()
     # A demo that counts as made, so that no job computes beside the browser.
-    shutil.copytree(Path(compared).parent, demo_folder(settings))
+    shutil.copytree(Path(compared).parent, demo_folder(settings), dirs_exist_ok=True)
     write_json({"complete": True}, results_folder(settings, demo_folder(settings) / "study.toml") / "provenance.json")
     server = Server(settings)
     server.start()
