@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import hashlib
 import logging
 import os
@@ -40,6 +41,9 @@ SCHEDULER_SECONDS = 20  # how long a scheduler may take to answer at first
 RECONNECT_SECONDS = 120  # and how long it may be away during a run
 SILENT_SECONDS = 60  # until a worker is asked again that did not tell its code
 RESULT_SECONDS = 10  # and how long the small result of a finished task may be on its way
+GIVE_BACK_SECONDS = (
+    10  # between two times that a worker returns freed memory: so far apart they cost nothing to speak of
+)
 GPU = "GPU"  # the Dask resource that workers with a graphics card declare
 MARK = "workspace.id"  # a file of the workspace: a worker that reads the same in it shares the storage
 
@@ -214,7 +218,22 @@ async def _codes_of(client: Any, workers: Sequence[str]) -> list[Any]:
 def _attempt_on_worker(terms: Terms | None, function: Callable[..., Any], *arguments: Any) -> Outcome:
     if terms is not None:
         _check_worker(terms)
-    return attempt(function, *arguments)
+    try:
+        return attempt(function, *arguments)
+    finally:
+        _give_back()
+
+
+_given_back = [0.0]  # when memory was given back last, by the monotonic clock
+
+
+def _give_back() -> None:
+    """Return freed memory to the system now and then: kept for good it is cut into pieces, and more is taken."""
+    if time.monotonic() - _given_back[0] < GIVE_BACK_SECONDS:
+        return
+    _given_back[0] = time.monotonic()
+    with suppress(TypeError, AttributeError):  # where there is no glibc, no memory was kept
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @lru_cache(maxsize=64)  # what was refused is not remembered: storage may be mounted late

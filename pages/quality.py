@@ -18,6 +18,8 @@ from core.workflows.regional import what_if_gate
 from core.workflows.results import image_failures, qc_caveats, qc_of
 from pages import access, look, paper_parts, reads, selection, shared
 
+ALL = "all cohorts"
+SCORES_ANCHOR = "scores-of-every-volume"  # where a link to this page leads
 FAILING_COLUMNS = {
     "cohort": look.text("Cohort", width=170),  # all columns fit beside the sidebar on a small screen
     "subject": look.text("Case", width=190),
@@ -111,11 +113,26 @@ def show_failing(study: Study, results: Results, threshold: float) -> None:
     if table.empty:
         st.info("No volume fails.")
         return
+    table = choose_cohort(study, table)
     pairs = list(zip(table["name"], table["subject"], strict=True))
     names = {cohort.name: look.short_label(cohort) for cohort in study.cohorts}
     shown = table.assign(cohort=table["name"].map(names), failed=table["failed"].map(briefly))
     selection.show_cases(shown[list(FAILING_COLUMNS)], FAILING_COLUMNS, pairs, "failing")
     access.download("Download the list", lambda: csv_text(table), "failing_cases.csv", "text/csv")
+
+
+def choose_cohort(study: Study, table: pd.DataFrame) -> pd.DataFrame:
+    """Let the user choose whose failing volumes are listed: at first those of the cohort that a link is about."""
+    labels = {ALL: ALL} | {c.name: look.short_label(c) for c in study.cohorts if c.name in set(table["name"])}
+    spot, turn = st.session_state.get(shared.LANDING, ("", ""))
+    who, _ = st.session_state.get(shared.ASKED) or ("", "")
+    start = who if spot == SCORES_ANCHOR and who in labels else ALL
+    # Asked again by a link, the choice starts anew.
+    key, words = f"failing_of_{turn}", labels.__getitem__
+    if st.session_state.get(key, start) not in labels:  # another threshold: its volumes fail no longer
+        del st.session_state[key]
+    chosen = st.segmented_control("Of", list(labels), default=start, required=True, key=key, format_func=words)
+    return table if chosen == ALL else table[table["name"] == chosen].reset_index(drop=True)
 
 
 def show_image_checks(study: Study, results: Results) -> None:

@@ -101,21 +101,38 @@ def follow() -> None:
 def _in_address(text: str) -> list[Pair]:
     """Return the cases of an address that the chosen study has."""
     pairs = [(cohort, case) for cohort, line, case in (name.partition("\n") for name in text.split("|")) if line]
-    path = shared.study_path()
-    try:
-        study = reads.cached_study(path, reads.study_version(path)) if pairs else None
-    except InputError:
-        return []  # the page explains what is wrong with the study
+    study = _chosen_study() if pairs else None
     known = {(cohort.name, case.case_id) for cohort in study.cohorts for case in cohort.cases} if study else set()
     return [pair for pair in pairs if pair in known]
 
 
+def _chosen_study() -> Study | None:
+    """Return the chosen study; None when it cannot be read, which the page explains."""
+    path = shared.study_path()
+    try:
+        return reads.cached_study(path, reads.study_version(path))
+    except InputError:
+        return None
+
+
 def open_button(pairs: Sequence[Pair], key: str) -> None:
-    """Show a button that opens cases beside each other in the viewer."""
-    shown = pairs[:PANES]
-    what = shown[0][1] if len(shown) == 1 else f"the first {PANES}" if len(pairs) > PANES else f"all {len(shown)}"
-    if st.button(f"Open {what} in the viewer", key=key, icon=":material/view_in_ar:", type="primary"):
-        shared.open_viewer(*shown[0], shown[1:])
+    """Show a button that opens cases beside each other in the viewer; several synthetic ones beside a real one."""
+    beside = real_to_compare(pairs) if len(pairs) > 1 else []
+    shown = pairs[: PANES - len(beside)]
+    what = f"the first {len(shown)}" if len(pairs) > len(shown) else f"all {len(shown)}"
+    what = shown[0][1] if len(pairs) == 1 else what
+    where = "beside a real brain" if beside else "in the viewer"
+    if st.button(f"Open {what} {where}", key=key, icon=":material/view_in_ar:", type="primary"):
+        first, *others = [*beside, *shown]
+        shared.open_viewer(*first, others)
+
+
+def real_to_compare(pairs: Sequence[Pair]) -> list[Pair]:
+    """Return the real case that the viewer shows (cohort, ""), when all of these are synthetic; else nothing."""
+    study = _chosen_study()
+    if study is None or not study.real.cases:
+        return []
+    return [] if {name for name, _ in pairs} - {c.name for c in study.synthetic} else [(study.real.name, "")]
 
 
 def mark(pair: Pair, wanted: bool) -> None:

@@ -17,7 +17,7 @@ from core.workflows import regional
 from core.workflows.results import results_folder
 from pages import heatmap_parts, shared
 from tests.test_anatomy import aged, cohort
-from tests.test_pages import show, study, words, workspace
+from tests.test_pages import ROOT, show, study, words, workspace
 
 __all__ = ["study", "workspace"]  # fixtures
 N = 14
@@ -159,3 +159,27 @@ def test_anatomy_of_results_without_regional_tables_says_so(study):
     assert "These results have effect sizes alone." in words(app) and "hippocampus" in words(app)
     assert "they need at least 10 volumes" in tab(app, "Correlation")
     assert "Age and sex are not known" in tab(app, "Age and sex")
+
+
+def test_quality_lists_first_what_the_link_to_it_is_about(compared):
+    def listed(**state: object) -> tuple[AppTest, list[str]]:
+        app = AppTest.from_file(str(ROOT / "pages/quality.py"), default_timeout=60)
+        for key, value in ({"study": compared} | state).items():
+            app.session_state[key] = value
+        app.run()
+        assert not app.exception
+        return app, app.dataframe[1].value["cohort"].unique().tolist()
+
+    folder = results_folder(from_environment(), Path(compared))
+    qc = pd.read_csv(folder / "qc.csv")
+    qc.loc[(qc["cohort"] == "real") & (qc["subject"] == "r1"), QC_SCORES[0]] = 0.1  # the worst of all
+    write_csv(qc, folder / "qc.csv")
+    assert listed()[1] == ["real", "Alpha"]
+    led = {shared.LANDING: ("scores-of-every-volume", 1.0), shared.ASKED: ("Alpha", "")}
+    app, cohorts = listed(**led)
+    assert cohorts == ["Alpha"] and app.segmented_control(key="failing_of_1.0").value == "Alpha"
+    app.segmented_control(key="failing_of_1.0").set_value("all cohorts").run()
+    assert app.dataframe[1].value["cohort"].unique().tolist() == ["real", "Alpha"]
+    app.slider(key="what_if_threshold").set_value(0.2).run()  # no volume of Alpha fails there
+    assert not app.exception and app.dataframe[2].value["cohort"].unique().tolist() == ["real"]
+    assert listed(**led | {shared.LANDING: ("elsewhere", 2.0)})[1] == ["real", "Alpha"]

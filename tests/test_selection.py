@@ -135,6 +135,24 @@ def test_a_reason_of_a_verdict_gives_the_selection_made_by_hand_back(study, monk
     assert "selected_before" not in sidebar_of(app)[1]  # offered once
 
 
+def test_synthetic_brains_are_opened_beside_a_real_one(study, monkeypatch):  # noqa: F811
+    went = []
+    monkeypatch.setattr(selection.shared.st, "switch_page", lambda path, **_: went.append(path))
+    chosen = [("Alpha", "a0"), ("Alpha", "a1")]
+    app = run("app.py", study, demo_checked=True, **{selection.CASES: chosen})
+    assert sidebar_of(app)[1]["open_selected"] == "Open all 2 beside a real brain"
+    app = run("pages/quality.py", study, **{selection.CASES: chosen})
+    app.button(key="open_qc_strips").click().run()
+    assert went == ["pages/viewer.py"]
+    asked = {key: app.session_state[key] for key in ("selected_cohort", "selected_case", "selected_beside")}
+    assert asked == {"selected_cohort": "real", "selected_case": "", "selected_beside": chosen}
+    app = run("pages/viewer.py", study, **asked)
+    assert app.session_state["viewer_panes"] == ["real", "synthetic", "Alpha\na1"]
+    for pairs, words in (([*chosen, ("real", "r1")], "all 3 in the viewer"), (chosen[:1], "a0 in the viewer")):
+        app = run("app.py", study, demo_checked=True, **{selection.CASES: pairs})
+        assert sidebar_of(app)[1]["open_selected"] == f"Open {words}"
+
+
 def test_one_link_after_another_keeps_the_selection_made_by_hand(state):
     by_hand = selection.selected()
     selection.lead([("real", "r0")])
