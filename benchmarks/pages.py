@@ -24,7 +24,7 @@ WIDGETS = (
     ("Overview", "MMD² (RBF)", "FID (Fréchet distance)"),
     ("Overview", "coronal", "axial"),
     ("Viewer", "Radiological", "Radiological"),
-    ("Similarity", "deepbet", "random-r50"),
+    ("Similarity", "deepbet", "untrained R50"),
     ("Similarity", "As published", "Corrected"),
     ("Similarity", "KID", "FID (Fréchet distance)"),
     ("Anatomy", "only volumes that pass the gate", "all volumes"),

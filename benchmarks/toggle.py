@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
             page = browser.new_page(viewport={"width": 1280, "height": 900}, bypass_csp=True)
             open_page(page, url)
             for group, names in {
-                "deepbet": ("deepbet", "random-r50"),
+                "deepbet": ("deepbet", "untrained R50"),
                 "FID (Fréchet distance)": ("MMD² (RBF)", "FID (Fréchet distance)"),
             }.items():
                 times = [page.evaluate(CLICK, [group, name]) for _ in range(options.rounds) for name in names][

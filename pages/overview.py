@@ -15,7 +15,7 @@ from core.metrics import METRICS
 from core.study import Cohort, Study
 from core.workflows import Results
 from core.workflows.results import cases_behind, typical_case, worst_region
-from core.workflows.verdicts import ANSWERS, Verdict, best_first, column_help, is_control
+from core.workflows.verdicts import ANSWERS, UNJUDGED, Verdict, best_first, column_help, is_control
 from core.workflows.viewing import PLANES, Sheet
 from pages import look, reads, selection, shared, sheet_parts, similarity_parts
 
@@ -67,17 +67,21 @@ def show_answer(study: Study, results: Results) -> None:
         st.info("The study has no synthetic cohort yet. Add one on the page *Studies*.")
         return
     path = str(study.path)
-    if results.provenance.get("complete") and shared.outdated(study):
+    changed = bool(results.provenance.get("complete") and shared.outdated(study))
+    if changed:
         st.info("The study was changed since it was evaluated: here is what was known then.", icon=":material/update:")
         if st.button("What is to be computed", key="outdated", icon=":material/folder_open:"):
             shared.go_to("studies")
     judged = best_first(reads.cached_verdicts(path, reads.results_stamp(path), reads.study_version(path)))
-    show_verdicts(study, judged)
+    show_verdicts(study, judged, changed=changed)
     show_reasons(study, results, judged)
 
 
-def show_verdicts(study: Study, judged: Sequence[Verdict]) -> None:
-    """Show all answers in one table, with the state and the main number of each reason."""
+def show_verdicts(study: Study, judged: Sequence[Verdict], *, changed: bool) -> None:
+    """Show all answers in one table, with the state and the main number of each reason.
+
+    A cohort without an answer in a study that was ``changed`` since waits for the next evaluation.
+    """
     rows = [["Cohort and verdict", *COLUMNS.values()], ["---", *(":-:" for _ in COLUMNS)]]
     for verdict in judged:
         cohort = study.cohort(verdict.cohort)
@@ -85,6 +89,8 @@ def show_verdicts(study: Study, judged: Sequence[Verdict]) -> None:
         cells = [f"{state} {reason.brief}" for state, reason in zip(states, verdict.reasons, strict=True)]
         answer = f"{square_of(study, verdict)} **{escape(verdict.label)}:** {escape(verdict.answer)}"
         waits = "" if cohort.cases else " ".join(["", *shared.notes_of(cohort, str(study.path))])
+        if changed and cohort.cases and verdict.answer == UNJUDGED:
+            waits = " (new or renamed since the study was evaluated: evaluate it again)"
         rows.append([f"{answer}{escape(waits)}".replace("|", "\\|"), *(cell.replace(" ", "\u00a0") for cell in cells)])
     st.markdown("\n".join(f"| {' | '.join(row)} |" for row in rows), unsafe_allow_html=True)
     st.caption(

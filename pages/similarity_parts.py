@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -28,8 +29,15 @@ TABS = "similarity_tabs"  # key of what holds them
 COPY_TAB = "Copy check"
 SPACE = "similarity_space_"  # begins the key of its choice
 VARIANTS = {"corrected": "Corrected", "published": "As published"}
-SHORT_ENCODERS = {"medicalnet-r101": "R101", "medicalnet-r50-23": "R50-23", "medicalnet-r50": "R50"}
+SHORT_ENCODERS = {
+    "medicalnet-r101": "R101",
+    "medicalnet-r50-23": "R50-23",
+    "medicalnet-r50": "R50",
+    "random-r50": "untrained R50",
+}
 ARROWS = {"lower": "↓", "higher": "↑", "match real": "→"}
+LOG_FROM = 10  # times the smallest value: from there on a logarithmic axis is offered
+LOG_HELP = "Tells cohorts near the floor apart when another one is far off."
 MAP_NAMES = {"pca": "PCA", "umap": "UMAP"}
 SCORE_COLUMNS = {
     "metric": look.text("Metric", width=185),
@@ -327,8 +335,16 @@ def show_order(
 # -- curve and map -----------------------------------------------------------------------------------------------------
 
 
-def show_curve(results: Results, scores: pd.DataFrame, focus: Focus, study: Study) -> None:
-    """Show the score against the number of volumes, with its warnings."""
+def choose_scale(scores: pd.DataFrame) -> str:
+    """Let the user choose a logarithmic axis, where one cohort is so far off that the others lie on one point."""
+    known = scores[["value", "floor", "ci_low", "ci_high"]].to_numpy(dtype=float)
+    known = known[np.isfinite(known)]
+    wide = len(known) > 0 and known.min() > 0 and known.max() > LOG_FROM * known.min()
+    return "log" if wide and st.toggle("Logarithmic axis", key="similarity_log", help=LOG_HELP) else "linear"
+
+
+def show_curve(results: Results, scores: pd.DataFrame, focus: Focus, study: Study, scale: str) -> None:
+    """Show the score against the number of volumes, on a "linear" or "log" scale, with its warnings."""
     details = compare.details_of(results.details, focus.metric, focus.variant, focus.encoder)
     names = look.labels_of(study.cohorts)
     unit = METRICS[focus.key].unit if focus.key in METRICS else ""
@@ -346,10 +362,10 @@ def show_curve(results: Results, scores: pd.DataFrame, focus: Focus, study: Stud
             title=f"{focus.label}{f' ({unit})' if unit else ''}",
             width=width,
             colours=look.colours_of(study),
-        )
+        ).update_yaxes(type=scale)
 
     alt = f"{focus.label} of each cohort against the number of volumes"
-    look.show_kept("curve", (*reads.basis(study), focus), curve, alt=alt)
+    look.show_kept("curve", (*reads.basis(study), focus, scale), curve, alt=alt)
     if len(points):
         st.caption("Mean over random subsets of N volumes; bars: spread over subsets. Dotted: floor at full N.")
     warnings = list(dict.fromkeys(text for detail in details for text in detail.get("warnings") or ()))

@@ -198,6 +198,22 @@ def test_a_score_that_must_match_real_is_best_where_it_is_closest(full):
     assert cells["Near"].startswith("0.79 ★") and "★" not in cells["Far"]
 
 
+def test_a_cohort_far_off_makes_a_logarithmic_axis_on_offer(full):
+    table = scores().assign(value=2.0, ci_low=1.7, ci_high=2.3)
+    write_results(results_folder(from_environment(), Path(full)), metrics=table)
+    app = open_page(full)
+    assert "similarity_log" not in [toggle.key for toggle in app.toggle] and '"type":"log"' not in figures(app)
+    table.loc[table["cohort"] == "Far", ["value", "ci_low", "ci_high"]] *= 40
+    write_results(results_folder(from_environment(), Path(full)), metrics=table)
+    app = open_page(full)
+    assert '"type":"log"' not in figures(app)
+    checked(app.toggle(key="similarity_log").set_value(True).run())
+    assert figures(app).count('"type":"log"') == 2  # values, and the curve
+    table.loc[0, "ci_low"] = -0.1  # a logarithm cannot show it
+    write_results(results_folder(from_environment(), Path(full)), metrics=table)
+    assert "similarity_log" not in [toggle.key for toggle in open_page(full).toggle]
+
+
 def test_published_numbers_replace_the_corrected_ones(full):
     before, after = (words(open_page(full, variant=variant)) for variant in ("corrected", "published"))
     assert "520" in after and "520" not in before

@@ -20,6 +20,7 @@ State = Literal["good", "bad", "open"]
 TOPICS = ("gate", "anatomy", "similarity", "diversity", "copies")
 NAMED = 3  # regions named in a reason
 MOST = 0.5  # pass rate below which, by its whole interval, most volumes cannot be segmented
+UNJUDGED = "not judged yet"
 COLLAPSED = 0.2  # SD of regional volumes, in parts of the real one, below which a cohort is nearly one brain
 ANSWERS = (
     "Graded by what is measured. Not plausible: more volumes fail the gate than it allows, and by the 95 % interval "
@@ -169,7 +170,7 @@ def answer(facts: pd.Series) -> str:
     if facts["copies"]:
         return "may hold copies of its training cohort"
     if not facts["gated"]:
-        return "not judged yet"
+        return UNJUDGED
     if _collapsed(facts) and passed:
         return f"not plausible as a cohort, nearly one brain; {passed} of {facts['n']} volumes pass the gate"
     if not facts["reliable"] and not facts["certain"]:
@@ -181,7 +182,7 @@ def answer(facts: pd.Series) -> str:
     if not facts["reliable"]:
         return f"plausible in part, {passed} of {facts['n']} volumes pass the gate"
     if not facts["compared"]:
-        return "not judged yet"
+        return UNJUDGED
     if facts["large"]:
         words = "not plausible in" if facts["large"] > facts["compared"] / 2 else "plausible but for"
         unknown = f", {facts['undetermined']} undetermined" if _few(facts) else ""
