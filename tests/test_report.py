@@ -288,7 +288,7 @@ def test_no_slide_holds_a_single_row_or_line_left_over(tmp_path, n):
 def test_failing_cohorts_are_marked_and_the_noise_is_there(made):
     study, results = read_study(made[1]), workflows.read_results(made[2].settings, made[1])
     for reliable in (True, False):
-        gate = results.quality.assign(reliable=reliable)
+        gate = results.quality.assign(reliable=reliable, ci_low=0.1, ci_high=0.5)
         regional = results.regional.assign(noise_floor=0.5)
         found = replace(results, quality=gate, regional=regional)
         chart, table = report.figures.anatomy(study, found), report.tables.table_three(study, found)
@@ -296,6 +296,11 @@ def test_failing_cohorts_are_marked_and_the_noise_is_there(made):
         assert ("✗: fails the quality gate" in chart.note) is not reliable
         assert table.headings[2] == ("" if reliable else "✗ ") + NASTY and table.columns[2] == NASTY
         assert {row[1] for row in table.rows} == {"0.50"} and "In brackets" in chart.note
+    gate = results.quality.assign(reliable=False, ci_low=0.9, ci_high=0.99)  # 5 % may fail
+    chart = report.figures.anatomy(study, replace(results, quality=gate))
+    assert all(name.startswith("(✗) ") for name in chart.figure.data[0].x) and "no more than chance" in chart.note
+    answers = {row[-1] for row in report.tables.table_two(study, replace(results, quality=gate)).rows}
+    assert answers == {"no, may be chance"}
     unknown = replace(results, regional=results.regional.iloc[:0])
     assert {row[1] for row in report.tables.table_three(study, unknown).rows} == {"–"}
     assert "In brackets" not in report.figures.anatomy(study, unknown).note

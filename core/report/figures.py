@@ -19,7 +19,7 @@ from core import plots
 from core.encoders import ENCODERS
 from core.errors import SynthScopeError
 from core.metrics import METRICS
-from core.report.tables import FAILING_NOTE, effects_with_noise, failing_cohorts
+from core.report.tables import effects_with_noise, gate_marks, gate_notes
 from core.settings import Settings
 from core.study import Cohort, Study
 from core.volume import Volume
@@ -234,8 +234,8 @@ def quality(study: Study, results: Results, drop_individuals: bool) -> Chart:
 
 def anatomy(study: Study, results: Results) -> Chart:
     """Draw Cohen's d of every region, cohorts that fail the gate marked; on slides, the two groups of regions apart."""
-    failing = failing_cohorts(results)
-    names = {c.name: f"{'✗ ' if c.name in failing else ''}{c.name}{_kind(c)}" for c in study.cohorts}
+    failing = gate_marks(results)
+    names = {c.name: f"{failing.get(c.name, '')}{c.name}{_kind(c)}" for c in study.cohorts}
     lines = {name: "<br>".join(textwrap.wrap(label, LINE)) for name, label in names.items()}
     effects = effects_with_noise(results)
     effects = effects.assign(cohort=effects["cohort"].map(lines).fillna(effects["cohort"]))
@@ -245,7 +245,7 @@ def anatomy(study: Study, results: Results) -> Chart:
     parts = tuple((f"{title}, {group}", draw(effects[effects["group"] == group])) for group in groups)
     note = "Cohen's d of each region; 0 is best, blue: larger in real brains."
     note += " In brackets: within the noise of the engine." if effects["noise_floor"].notna().any() else ""
-    note += f" {FAILING_NOTE}" if failing & set(results.effect_sizes["cohort"]) else ""
+    note = " ".join([note, *gate_notes([failing.get(name, "") for name in results.effect_sizes["cohort"].unique()])])
     return Chart(title, note, draw(effects), parts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import pandas as pd
@@ -11,10 +12,14 @@ from core.study import Study
 from core.workflows import Results
 from core.workflows import comparisons as compare
 from core.workflows.regional import at_gate
-from core.workflows.results import qc_caveats, rank_scores
+from core.workflows.results import cohort_verdicts, qc_caveats, rank_scores
 from core.workflows.verdicts import controls_of
 
-FAILING_NOTE = "✗: fails the quality gate; its effect sizes are not to be relied upon."
+FAILS, BY_CHANCE = "✗ ", "(✗) "  # marks of a cohort that fails the quality gate
+GATE_NOTES = {
+    FAILS: "✗: fails the quality gate; its effect sizes are not to be relied upon.",
+    BY_CHANCE: "(✗): fails the quality gate by no more than chance; read its effect sizes with care.",
+}
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ def table_one(study: Study, results: Results) -> Table:
 
 def table_two(study: Study, results: Results) -> Table:
     """Arrange the quality gate as in Table 2 of the paper."""
-    labels = {cohort.name: cohort.label for cohort in study.cohorts}
+    labels, marks = {cohort.name: cohort.label for cohort in study.cohorts}, gate_marks(results)
     rows = tuple(
         (
             labels.get(row["cohort"], row["cohort"]),
@@ -68,7 +73,7 @@ def table_two(study: Study, results: Results) -> Table:
             f"{row['failed_scores']:.0f}",
             f"{row['failed_volumes']:.0f}",
             f"{row['pass_rate']:.1%} [{row['ci_low']:.1%}, {row['ci_high']:.1%}]",
-            "yes" if row["reliable"] else "no",
+            "yes" if row["reliable"] else "no, may be chance" if marks[row["cohort"]] == BY_CHANCE else "no",
         )
         for _, row in results.quality.iterrows()
     )
@@ -80,7 +85,7 @@ def table_two(study: Study, results: Results) -> Table:
 
 def table_three(study: Study, results: Results) -> Table:
     """Arrange Cohen's d by region as in Table 3 of the paper, with the engine's noise; failing cohorts are marked."""
-    effects, failing = effects_with_noise(results), failing_cohorts(results)
+    effects, failing = effects_with_noise(results), gate_marks(results)
     names = [cohort for cohort in study.synthetic if (effects["cohort"] == cohort.name).any()]
     rows = []
     for region, part in effects.groupby("region", sort=False):
@@ -89,11 +94,11 @@ def table_three(study: Study, results: Results) -> Table:
         noise = by_cohort["noise_floor"].max()
         rows.append((str(region), f"{noise:.2f}" if pd.notna(noise) else "–", *cells))
     called = [c.label for c in names if c.label != c.name]
-    marks = ["✗ " if c.name in failing else "" for c in names]
+    marks = [failing.get(c.name, "") for c in names]
     note = (
         "Cohen's d of TIV-adjusted volumes [95 % interval]; 0 is best, positive: the real region is larger. "
         "± noise: the |d| that the segmentation engine alone could make, largest over the cohorts; –: not known. "
-        f"{FAILING_NOTE + ' ' if any(marks) else ''}"
+        f"{' '.join([*gate_notes(marks), ''])}"
         f"N: {_sizes(effects)}.{' ' + '; '.join(called) + '.' if called else ''}"
     )
     columns = ("region", "± noise", *(c.name for c in names))
@@ -106,9 +111,16 @@ def effects_with_noise(results: Results) -> pd.DataFrame:
     return results.effect_sizes.merge(noise, "left", ["cohort", "region"])
 
 
-def failing_cohorts(results: Results) -> set[str]:
-    """Return the cohorts that fail the quality gate."""
-    return set(results.quality.loc[~results.quality["reliable"].astype(bool), "cohort"])
+def gate_marks(results: Results) -> dict[str, str]:
+    """Return the mark of each cohort that fails the quality gate: surely, or by no more than chance."""
+    facts = cohort_verdicts(results, results.quality["cohort"].unique().tolist())
+    failing = facts[~facts["reliable"].astype(bool)] if len(facts) else facts
+    return {str(name): FAILS if row["certain"] else BY_CHANCE for name, row in failing.iterrows()}
+
+
+def gate_notes(marks: Collection[str]) -> list[str]:
+    """Say what the marks that are used stand for."""
+    return [note for mark, note in GATE_NOTES.items() if mark in marks]
 
 
 def _sizes(table: pd.DataFrame) -> str:
