@@ -71,21 +71,22 @@ def say_unknown(linked: Mapping[str, str], known: Mapping[str, Collection[str]])
 def show_focus(study: Study, results: Results, scores: pd.DataFrame, focus: parts.Focus) -> None:
     """Show the chosen score: values with intervals and floor, and the curve against N."""
     names = look.labels_of(study.cohorts)
-    scale = parts.choose_scale(scores)
+    log = parts.choose_log(scores)
 
     def draw() -> Any:
         cohort = scores["cohort"].map(names).fillna(scores["cohort"]).map(look.wrapped)
-        known = scores.assign(metric=focus.label, cohort=cohort).dropna(subset=["value"])
+        encoder = scores["encoder"].map(parts.encoder_label, na_action="ignore")
+        known = scores.assign(metric=focus.label, cohort=cohort, encoder=encoder).dropna(subset=["value"])
         figure = plots.metric_dots(known, colours=look.colours_of(study))
-        return figure.update_layout(showlegend=False).update_xaxes(type=scale)
+        return figure.update_layout(showlegend=False).update_xaxes(type="log" if log else None)
 
     left, right = st.columns(2)
     with left:
         alt = f"{focus.label} of each cohort with 95 % interval and floor"
-        look.show_kept("focus", (*reads.basis(study), focus, scale), draw, alt=alt)
+        look.show_kept("focus", (*reads.basis(study), focus, log), draw, alt=alt)
         st.caption(f"{parts.describe(focus.key, scores)} Bars: 95 % interval. Vertical tick: floor.")
     with right:
-        parts.show_curve(results, scores, focus, study, scale)
+        parts.show_curve(results, scores, focus, study, log=log)
 
 
 def show_meaning(results: Results) -> None:

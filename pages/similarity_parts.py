@@ -335,16 +335,16 @@ def show_order(
 # -- curve and map -----------------------------------------------------------------------------------------------------
 
 
-def choose_scale(scores: pd.DataFrame) -> str:
+def choose_log(scores: pd.DataFrame) -> bool:
     """Let the user choose a logarithmic axis, where one cohort is so far off that the others lie on one point."""
-    known = scores[["value", "floor", "ci_low", "ci_high"]].to_numpy(dtype=float)
-    known = known[np.isfinite(known)]
+    known = scores[["value", "floor"]].to_numpy(dtype=float)
+    known = known[np.isfinite(known)]  # the end of an interval may be 0: its bar then leads off the axis
     wide = len(known) > 0 and known.min() > 0 and known.max() > LOG_FROM * known.min()
-    return "log" if wide and st.toggle("Logarithmic axis", key="similarity_log", help=LOG_HELP) else "linear"
+    return wide and st.toggle("Logarithmic axis", key="similarity_log", help=LOG_HELP)
 
 
-def show_curve(results: Results, scores: pd.DataFrame, focus: Focus, study: Study, scale: str) -> None:
-    """Show the score against the number of volumes, on a "linear" or "log" scale, with its warnings."""
+def show_curve(results: Results, scores: pd.DataFrame, focus: Focus, study: Study, *, log: bool) -> None:
+    """Show the score against the number of volumes, with its warnings."""
     details = compare.details_of(results.details, focus.metric, focus.variant, focus.encoder)
     names = look.labels_of(study.cohorts)
     unit = METRICS[focus.key].unit if focus.key in METRICS else ""
@@ -362,12 +362,15 @@ def show_curve(results: Results, scores: pd.DataFrame, focus: Focus, study: Stud
             title=f"{focus.label}{f' ({unit})' if unit else ''}",
             width=width,
             colours=look.colours_of(study),
-        ).update_yaxes(type=scale)
+            log=log,
+        ).update_layout(showlegend=False)
 
     alt = f"{focus.label} of each cohort against the number of volumes"
-    look.show_kept("curve", (*reads.basis(study), focus, scale), curve, alt=alt)
+    look.show_kept("curve", (*reads.basis(study), focus, log), curve, alt=alt)
     if len(points):
-        st.caption("Mean over random subsets of N volumes; bars: spread over subsets. Dotted: floor at full N.")
+        st.caption(
+            "Mean over random subsets of N volumes, colours as beside; bars: their spread. Dotted: floor at full N."
+        )
     warnings = list(dict.fromkeys(text for detail in details for text in detail.get("warnings") or ()))
     for text in warnings:
         st.warning(f"{text[:1].upper()}{text[1:]}.", icon=":material/warning:")
@@ -412,7 +415,8 @@ def show_all(study: Study, results: Results, ranked: pd.DataFrame) -> None:
         format_func=VARIANTS.__getitem__, key="all_variants",
     )  # fmt: skip
     shown = shown[shown["variant"].isin(variants)]
-    dots = shown.assign(cohort=shown["cohort"].map(look.wrapped)).dropna(subset=["value"])
+    encoder = shown["encoder"].map(encoder_label, na_action="ignore")
+    dots = shown.assign(cohort=shown["cohort"].map(look.wrapped), encoder=encoder).dropna(subset=["value"])
     draw = partial(plots.metric_dots, dots, colours=look.colours_of(study))
     look.show_kept("dots", (*reads.basis(study), *variants), draw, alt="Every score of every cohort")
     st.caption(

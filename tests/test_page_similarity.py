@@ -209,7 +209,7 @@ def test_a_cohort_far_off_makes_a_logarithmic_axis_on_offer(full):
     assert '"type":"log"' not in figures(app)
     checked(app.toggle(key="similarity_log").set_value(True).run())
     assert figures(app).count('"type":"log"') == 2  # values, and the curve
-    table.loc[0, "ci_low"] = -0.1  # a logarithm cannot show it
+    table.loc[0, "value"] = -0.1  # a logarithm cannot show it
     write_results(results_folder(from_environment(), Path(full)), metrics=table)
     assert "similarity_log" not in [toggle.key for toggle in open_page(full).toggle]
 

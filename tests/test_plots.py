@@ -194,6 +194,13 @@ def test_score_curve_shows_every_point_the_floor_and_the_number_of_features():
     assert "d = 20" in texts(figure) and "floor" in texts(figure)
 
 
+def test_score_curve_writes_floor_at_the_floor_on_a_logarithmic_axis_too():
+    for log, height in ((False, 0.01), (True, -2)):  # plotly takes the place of a note on such an axis as an exponent
+        figure = plots.score_curve(curve(), pd.Series([0.01]), title="FID", log=log)
+        assert next(note.y for note in figure.layout.annotations if note.text == "floor") == height
+        assert figure.layout.yaxis.type == ("log" if log else None) and figure.layout.shapes[0].y0 == 0.01
+
+
 def test_score_curve_says_when_the_number_of_features_is_out_of_sight():
     figure = draw_curve(curve(), width=2048)
     assert "d = 2048 lies far to the right" in texts(figure) and len(figure.layout.shapes) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 
 import pandas as pd
@@ -148,7 +149,13 @@ def rank_bump(
 
 
 def score_curve(
-    points: pd.DataFrame, floors: pd.Series, *, title: str, width: int | None = None, colours: Colours | None = None
+    points: pd.DataFrame,
+    floors: pd.Series,
+    *,
+    title: str,
+    width: int | None = None,
+    colours: Colours | None = None,
+    log: bool = False,
 ) -> go.Figure:
     """Draw a score against the number of volumes it is computed from.
 
@@ -162,6 +169,8 @@ def score_curve(
         Name and unit of the score.
     width : int, optional
         Number of features: left of it, covariances are singular.
+    log : bool
+        Draw the score on a logarithmic axis.
     """
     if points.empty:
         return message_figure("No curve: this score was not computed at several N.")
@@ -187,8 +196,9 @@ def score_curve(
     for floor in sorted(set(floors.dropna())):
         figure.add_hline(floor, line_dash="dot", line_color=MARK)
     if floors.notna().any():
-        note = {"showarrow": False, "xref": "paper", "x": 1, "xanchor": "right", "yanchor": "bottom"}
-        figure.add_annotation(text="floor", y=float(floors.max()), **note)
+        note = {"showarrow": False, "xref": "paper", "x": 0, "xanchor": "left", "yanchor": "bottom"}  # no points there
+        height = float(floors.max())
+        figure.add_annotation(text="floor", y=math.log10(height) if log else height, **note)
     most = int(points["n"].max())
     if width is not None and width <= 4 * most:
         mark = {"annotation_text": f"d = {width}", "annotation_position": "top left"}
@@ -198,6 +208,7 @@ def score_curve(
         figure.add_annotation(text=f"d = {width} lies far to the right →", showarrow=False, **right)
     figure.update_xaxes(title="N volumes of each cohort", rangemode="tozero")
     figure.update_xaxes(title_standoff=8)
+    figure.update_yaxes(type="log" if log else None)
     figure.update_layout(title={"text": title, "font_size": 14, "x": 0.5, "xanchor": "center"})
     figure.update_layout(legend=LEGEND)
     return styled(figure, 380, top=60)
