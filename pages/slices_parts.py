@@ -86,7 +86,7 @@ def show_case(
         label_colours=colours,
         opacity=opacity,
         radiological=radiological,
-        height=410,
+        height=380,
     )
     figure.update_traces(zsmooth="fast" if st.session_state["viewer_smooth"] else False)
     st.markdown(f"**{cohort.label}** · {case}")

@@ -86,7 +86,7 @@ def triplanar(
         one_scale = {"visible": False, "constrain": "domain", "scaleanchor": "x" if suffix else None}
         mirrored = radiological and across == 0
         figure.layout[f"xaxis{suffix}"].update(one_scale, range=corners[across][:: -1 if mirrored else 1])
-        figure.layout[f"yaxis{suffix}"].update(one_scale, range=corners[up], scaleanchor="x")
+        figure.layout[f"yaxis{suffix}"].update(one_scale, range=corners[up], scaleanchor="x", constraintoward="top")
     figure.update_layout(title={"text": title, "x": 0.05} if title else None, shapes=shapes, annotations=annotations)
     return styled(figure, height, top=60 if title else 30)
 
