@@ -534,6 +534,40 @@ def test_every_slide_fits_every_window(many, page):
             page.keyboard.press("ArrowRight")
 
 
+# Sections in parts whose letters could be larger in as many parts.
+TOO_SMALL = """() => {
+  const found = [];
+  for (const section of new Set(steps.filter((s) => s.words && !s.section.querySelector("figure, .plot")).map((s) => s.section))) {
+    const parts = steps.filter((s) => s.section === section), now = parseFloat(section.style.fontSize);
+    sections.forEach((other) => other.classList.toggle("shown", other === section));
+    section.style.fontSize = `${now + 1.5 * zoom()}px`;
+    const roomy = parts.every(({ from, to }) => { part(section, from, to); return fits(section); });
+    if (roomy && now < 27 * zoom()) found.push([section.querySelector("h2").textContent, now]);
+    section.style.fontSize = `${now}px`;
+  }
+  return [found, steps.filter((s) => s.words).length];
+}"""
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_letters_of_a_slide_in_parts_are_as_large_as_fit(many, page):
+    page.set_viewport_size({"width": 1280, "height": 720})
+    page.goto(many.as_uri() + "#present")
+    counted = []
+    for _ in range(5):  # with more and more limits
+        found, parts = page.evaluate(TOO_SMALL)
+        assert not found
+        counted.append(parts)
+        page.evaluate("""() => {
+          const limits = sections.find((section) => section.querySelector("h2").textContent === "Limits");
+          const list = limits.querySelector("ul");
+          for (const line of [...list.children].slice(0, 8)) list.append(line.cloneNode(true));
+          prepare();
+        }""")
+    assert counted[-1] > counted[0]
+
+
 @pytest.fixture(scope="module")
 def many(made):
     """The report of a study with nine cohorts and a long list of limits."""
