@@ -1,7 +1,10 @@
 """Evaluation on a Dask scheduler whose workers are other processes, started in other folders."""
 
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -10,7 +13,7 @@ import pytest
 from distributed import Client
 
 from core import workflows
-from core.cluster import MARK, DaskPool, open_pool
+from core.cluster import KEEP_MEMORY, MARK, DaskPool, open_pool
 from core.errors import JobFailed
 from core.pools import Context, InProcessPool, Needs
 from core.settings import Settings
@@ -175,3 +178,31 @@ def test_a_worker_that_is_silent_when_asked_for_its_code_holds_nobody_up(
         child.kill()  # its nanny starts another
         asking.join(60)
         assert not asking.is_alive() and not pool.fled
+
+
+KEPT = """
+import numpy as np, psutil
+from core import cluster
+
+def held():
+    return psutil.Process().memory_info().rss / 2**20
+
+before = held()
+arrays = [np.ones(2**17) for _ in range(200)]  # 1 MiB each
+last = np.ones(2**10)  # at the end of the heap, which cannot shrink
+del arrays
+print(held() - before)
+cluster._give_back()
+print(held() - before)
+arrays = [np.ones(2**17) for _ in range(200)]
+del arrays
+cluster._give_back()  # too soon
+print(held() - before)
+"""
+
+
+def test_workers_keep_freed_memory_and_give_it_back_now_and_then():
+    environment = {**os.environ, **KEEP_MEMORY}
+    result = subprocess.run([sys.executable, "-c", KEPT], env=environment, capture_output=True, text=True, check=True)
+    kept, given_back, again = map(float, result.stdout.split())
+    assert kept > 190 and again > 190 and given_back < 40
