@@ -147,8 +147,7 @@ def show_effects(study: Study, results: Results, table: pd.DataFrame, choices: t
     lines, noise = reads.kept(
         "verdicts of regions", choices, lambda: (_verdict_lines(table, names, gated), noise_of(table))
     )
-    for line in lines:
-        st.markdown(line)
+    st.markdown("\n".join(f"- {line}" for line in lines))
     if noise:
         st.caption(noise + " In brackets in the heatmap: within that noise.")
     rows = event["selection"]["rows"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 import streamlit as st
@@ -105,7 +106,8 @@ def show_files(study: Study, drop: bool, made: Published) -> None:
         content = cached_file(str(path), made.made)
         file = f"{name}{'-bundle' if kind == 'bundle' else '-tables' if kind == 'tables' else ''}{path.suffix}"
         size = f"{len(content) / 1e6:.1f} MB" if len(content) > 1e5 else f"{len(content) / 1e3:.0f} kB"
-        access.download(label, content, file, mimetype, place=column, icon=":material/download:", width="stretch",
+        get = partial(cached_file, str(path), made.made)  # on a click; bytes are hashed in every run
+        access.download(label, get, file, mimetype, place=column, icon=":material/download:", width="stretch",
                         key=f"download_{kind}")  # fmt: skip
         column.caption(f"{size}. {meaning}")
     st.caption(f"Made {look.clock(made.made)} in {look.span(made.seconds)}.")
