@@ -214,19 +214,24 @@ def show_cases(
     rows = [row for row, pair in enumerate(pairs) if pair in chosen]
     ticked = st.session_state.get(key)
     if sorted(ticked["selection"]["rows"] if ticked else []) != rows:
-        st.session_state[key] = {"selection": {"rows": rows}}
-    choices = {"on_select": _take_rows(key, pairs), "selection_mode": "multi-row", "key": key}
+        st.session_state[key] = {"selection": {"rows": rows, "columns": [], "cells": []}}
+    choices = {"on_select": _take_rows(key, pairs, rows), "selection_mode": "multi-row", "key": key}
     look.show_table(table, columns, **choices, **options)
     if rows:
         open_button([pairs[row] for row in rows], f"open_{key}")
     return rows
 
 
-def _take_rows(key: str, pairs: Sequence[Pair]) -> Callable[[], None]:
-    """Return what selects the cases of the rows ticked in a table, beside those selected that it does not list."""
+def _take_rows(key: str, pairs: Sequence[Pair], shown: Sequence[int]) -> Callable[[], None]:
+    """Return what selects the cases of the rows ticked in a table, beside those selected that it does not list.
+
+    ``shown`` are the rows that the page ticked: a browser tells of them too, with the click into another table.
+    """
 
     def take() -> None:
         rows = st.session_state[key]["selection"]["rows"]
+        if sorted(rows) == list(shown):
+            return
         elsewhere = [pair for pair in selected() if pair not in pairs]
         select([*elsewhere, *(pairs[row] for row in rows if row < len(pairs))])
 

@@ -84,8 +84,12 @@ def state(monkeypatch):
 
 def test_ticking_rows_changes_only_the_cases_of_the_table(state):
     state["table"] = {"selection": {"rows": [1]}}
-    selection._take_rows("table", [("Alpha", "a0"), ("Alpha", "a2")])()
+    selection._take_rows("table", [("Alpha", "a0"), ("Alpha", "a2")], [0])()
     assert selection.selected() == [("real", "r2"), ("Alpha", "a1"), ("Alpha", "a2")]
+    before = selection.selected()
+    state["other"] = {"selection": {"rows": [2, 0]}}  # told with the click above, as the page had ticked them
+    selection._take_rows("other", [("real", "r2"), ("real", "r0"), ("Alpha", "a1")], [0, 2])()
+    assert selection.selected() == before
 
 
 def test_points_replace_the_selection_and_a_click_beside_them_keeps_it(state):
