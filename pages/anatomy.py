@@ -44,15 +44,14 @@ def show_answers(study: Study, results: Results) -> None:
     effects = results.effect_sizes
 
     def say() -> str:
-        facts = reads.counts_of(study, results)
-        marks = {c.name: FAILS if facts.loc[c.name, "certain"] else BY_CHANCE for c in unreliable(study, results)}
+        marks = gate_marks(study, results)
         known = [cohort for cohort in study.synthetic if cohort.name in effects["cohort"].unique()]
         known.sort(key=lambda cohort: cohort.name in marks)
         return "\n".join(
             f"- **{c.label}**{marks.get(c.name, '')}: {answer(effects[effects['cohort'] == c.name])}" for c in known
         )
 
-    st.markdown(reads.kept("answers of regions", reads.basis(study), say))
+    st.markdown(f"Over all volumes:\n{reads.kept('answers of regions', reads.basis(study), say)}")
 
 
 def regional_rows(study: Study, results: Results) -> tuple[pd.DataFrame, bool]:
@@ -121,6 +120,12 @@ def unreliable(study: Study, results: Results) -> list[Cohort]:
     return [c for c in study.synthetic if verdicts.loc[c.name, "gated"] and not verdicts.loc[c.name, "reliable"]]
 
 
+def gate_marks(study: Study, results: Results) -> dict[str, str]:
+    """Return what stands behind the name of each cohort that fails the quality gate."""
+    facts = reads.counts_of(study, results)
+    return {c.name: FAILS if facts.loc[c.name, "certain"] else BY_CHANCE for c in unreliable(study, results)}
+
+
 def _ordered(table: pd.DataFrame, order: str) -> pd.DataFrame:
     if order == "as in the paper":
         return table
@@ -136,20 +141,27 @@ def show_effects(study: Study, results: Results, table: pd.DataFrame, choices: t
     """Show the heatmap beside its table; return the region chosen in the table."""
     names = {cohort.name: look.short_label(cohort) for cohort in study.synthetic}
     help_texts = {names[c.name]: f"{c.label}: Cohen's d. {look.SIGN}" for c in study.synthetic}
-    gated = [names[cohort.name] for cohort in unreliable(study, results)]
+    marks = gate_marks(study, results)
+    gated = [names[name] for name, mark in marks.items() if mark == FAILS]
     labelled = table.assign(cohort=table["cohort"].map(names))
     select = {"on_select": "rerun", "selection_mode": "single-row"}
-    event = paper_parts.show_effects(labelled, "effects", help_texts, choices, gated, _take_cell(names), **select)
+    effects = results.effect_sizes["cohens_d"].abs().max()  # one scale, whichever regions and cohorts are shown
+    event = paper_parts.show_effects(
+        labelled, "effects", help_texts, choices, gated, _take_cell(names), scale=float(effects), **select
+    )
     st.caption(
         f"The table is the paper's Table 3. Click a number in the heatmap, or choose a row of the table, to see "
         f"the volumes behind it. {BLIND_SPOT}"
     )
     lines, noise = reads.kept(
-        "verdicts of regions", choices, lambda: (_verdict_lines(table, names, gated), noise_of(table))
+        "verdicts of regions", choices, lambda: (_verdict_lines(table, names, marks), noise_of(table))
     )
     st.markdown("\n".join(f"- {line}" for line in lines))
     if noise:
-        st.caption(noise + " In brackets in the heatmap: within that noise.")
+        st.caption(
+            f"{noise} In brackets in the heatmap: within the cohort's own noise, which is said on hover; *± noise* in "
+            "the table is the largest over the cohorts shown."
+        )
     rows = event["selection"]["rows"]
     return str(list(dict.fromkeys(table["region"]))[rows[0]]) if rows else ""
 
@@ -172,13 +184,12 @@ def noise_of(table: pd.DataFrame) -> str:
     return noise_note(table) if "noise_floor" in table else ""
 
 
-def _verdict_lines(table: pd.DataFrame, names: Mapping[str, str], gated: Collection[str]) -> list[str]:
+def _verdict_lines(table: pd.DataFrame, names: Mapping[str, str], marks: Mapping[str, str]) -> list[str]:
     lines = []
     for name, verdicts in table.groupby("cohort", sort=False)["verdict"]:
         counts = verdicts.value_counts()
         words = ", ".join(f"{counts.get(v, 0)} {v}" for v in ("equivalent", "different", "undetermined"))
-        mark = ", **not relied upon: fails the gate**" if names[str(name)] in gated else ""
-        lines.append(f"{names[str(name)]}: {words}{mark}")
+        lines.append(f"{names[str(name)]}{marks.get(str(name), '')}: {words}")
     return lines
 
 

@@ -21,13 +21,14 @@ _heatmap = st.components.v2.component(
 )
 
 
-def data_of(effects: pd.DataFrame, gated: Collection[str] = ()) -> dict[str, Any]:
+def data_of(effects: pd.DataFrame, gated: Collection[str] = (), scale: float = 0.0) -> dict[str, Any]:
     """Return what the component shows; parameters as those of `core.plots.effect_heatmap`.
 
-    A row a region and a column a cohort. Each cell is its text, its colour, that of the text on it, and what is said
-    of it on hover and on focus.
+    A row a region and a column a cohort; the colours reach to ``scale``, or to the largest |d|. Each cell is its text,
+    its colour, that of the text on it, and what is said of it on hover and on focus.
     """
     cells = plots.effect_cells(effects, gated)
+    most = max(cells.most, scale)
     return {
         "title": "Cohen's d by region and cohort",
         "rows": cells.regions,
@@ -35,7 +36,7 @@ def data_of(effects: pd.DataFrame, gated: Collection[str] = ()) -> dict[str, Any
         "columns": cells.cohorts,
         "cells": [
             [
-                [text or "–", *plots.effect_colours(d, cells.most), hover.replace("<br>", "\n")]
+                [text or "–", *plots.effect_colours(d, most), hover.replace("<br>", "\n")]
                 for d, text, hover in zip(*row, strict=True)
             ]
             for row in zip(cells.d, cells.text, cells.hover, strict=True)
@@ -43,7 +44,7 @@ def data_of(effects: pd.DataFrame, gated: Collection[str] = ()) -> dict[str, Any
         "gated": [cohort in gated for cohort in cells.cohorts],
         "rule": cells.rule,
         "colours": [plots.effect_colours(d / 5 - 1, 1)[0] for d in range(11)],
-        "most": f"{cells.most:.2g}",
+        "most": f"{most:.2g}",
         "ends": ["larger in synthetic brains", "larger in real brains"],
     }
 

@@ -167,6 +167,10 @@ def show_verdict(study: Study, results: Results, verdict: Verdict) -> None:
             st.session_state[shared.ASKED] = (verdict.cohort, worst_region(results, verdict.cohort))
             if reason.topic == "copies":
                 st.session_state[similarity_parts.TAB] = similarity_parts.COPY_TAB
+                pairs = results.copies[results.copies["cohort"] == verdict.cohort]
+                for encoder in study.settings.encoders if len(pairs) else ():  # whichever is chosen there
+                    space = pairs.loc[pairs["ratio"].idxmin(), "space"]  # of the pair that is selected
+                    st.session_state[f"{similarity_parts.SPACE}{encoder}"] = space
             if metric := METRIC_OF.get(reason.topic, ""):
                 st.session_state["metric"] = metric
             # the first one is shown unasked; what the page itself would write into its address is one more step back

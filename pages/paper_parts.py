@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from core.anatomy import LARGE_EFFECT, count_effects, paper_table
+from core.anatomy import LARGE_EFFECT, count_effects, in_words, paper_table
 from pages import heatmap_parts, look, reads
 
 RENAMED = {"failed_rois": "failed_scores", "failed_mris": "failed_volumes", "passing_rate": "pass_rate"}
@@ -112,6 +112,7 @@ def show_effects(
     of: tuple[Any, ...],
     gated: Collection[str] = (),
     on_cell: heatmap_parts.OnCell | None = None,
+    scale: float = 0.0,
     **options: Any,
 ) -> Any:
     """Show effect sizes as a heatmap and as the paper's Table 3; row beside row where both fit.
@@ -130,13 +131,15 @@ def show_effects(
         Short names of the cohorts that fail the gate: marked as not relied upon.
     on_cell : callable
         Called with region and cohort of a cell of the heatmap that was clicked.
+    scale : float
+        The colours reach to this |d|, to a larger one where there is one.
     **options
         Of the table.
     """
     many = effects["cohort"].nunique() > look.FEW_COHORTS
     left, right = (st.container(), st.container()) if many else st.columns(2)
     with left:
-        cells = reads.kept(f"{key}_heatmap", of, lambda: heatmap_parts.data_of(effects, gated))
+        cells = reads.kept(f"{key}_heatmap", of, lambda: heatmap_parts.data_of(effects, gated, scale))
         heatmap_parts.show(cells, f"{key}_heatmap", on_cell)
         if gated:
             st.caption(look.GATED)
@@ -156,8 +159,8 @@ def _effects_side_by_side(
     regions, names = (list(dict.fromkeys(effects[name])) for name in ("region", "cohort"))
     values = effects.pivot_table("cohens_d", "region", "cohort", sort=False, dropna=False)
     values = values.reindex(index=regions, columns=names)
-    cells: dict[tuple[str, str], Any] = {("", "Region"): regions}
-    config = {1: look.text("Region", width=158)}  # by position, where 0 is the hidden index
+    cells: dict[tuple[str, str], Any] = {("", "Region"): [in_words(region) for region in regions]}
+    config = {1: look.text("Region", width=190)}  # by position, where 0 is the hidden index
     if "noise_floor" in effects and effects["noise_floor"].notna().any():
         cells["", "± noise"] = values.index.map(effects.groupby("region")["noise_floor"].max())
         config[2] = look.number("± noise", look.NOISE_HELP, "%.2f", 55)

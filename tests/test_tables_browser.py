@@ -30,7 +30,7 @@ def opened(compared, playwright):
     server = Server(settings)
     server.start()
     browser = launch(playwright)
-    page, problems = browser.new_page(viewport={"width": 1280, "height": 900}), []
+    page, problems = browser.new_page(viewport={"width": 1280, "height": 900}, bypass_csp=True), []
     page.on("pageerror", lambda error: problems.append(str(error)))
 
     def go(name: str) -> None:
@@ -91,7 +91,7 @@ def test_cases_are_ticked_one_after_the_other_where_another_table_lists_them_too
     go("quality")
     table = page.locator(".st-key-failing [data-testid=stDataFrame]")
     for row, words in enumerate(("1 case selected", "2 cases selected", "3 cases selected")):
-        page.get_by_role("heading", name="Volumes that fail").scroll_into_view_if_needed()
-        page.wait_for_timeout(1000)
+        page.wait_for_function("document.querySelector('[data-testid=stApp]').dataset.testScriptState === 'notRunning'")
+        page.wait_for_timeout(1000)  # the table is drawn
         table.click(position={"x": 14, "y": 52 + 35 * row})
         page.get_by_test_id("stSidebar").get_by_text(words).wait_for(timeout=30_000)

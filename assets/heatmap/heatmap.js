@@ -3,7 +3,6 @@
 
 const shared = (globalThis.synthscopeHeatmaps ??= new WeakMap());
 const [REGION, NUMBER] = [205, 54]; // pixels: width of a region's name, and the least of a number's column
-const MANY = 12; // columns that no longer fit: the table scrolls sideways, and its head goes with it
 const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 
 const make = (tag, more, ...children) => {
@@ -22,7 +21,7 @@ function cell([text, colour, ink], row, column, data) {
 function table(data) {
   const head = make("tr", {}, make("th", { scope: "col", textContent: "Region" }), ...data.columns.map((name) => make("th", { scope: "col", textContent: name })));
   const rows = data.rows.map((name, row) => make(
-    "tr", { className: row === data.rule ? "rule" : "" }, make("th", { scope: "row", textContent: data.words[row], title: name }),
+    "tr", { className: data.rule && row === data.rule ? "rule" : "" }, make("th", { scope: "row", textContent: data.words[row], title: name }),
     ...data.cells[row].map((item, column) => cell(item, row, column, data)),
   ));
   const found = make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows));
@@ -55,6 +54,9 @@ function say(map, found) {
 function start(parentElement) {
   const map = { frame: make("div", { className: "frame" }), hint: make("div", { className: "hint", hidden: true }), looks: "" };
   map.hint.setAttribute("role", "status");
+  const needed = () => REGION + NUMBER * (map.data?.columns.length ?? 0);
+  map.fit = () => map.frame.classList.toggle("wide", map.frame.clientWidth < needed()); // it scrolls sideways, its head with it
+  new ResizeObserver(map.fit).observe(map.frame);
   parentElement.append(make("div", { className: "heatmap" }, map.frame, map.hint));
   const cellOf = (event) => event.target.closest?.("td");
   const choose = (found) => map.data.clickable && map.send("cell", { region: map.data.rows[found.dataset.row], cohort: map.data.columns[found.dataset.column] });
@@ -92,7 +94,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
   const looks = JSON.stringify(data);
   if (map.looks === looks) return;
   Object.assign(map, { looks, data });
-  map.frame.classList.toggle("wide", data.columns.length > MANY);
+  map.fit();
   map.frame.classList.toggle("clickable", data.clickable);
   map.frame.replaceChildren(table(data), legend(data));
   say(map, null);
