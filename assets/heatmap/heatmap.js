@@ -3,6 +3,7 @@
 
 const shared = (globalThis.synthscopeHeatmaps ??= new WeakMap());
 const [REGION, NUMBER] = [205, 54]; // pixels: width of a region's name, and the least of a number's column
+const least = (data) => REGION + NUMBER * data.columns.length;
 const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 
 const make = (tag, more, ...children) => {
@@ -25,7 +26,7 @@ function table(data) {
     ...data.cells[row].map((item, column) => cell(item, row, column, data)),
   ));
   const found = make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows));
-  found.style.minWidth = `${REGION + NUMBER * data.columns.length}px`;
+  found.style.minWidth = `${least(data)}px`;
   found.setAttribute("role", "grid");
   found.setAttribute("aria-label", data.title);
   (found.querySelector("td") ?? found).tabIndex = 0;
@@ -54,8 +55,7 @@ function say(map, found) {
 function start(parentElement) {
   const map = { frame: make("div", { className: "frame" }), hint: make("div", { className: "hint", hidden: true }), looks: "" };
   map.hint.setAttribute("role", "status");
-  const needed = () => REGION + NUMBER * (map.data?.columns.length ?? 0);
-  map.fit = () => map.frame.classList.toggle("wide", map.frame.clientWidth < needed()); // it scrolls sideways, its head with it
+  map.fit = () => map.frame.classList.toggle("wide", !!map.data && map.frame.clientWidth < least(map.data)); // it scrolls sideways
   new ResizeObserver(map.fit).observe(map.frame);
   parentElement.append(make("div", { className: "heatmap" }, map.frame, map.hint));
   const cellOf = (event) => event.target.closest?.("td");
