@@ -145,9 +145,9 @@ def show_effects(study: Study, results: Results, table: pd.DataFrame, choices: t
     gated = [names[name] for name, mark in marks.items() if mark == FAILS]
     labelled = table.assign(cohort=table["cohort"].map(names))
     select = {"on_select": "rerun", "selection_mode": "single-row"}
-    effects = results.effect_sizes["cohens_d"].abs().max()  # one scale, whichever regions and cohorts are shown
+    scale = float(results.effect_sizes["cohens_d"].abs().max())  # the same whichever regions and cohorts are shown
     event = paper_parts.show_effects(
-        labelled, "effects", help_texts, choices, gated, _take_cell(names), scale=float(effects), **select
+        labelled, "effects", help_texts, choices, gated, _take_cell(names), scale=scale, **select
     )
     st.caption(
         f"The table is the paper's Table 3. Click a number in the heatmap, or choose a row of the table, to see "

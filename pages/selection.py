@@ -214,7 +214,7 @@ def show_cases(
     rows = [row for row, pair in enumerate(pairs) if pair in chosen]
     ticked = st.session_state.get(key)
     if sorted(ticked["selection"]["rows"] if ticked else []) != rows:
-        st.session_state[key] = {"selection": {"rows": rows, "columns": [], "cells": []}}
+        st.session_state[key] = {"selection": {"rows": rows}}
     choices = {"on_select": _take_rows(key, pairs, rows), "selection_mode": "multi-row", "key": key}
     look.show_table(table, columns, **choices, **options)
     if rows:
