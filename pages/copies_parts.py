@@ -96,14 +96,10 @@ def show_pairs(results: Results, study: Study, encoder: str) -> None:
     spaces = list(results.copies["space"].unique())
     if not spaces:
         return
-    space = st.segmented_control(
-        "Worst pairs, measured on",
-        spaces,
-        default=encoder if encoder in spaces else spaces[0],
-        required=True,
-        format_func=space_label,
-        key=f"{SPACE}{encoder}",
-    )
+    key = f"{SPACE}{encoder}"
+    if st.session_state.get(key) not in spaces:  # a link may have chosen one
+        st.session_state[key] = encoder if encoder in spaces else spaces[0]
+    space = st.segmented_control("Worst pairs, measured on", spaces, required=True, format_func=space_label, key=key)
 
     def sort() -> pd.DataFrame:
         found = results.copies[results.copies["space"] == space]
