@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -172,19 +173,35 @@ class Mean(Toy):
         return [Phase("fit", ("generator",), fit)]
 
 
+class LateMean(Mean):
+    """Its second process is late with every step."""
+
+    def optimiser(self, module):
+        optimiser = super().optimiser(module)
+        optimiser.register_step_post_hook(lambda *_: time.sleep(0.2 * second_process()))
+        return optimiser
+
+
+def second_process() -> bool:
+    return os.environ.get("LOCAL_RANK") == "1"
+
+
 def test_two_processes_equal_one_with_a_batch_of_both(tmp_path):
+    """Also where the second sees the files of the first before it would write them, and where it alone is stopped."""
     script = tmp_path / "two.py"
     script.write_text(
         "import sys; sys.path.insert(0, 'tests'); import test_generators_training as t; from pathlib import Path\n"
         "t.torch.manual_seed(0)\n"
-        "t.train(t.Mean(), t.Volumes(8), Path(sys.argv[1]), t.plan(batch=2), t.Machine(devices=2, log_every=4))\n"
+        "stop = t.stop_after(12 if t.second_process() else 99)\n"
+        "machine = t.Machine(devices=2, log_every=4)\n"
+        "t.train(t.LateMean(), t.Volumes(8), Path(sys.argv[1]), t.plan(batch=2), machine, stop=stop)\n"
     )
     out = tmp_path / "two"
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    subprocess.run([sys.executable, str(script), str(out)], env=environment, check=True, timeout=120)
+    subprocess.run([sys.executable, str(script), str(out)], env=environment, check=True, timeout=240)
     torch.manual_seed(0)
     one = Mean()
-    train(one, Volumes(8), tmp_path / "one", plan(batch=4), OFTEN)
+    train(one, Volumes(8), tmp_path / "one", plan(batch=4), OFTEN, stop=stop_after(12))
     state = torch.load(out / CHECKPOINT, weights_only=True)["model"]
     assert torch.allclose(state["generator.bias"], one.generator.bias.detach(), atol=1e-6)
     assert [row["step"] for row in read_curve(out)] == [row["step"] for row in read_curve(tmp_path / "one")]

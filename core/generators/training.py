@@ -178,7 +178,7 @@ def train(
     for batches in loader:
         run.learn(batches)
         writer.after_step()
-        if stop():
+        if run.agreed(stop()):
             break
     writer.save()
     writer.last_row()
@@ -247,6 +247,13 @@ class Run:
             self.optimisers[name].step()
         before = self.sums.get(phase.name, [0.0, 0.0])
         self.sums[phase.name] = [before[0] + total, before[1] + 1]
+
+    def agreed(self, wish: bool) -> bool:
+        """Return whether any process wishes it: what one does and another does not, both wait for without end."""
+        if self.fabric.world_size == 1:
+            return wish
+        wishes = torch.tensor(float(wish), device=self.fabric.device)
+        return bool(cast(Tensor, self.fabric.all_reduce(wishes, reduce_op="sum")) > 0)
 
     def weights(self) -> dict[str, Tensor]:
         """Return the state dict that is exported: running averages where the model has them."""
@@ -371,7 +378,8 @@ class _Writer:
             self.report(run.step / run.plan.steps, f"step {run.step} of {run.plan.steps}")
         if run.fabric.global_rank == 0 and machine.preview_every and run.step % machine.preview_every == 0:
             self._preview()
-        if time.monotonic() - self.saved > machine.save_every or not (self.out / CHECKPOINT).exists():
+        due = time.monotonic() - self.saved > machine.save_every or not (self.out / CHECKPOINT).exists()
+        if run.agreed(due):
             self.save()
 
     def save(self) -> None:
