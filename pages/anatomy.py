@@ -35,7 +35,8 @@ GATES = ("all volumes", "only volumes that pass the gate")
 FAILS = " (fails the gate, not relied upon)"
 BY_CHANCE = " (fails the gate by no more than chance: read with care)"
 ANCHOR = "volumes-behind-the-effect-size"  # of the heading
-CLICKED = "anatomy_clicked"  # a cell of the heatmap was clicked in this run
+CLICKED = "anatomy_clicked"  # in this run, what leads to another part of the page
+HEATMAP = "effects_heatmap"  # key
 REGION = "anatomy_chosen_region"  # begins the keys of the choice of a region and its cohort
 
 
@@ -199,7 +200,12 @@ def show_region(study: Study, results: Results, table: pd.DataFrame, picked: str
     if not regions:
         return
     cohorts = {cohort.name: cohort for cohort in study.synthetic if cohort.name in table["cohort"].unique()}
-    st.subheader("Volumes behind the effect size")
+    heading, back = st.columns([5, 1], vertical_alignment="bottom")
+    heading.subheader("Volumes behind the effect size")
+    help_text = "To all regions and cohorts."
+    if back.button("Heatmap", icon=":material/arrow_upward:", type="tertiary", help=help_text, key="anatomy_back"):
+        shared.lead_to(HEATMAP)
+        st.rerun()
     first, second, third = st.columns([2, 2, 2], vertical_alignment="bottom")
     largest = table.dropna(subset=["cohens_d"]).sort_values("cohens_d", key=abs, ascending=False, kind="stable")
     who, where = st.session_state.get(shared.ASKED) or ("", "")

@@ -10,7 +10,7 @@ import streamlit as st
 from core.study import Study
 from core.workflows import Results
 from core.workflows import comparisons as compare
-from core.workflows.results import judge_copies
+from core.workflows.judging import judge_copies
 from pages import look, reads, selection, shared
 from pages.similarity_parts import SPACE, encoder_label
 
@@ -65,9 +65,9 @@ def show_copies(results: Results, study: Study, encoder: str) -> None:
         st.warning(f"{message} ({rule}): {found['suspicious']}. Look at the worst pairs.")
     if found["unclear"]:
         st.info(
-            f"**Unclear**: {found['unclear']}. More than half are nearer to training by the interval, but not by the "
-            "permutation test, in which volumes that look alike and share their nearest person count as one. Look at "
-            "the worst pairs."
+            f"**Unclear**: {found['unclear']}. Each volume counted for itself, more than chance gives are nearer to a "
+            "training person than to a held-out one. But look-alikes share their nearest person, which gives the same "
+            "without any copy (permutation test). Look at the worst pairs."
         )
     if not any(found.values()):
         st.success(f"No cohort lies nearer to its training cohort than chance explains (none has {rule}).")

@@ -87,7 +87,10 @@ def keep_address(link: Mapping[str, str], step: int, arrival: int) -> None:
 
 
 def land(spot: str, number: float) -> None:
-    """Have the browser bring a part of the page, by its anchor or key, into view: once for each ``number``."""
+    """Have the browser bring a part of the page, by its anchor or key, into view: once for each ``number``, 0 for none.
+
+    A page that is come to by the browser's Back shows where it was left.
+    """
     _landing(key="landing", data={"spot": spot, "number": number})
 
 

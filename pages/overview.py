@@ -14,7 +14,7 @@ from core.errors import InputError
 from core.metrics import METRICS
 from core.study import Cohort, Study
 from core.workflows import Results
-from core.workflows.results import cases_behind, typical_case, worst_region
+from core.workflows.judging import cases_behind, typical_case, worst_region
 from core.workflows.verdicts import ANSWERS, UNJUDGED, Verdict, best_first, column_help, is_control
 from core.workflows.viewing import PLANES, Sheet
 from pages import look, reads, selection, shared, sheet_parts, similarity_parts
@@ -29,7 +29,8 @@ STATES = {
     "open": (":material/help:", "orange"),
 }
 PAGES = {  # of each reason, and the part of it that the reason is about
-    "gate": ("quality", "scores-of-every-volume"),
+    "gate": ("quality", "volumes-that-fail"),
+    "gate passed": ("quality", "scores-of-every-volume"),
     "anatomy": ("anatomy", "volumes-behind-the-effect-size"),
     "similarity": ("similarity", "similarity_focus"),
     "diversity": ("similarity", "similarity_focus"),
@@ -95,7 +96,8 @@ def show_verdicts(study: Study, judged: Sequence[Verdict], *, changed: bool) -> 
     st.markdown("\n".join(f"| {' | '.join(row)} |" for row in rows), unsafe_allow_html=True)
     st.caption(
         "Best first: volumes that pass, regions that differ, place; then what is nearly one brain or may hold copies; "
-        "controls last. What the columns say",
+        "controls last. A cross beside a good place: farther from the real brains than these are from each other. "
+        "What the columns say",
         help=VERDICTS_HELP,
     )
 
@@ -157,7 +159,7 @@ def show_verdict(study: Study, results: Results, verdict: Verdict) -> None:
     st.caption(f"{rest[:1].upper()}{rest[1:]}.")
     for column, reason in zip(st.columns(len(verdict.reasons)), verdict.reasons, strict=True):
         icon, colour = STATES[reason.state]
-        page, spot = PAGES[reason.topic]
+        page, spot = PAGES["gate passed" if (reason.topic, reason.state) == ("gate", "good") else reason.topic]
         details = reason.text.replace("\n", "\n\n")
         about = f"{details}\n\n*{reason.meaning}*\n\n{BEHIND.format(page=page.capitalize())}"
         label, key = f":{colour}[{icon}] **{reason.topic.capitalize()}** →", f"{reason.topic}_{verdict.cohort}"

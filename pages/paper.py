@@ -10,7 +10,7 @@ import streamlit as st
 
 from core import plots
 from core.workflows import comparisons as compare
-from pages import look, paper_parts, reads, shared
+from pages import look, paper_parts, reads, shared, table_one_parts
 from pages import similarity_parts as parts
 
 SOURCE = (
@@ -21,8 +21,8 @@ SOURCE = (
 
 def show_table_1() -> None:
     """Show similarity: the table, the order of the generators under each encoder, every value."""
-    parts.show_paper_table()
-    ranked = parts.cached_paper()
+    table_one_parts.show_paper_table()
+    ranked = table_one_parts.cached_paper()
     models = list(dict.fromkeys(ranked["cohort"]))
     names, colours = {name: name for name in models}, plots.cohort_colours(models)
     metric = st.segmented_control(

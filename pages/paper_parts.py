@@ -166,8 +166,8 @@ def _effects_side_by_side(
         config[2] = look.number("± noise", look.NOISE_HELP, "%.2f", 55)
     for name in names:
         plain, _, kind = name.removesuffix(")").rpartition(" (") if name.endswith(")") else (name, "", "")
-        above = ", ".join(filter(None, [kind, "fails the gate" if name in gated else ""]))
-        cells[above, plain] = values[name]
+        plain = f"✗ {plain}" if name in gated else plain
+        cells[kind, plain] = values[name]
         about = f"{help_texts[name]} {look.GATED if name in gated else ''}".strip()
         config[len(cells)] = look.number(plain, about, "%+.2f", max(56, 16 + round(6.6 * len(plain))))
     return pd.DataFrame({column: list(found) for column, found in cells.items()}), config

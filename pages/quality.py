@@ -14,12 +14,13 @@ from core.quality import briefly, failing_cases
 from core.study import Study
 from core.tables import csv_text
 from core.workflows import Results
+from core.workflows.ranking import image_failures
 from core.workflows.regional import what_if_gate
-from core.workflows.results import image_failures, qc_caveats, qc_of
+from core.workflows.results import qc_caveats, qc_of
 from pages import access, look, paper_parts, reads, selection, shared
 
 ALL = "all cohorts"
-SCORES_ANCHOR = "scores-of-every-volume"  # where a link to this page leads
+FAILING_ANCHOR = "volumes-that-fail"  # where a link to this page leads, when there are some
 FAILING_COLUMNS = {
     "cohort": look.text("Cohort", width=170),  # all columns fit beside the sidebar on a small screen
     "subject": look.text("Case", width=190),
@@ -126,7 +127,7 @@ def choose_cohort(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     labels = {ALL: ALL} | {c.name: look.short_label(c) for c in study.cohorts if c.name in set(table["name"])}
     spot, turn = st.session_state.get(shared.LANDING, ("", ""))
     who, _ = st.session_state.get(shared.ASKED) or ("", "")
-    start = who if spot == SCORES_ANCHOR and who in labels else ALL
+    start = who if spot == FAILING_ANCHOR and who in labels else ALL
     # Asked again by a link, the choice starts anew.
     key, words = f"failing_of_{turn}", labels.__getitem__
     if st.session_state.get(key, start) not in labels:  # another threshold: its volumes fail no longer

@@ -14,8 +14,10 @@ from core.settings import from_environment
 from core.study import Study, read_study, seen_of, times_of
 from core.volume import Volume
 from core.workflows import Results, load_case, load_case_labels, read_results
-from core.workflows.results import cohort_verdicts, rank_scores, source_of
+from core.workflows.judging import cohort_verdicts
+from core.workflows.ranking import rank_scores
 from core.workflows.results import results_stamp as stamp_of
+from core.workflows.results import source_of
 from core.workflows.verdicts import Verdict, verdicts
 from core.workflows.viewing import case_files, png_file, thumbnail
 

@@ -17,6 +17,7 @@ CASES = "selected_cases"  # (cohort, case) in the order they were selected
 OF_STUDY = "selected_study"  # path of the study they belong to
 LINKED = "selected_by_link"  # those that a link selected, until others are
 REPLACED = "selected_by_hand"  # (study, those that a link replaced)
+TOLD = "selected_told"  # what a link replaced was said
 IN_SIDEBAR = "selected_in_sidebar"  # those that the sidebar shows
 LISTED = 6  # names in the sidebar
 PANES = 8  # brains opened at once: a browser draws in so many panes
@@ -42,6 +43,7 @@ def lead(pairs: Sequence[Pair]) -> None:
     """Select the cases that a link is about; the sidebar gives back those that were selected by hand."""
     if (by_hand := selected()) and by_hand != st.session_state.get(LINKED):
         st.session_state[REPLACED] = (st.session_state.get(shared.STUDY), by_hand)
+        st.session_state[TOLD] = False
     select(pairs)
     st.session_state[LINKED] = selected()
 
@@ -85,6 +87,9 @@ def show_selected() -> None:
             open_button(pairs, "open_selected")
         changes: dict[str, Any] = {"on_click": _restore, "width": "stretch"}
         if before:
+            if not st.session_state.get(TOLD, True):
+                st.session_state[TOLD] = True
+                st.toast("The selection is now what the link is about. Yours is kept: *Back to your selection*.")
             label, icon = f"Back to your selection ({count(before)})", ":material/undo:"
             st.button(label, key="selected_before", icon=icon, args=(before,), **changes)
         st.button("Clear", key="clear_selected", icon=":material/close:", args=([],), **changes)

@@ -302,10 +302,9 @@ def lead_to(spot: str) -> None:
 
 
 def land() -> None:
-    """Bring what another page leads to into view; in the sidebar, where it takes no room of the page."""
-    if LANDING in st.session_state:
-        with st.sidebar:
-            niivue.land(*st.session_state[LANDING])
+    """Bring what another page leads to into view, or where it was left; in the sidebar, where it takes no room."""
+    with st.sidebar:
+        niivue.land(*st.session_state.get(LANDING, ("", 0)))
 
 
 def viewer_button(cohort: str, case: str, key: str, beside: tuple[str, str] | None = None) -> None:

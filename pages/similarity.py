@@ -15,7 +15,7 @@ from core.study import Study
 from core.workflows import Results
 from core.workflows import comparisons as compare
 from core.workflows.verdicts import controls_of
-from pages import copies_parts, look, reads, shared
+from pages import copies_parts, look, reads, shared, table_one_parts
 from pages import similarity_parts as parts
 
 CHOICES = ("variant", "encoder", "metric")  # keys of the choices, which the address holds
@@ -156,12 +156,12 @@ def show_table_one(study: Study, focus: parts.Focus, controls: Collection[str]) 
         with ours:
             cohorts = tuple(cohort.name for cohort in study.synthetic)
             encoders = tuple(study.settings.encoders)
-            cells = parts.cached_cells(*focus.source, cohorts, encoders, focus.variant, tuple(controls))
-            parts.show_study_table(cells, study, focus.variant)
+            cells = table_one_parts.cached_cells(*focus.source, cohorts, encoders, focus.variant, tuple(controls))
+            table_one_parts.show_study_table(cells, study, focus.variant)
     if theirs.open:
         with theirs:
-            parts.show_paper_table()
-    parts.explain_variants("image-mmd" in METRICS)
+            table_one_parts.show_paper_table()
+    table_one_parts.explain_variants("image-mmd" in METRICS)
 
 
 study, results = shared.current_study("Similarity", "How close is each synthetic cohort to the real one?")

@@ -23,7 +23,7 @@ from core.workflows.comparisons import (
     table_one_csv,
     wilson_interval,
 )
-from core.workflows.results import rank_table
+from core.workflows.ranking import rank_table
 
 
 def ranked(values: dict[str, dict[str, float]], half: float = 0.0, *, metric: str = "fid", **changes) -> pd.DataFrame:

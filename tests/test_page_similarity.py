@@ -16,7 +16,7 @@ from core.store import write_csv, write_json
 from core.study import PROVENANCE
 from core.workflows import remember_study
 from core.workflows.results import DETAILS, results_folder
-from pages import reads, shared, similarity_parts
+from pages import reads, shared, similarity_parts, table_one_parts
 
 ROOT = Path(__file__).resolve().parents[1]
 ENCODERS = ("medicalnet-r50", "medicalnet-r101")
@@ -252,7 +252,7 @@ def test_a_range_of_floors_is_no_interval_and_the_table_fits_beside_the_sidebar(
     app = open_page(full)
     assert table_one(app)["R50", "FID"]["Floor: real against real"] == "0.5 to 0.6"
     assert "range of the floors where the cohorts differ in N, no interval" in words(app)
-    assert similarity_parts.COHORT_WIDTH + 8 * similarity_parts.CELL_WIDTH <= 820  # of 1280 pixels
+    assert table_one_parts.COHORT_WIDTH + 8 * table_one_parts.CELL_WIDTH <= 820  # of 1280 pixels
 
 
 def test_the_paper_s_table_has_the_same_form(full):

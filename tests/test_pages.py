@@ -24,7 +24,8 @@ from core.store import write_csv, write_json
 from core.study import PROVENANCE, read_study
 from core.volume import HALF, Volume, save, template
 from core.workflows import Results, known_studies, remember_study
-from core.workflows.results import CASE_COLUMNS, rank_scores, results_folder
+from core.workflows.ranking import rank_scores
+from core.workflows.results import CASE_COLUMNS, results_folder
 from core.workflows.verdicts import TOPICS
 from pages import form_parts, job_parts, reads, shared
 from tests.test_page_viewer import sent

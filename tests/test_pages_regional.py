@@ -152,6 +152,8 @@ def test_anatomy_shows_the_volumes_behind_a_cell_of_the_heatmap(compared, monkey
         assert app.session_state[shared.LANDING][0] == "volumes-behind-the-effect-size"
         app.run()
         assert f"**{region}, Alpha**: d =" in words(app)
+    app.button(key="anatomy_back").click().run()
+    assert not app.exception and app.session_state[shared.LANDING][0] == "effects_heatmap"
 
 
 def test_anatomy_of_results_without_regional_tables_says_so(study):
@@ -175,7 +177,7 @@ def test_quality_lists_first_what_the_link_to_it_is_about(compared):
     qc.loc[(qc["cohort"] == "real") & (qc["subject"] == "r1"), QC_SCORES[0]] = 0.1  # the worst of all
     write_csv(qc, folder / "qc.csv")
     assert listed()[1] == ["real", "Alpha"]
-    led = {shared.LANDING: ("scores-of-every-volume", 1.0), shared.ASKED: ("Alpha", "")}
+    led = {shared.LANDING: ("volumes-that-fail", 1.0), shared.ASKED: ("Alpha", "")}
     app, cohorts = listed(**led)
     assert cohorts == ["Alpha"] and app.segmented_control(key="failing_of_1.0").value == "Alpha"
     app.segmented_control(key="failing_of_1.0").set_value("all cohorts").run()

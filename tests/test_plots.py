@@ -165,6 +165,10 @@ def test_metric_dots_show_every_cohort_metric_encoder_and_variant():
     dots = [trace for trace in figure.data if trace.name != "floor"]
     assert len(dots) == 2 * 3 * 2 and dots[0].error_x.array[0] == pytest.approx(0.3)
     assert dots[0].error_x.arrayminus[0] == pytest.approx(0.2)
+    wide = plots.metric_dots(metrics().assign(encoder="a name of many words, which needs two lines"))
+    (title,) = {note.text for note in wide.layout.annotations if "ms-ssim" in note.text}
+    assert title.count("<br>") == figure.layout.annotations[0].text.count("<br>") + 1
+    assert wide.layout.margin.t == figure.layout.margin.t + 18
 
 
 def test_rank_bump_draws_ties_as_ties_and_a_missing_place_as_a_gap():
@@ -279,7 +283,7 @@ def test_effect_heatmap_is_symmetric_and_labels_gaps():
     figure = plots.effect_heatmap(effects())
     heatmap = figure.data[0]
     assert list(heatmap.y) == ["cuneus", "lingual", "insula"] and list(heatmap.x) == COHORTS[1:]
-    assert heatmap.zmin == -heatmap.zmax == -1.5
+    assert heatmap.zmin == -heatmap.zmax == -1.5 and plots.effect_heatmap(effects(), scale=2.0).data[0].zmax == 2.0
     assert np.asarray(heatmap.z, dtype=float)[:2].tolist() == [[0.3, 0.3], [-1.5, -1.5]]
     assert [note.text for note in figure.layout.annotations] == ["no value"] * 2
     assert "different" in heatmap.customdata[0][0][2] and "-0.10, +0.40" in heatmap.customdata[0][0][2]

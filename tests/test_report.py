@@ -29,7 +29,8 @@ from core.store import Store
 from core.study import CohortSpec, StudySettings, StudySpec, read_study, write_spec
 from core.volume import resample
 from core.workflows import results_folder, tasks
-from core.workflows.results import source_of, typical_case
+from core.workflows.judging import typical_case
+from core.workflows.results import source_of
 from core.workflows.verdicts import TOPICS, verdicts
 from tests.test_browser import CHROMIUM, HARMLESS
 from tests.test_workflows import write_qc
@@ -296,6 +297,11 @@ def test_failing_cohorts_are_marked_and_the_noise_is_there(made):
         assert ("✗: fails the quality gate" in chart.note) is not reliable
         assert table.headings[2] == ("" if reliable else "✗ ") + NASTY and table.columns[2] == NASTY
         assert {row[1] for row in table.rows} == {"0.50"} and "In brackets" in chart.note
+    shown = [piece.data[0] for _, piece in chart.pieces]
+    assert max(len(trace.y) for trace in shown) <= 18 and len({trace.zmax for trace in shown}) == 1
+    assert sorted(region for trace in shown for region in trace.y) == sorted(chart.figure.data[0].y)
+    spoken, written = {row[0] for row in table.body}, {row[0] for row in table.rows}
+    assert "caudal anterior cingulate" in spoken - written and "caudalanteriorcingulate" in written - spoken
     gate = results.quality.assign(reliable=False, ci_low=0.9, ci_high=0.99)  # 5 % may fail
     chart = report.figures.anatomy(study, replace(results, quality=gate))
     assert all(name.startswith("(✗) ") for name in chart.figure.data[0].x) and "no more than chance" in chart.note

@@ -78,8 +78,34 @@ def test_a_cell_says_what_it_holds_and_leads_to_its_volumes_by_mouse_and_keys(op
     behind.filter(has_text=f"{region}, Alpha").wait_for(timeout=60_000)
     assert grid.locator("td[tabindex='0']").count() == 1
 
+    top = "document.querySelector('[data-testid=stMain]').getBoundingClientRect().top"
+    page.get_by_role("button", name="Heatmap").click()
+    page.wait_for_function(
+        f"document.querySelector('.st-key-effects_heatmap').getBoundingClientRect().top - {top} < 80"
+    )
+
     page.set_viewport_size({"width": 420, "height": 800})
     page.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_back_comes_to_the_place_where_a_page_was_left(opened):
+    page, go = opened
+    go("overview")
+    place = "document.querySelector('[data-testid=stMain]').scrollTop"
+    link = page.get_by_role("button", name="View", exact=True)
+    link.wait_for(timeout=120_000)
+    page.get_by_role("heading", name="Cases", exact=True).wait_for()
+    link.scroll_into_view_if_needed()
+    page.mouse.move(640, 450)
+    page.mouse.wheel(0, 5000)
+    page.wait_for_function(f"{place} > 200")
+    page.get_by_role("heading", name="Cases", exact=True).click()
+    left = page.evaluate(place)
+    page.get_by_role("link", name="Quality").click()
+    page.get_by_role("heading", name="The gate", exact=True).wait_for()
+    page.go_back()
+    page.get_by_role("heading", name="Cases", exact=True).wait_for()
+    page.wait_for_function(f"Math.abs({place} - {left}) < 3")
 
 
 def test_cases_are_ticked_one_after_the_other_where_another_table_lists_them_too(compared, opened):

@@ -8,7 +8,7 @@ import pytest
 
 from core.quality import QC_SCORES, pass_interval
 from core.volume import AXES_FAULT, CONTENT_FAULTS, NO_BRAIN
-from core.workflows import Results, results, verdicts
+from core.workflows import Results, judging, ranking, results, verdicts
 from core.workflows.results import CASE_COLUMNS, COPY_COLUMNS, METRIC_COLUMNS, QUALITY_COLUMNS
 
 CHECK = {"cohort": "a", "space": "image", "n_synthetic": 24, "n_reference": 24, "p_binomial": 0.5}
@@ -51,7 +51,7 @@ def cases(n: int, *reasons: str) -> pd.DataFrame:
 
 
 def facts(found: Results) -> pd.Series:
-    return pd.Series(results.cohort_verdicts(found, ["a"]).loc["a"])
+    return pd.Series(judging.cohort_verdicts(found, ["a"]).loc["a"])
 
 
 @pytest.mark.parametrize(
@@ -125,6 +125,15 @@ def test_the_main_finding_is_the_worst_score_where_few_pass_and_else_the_region_
     assert said.endswith("not relied upon.")
 
 
+def test_images_unlike_the_real_ones_are_told_whatever_their_segmentation_says():
+    def finding(unlike: int) -> str:
+        table = pd.DataFrame({"cohort": "a", "unlike": ["contrast"] * unlike + [""] * (40 - unlike)})
+        return verdicts.images(facts(known(quality=gate(40, 0), image_checks=table)))
+
+    assert finding(40) == "The images themselves: 40 of 40 unlike the real ones."
+    assert finding(2) == finding(0) == verdicts.images(facts(known())) == ""  # 2 of 40 may be chance
+
+
 def test_volumes_refused_for_what_they_show_fail_the_gate_and_others_do_not():
     broken = "the file cannot be read to the end."
     found = facts(
@@ -142,13 +151,13 @@ def test_shapeless_volumes_are_named_where_they_fail():
 
 def test_a_cohort_that_contradicts_its_headers_as_a_whole_has_wrong_headers():
     turned = [f"{AXES_FAULT}: flipped"] * 3
-    assert results.image_failures(known(cases=cases(2, *turned)), "a") == (0, 2)
-    assert results.image_failures(known(cases=cases(4, *turned)), "a") == (3, 7)
+    assert ranking.image_failures(known(cases=cases(2, *turned)), "a") == (0, 2)
+    assert ranking.image_failures(known(cases=cases(4, *turned)), "a") == (3, 7)
 
 
 def test_files_that_cannot_be_read_and_duplicates_are_not_among_the_volumes_that_failed():
     unread = ["the file is empty. Copy or export it again.", "same content as a: counted once. Remove the duplicate."]
-    assert results.image_failures(known(cases=cases(4, CONTENT_FAULTS[0], *unread)), "a") == (1, 5)
+    assert ranking.image_failures(known(cases=cases(4, CONTENT_FAULTS[0], *unread)), "a") == (1, 5)
 
 
 def places(**ties: bool) -> pd.DataFrame:
@@ -185,7 +194,7 @@ def test_ties_under_some_encoders_are_counted_and_controls_are_no_generators():
     [(1.0, 0.001, "suspicious", "bad"), (1.0, 0.49, "unclear", "open"), (0.6, 0.2, "none", "good")],
 )
 def test_the_mark_of_the_copy_check_agrees_with_its_numbers(share, p, finding, state):
-    judged = results.judge_copies(known(copy_check=pd.DataFrame([CHECK | {"share": share, "p_value": p}])))
+    judged = judging.judge_copies(known(copy_check=pd.DataFrame([CHECK | {"share": share, "p_value": p}])))
     assert judged["finding"].tolist() == [finding]
     reason = verdicts.copies(judged, known=True)
     assert reason.state == state
@@ -200,10 +209,10 @@ def test_the_typical_case_is_the_median_and_every_reason_has_brains_behind_it():
         qc=scores(0.9, 0.1, 0.5), quality=gate(3, 2), effect_sizes=effects(0.9, -0.1), percentiles=extreme,
         copies=pd.DataFrame(copied, columns=list(COPY_COLUMNS)),
     )  # fmt: skip
-    assert results.typical_case(found, "a") == "s2"
-    assert results.cases_behind(found, "a", "gate") == [("a", "s1"), ("a", "s2")]
-    assert results.cases_behind(found, "a", "anatomy") == [("a", "s2"), ("a", "s1")]
-    assert results.cases_behind(found, "a", "copies") == [("a", "s1"), ("training", "t1")]
-    assert results.cases_behind(found, "a", "similarity")[0] == ("a", "s2")
-    assert results.cases_behind(known(), "a", "gate") == [] and results.typical_case(known(), "a") == ""
+    assert judging.typical_case(found, "a") == "s2"
+    assert judging.cases_behind(found, "a", "gate") == [("a", "s1"), ("a", "s2")]
+    assert judging.cases_behind(found, "a", "anatomy") == [("a", "s2"), ("a", "s1")]
+    assert judging.cases_behind(found, "a", "copies") == [("a", "s1"), ("training", "t1")]
+    assert judging.cases_behind(found, "a", "similarity")[0] == ("a", "s2")
+    assert judging.cases_behind(known(), "a", "gate") == [] and judging.typical_case(known(), "a") == ""
     assert not np.isfinite(facts(known())["spread"])

@@ -139,7 +139,7 @@ def effect_colours(d: float, most: float) -> tuple[str, str]:
     return f"rgb({red}, {green}, {blue})", "#000000" if luminance > 0.179 else "#ffffff"  # both have contrast 4.6 there
 
 
-def effect_heatmap(effects: pd.DataFrame, gated: Collection[str] = ()) -> go.Figure:
+def effect_heatmap(effects: pd.DataFrame, gated: Collection[str] = (), scale: float = 0.0) -> go.Figure:
     """Draw Cohen's d as a heatmap of regions by cohorts, diverging and symmetric around 0.
 
     Parameters
@@ -147,15 +147,16 @@ def effect_heatmap(effects: pd.DataFrame, gated: Collection[str] = ()) -> go.Fig
     effects : DataFrame
         cohort, region and cohens_d; the other columns of effect_sizes.csv appear on hover when present. A value in
         brackets lies within ``noise_floor``, the noise of the segmentation engine, where that column is given.
-        Rows and columns keep their order; a region without value is a labelled gap. Each cell's
-        customdata[0] is the region.
+        Rows and columns keep their order; a region without value is a labelled gap.
     gated : collection of str
         Cohorts that fail the quality gate: their columns are hatched, for their numbers are not relied upon.
+    scale : float
+        The colours reach to this |d|, to a larger one where there is one.
     """
     if effects.empty:
         return message_figure("No effect sizes yet: they need the regional volumes of both cohorts.")
     cells = effect_cells(effects, gated)
-    regions, cohorts = cells.regions, cells.cohorts
+    regions, cohorts, most = list(map(in_words, cells.regions)), cells.cohorts, max(cells.most, scale)
     named = zip(regions, cells.hover, strict=True)
     figure = go.Figure(
         go.Heatmap(
@@ -167,8 +168,8 @@ def effect_heatmap(effects: pd.DataFrame, gated: Collection[str] = ()) -> go.Fig
             customdata=[[[region, *pair] for pair in zip(cohorts, hover, strict=True)] for region, hover in named],
             hovertemplate="<b>%{customdata[0]}</b>, %{customdata[1]}<br>%{customdata[2]}<extra></extra>",
             colorscale=DIVERGING,
-            zmin=-cells.most,
-            zmax=cells.most,
+            zmin=-most,
+            zmax=most,
             colorbar={
                 "title": "Cohen's d<br>blue: larger<br>in real brains",
                 "thickness": 10,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Collection, Mapping
 
 import pandas as pd
@@ -25,9 +26,10 @@ from core.plots.style import (
 )
 
 MAP_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down", "pentagon")
+TITLE_LETTERS = 26  # of an encoder's name on one line above a panel
 FLOOR = {
     "mode": "markers",
-    "marker": {"symbol": "line-ns", "size": 18, "line": {"width": 2, "color": MARK}},
+    "marker": {"symbol": "line-ns", "size": 11, "line": {"width": 2, "color": MARK}},
     "hovertemplate": "floor %{x:.4g}: real against real at the same N<extra></extra>",
 }
 
@@ -50,12 +52,10 @@ def metric_dots(table: pd.DataFrame, *, colours: Colours | None = None) -> go.Fi
     panels = dict(list(table.groupby(names, sort=False)))
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    titles = []
-    for part in panels.values():
-        below = filter(None, [part["encoder"].iloc[0], _good_end(part["direction"].iloc[0])])
-        titles.append("<br>".join([part["metric"].iloc[0], *(f"<sup>{words}</sup>" for words in below)]))
-    height = 80 + rows * (110 + 30 * table["cohort"].nunique())
-    gaps = {"horizontal_spacing": 0.06, "vertical_spacing": 110 / height}
+    titles = [_title(part.iloc[0]) for part in panels.values()]
+    above = 26 + 18 * max(title.count("<br>") + 1 for title in titles)  # pixels
+    height = above + rows * (110 + 30 * table["cohort"].nunique())
+    gaps = {"horizontal_spacing": 0.06, "vertical_spacing": (above + 30) / height}
     figure = make_subplots(rows, columns, shared_yaxes=True, subplot_titles=titles, **gaps)
     for number, part in enumerate(panels.values()):
         place = {"row": number // columns + 1, "col": number % columns + 1}
@@ -66,7 +66,13 @@ def metric_dots(table: pd.DataFrame, *, colours: Colours | None = None) -> go.Fi
     one_legend_entry_each(figure)
     figure.update_yaxes(autorange="reversed", type="category")
     figure.update_xaxes(rangemode="normal", nticks=5)
-    return styled(figure, height, top=80)
+    return styled(figure, height, top=above)
+
+
+def _title(row: pd.Series) -> str:
+    """Return the lines above a panel: metric, encoder, which end is good."""
+    below = [*textwrap.wrap(row["encoder"], TITLE_LETTERS), _good_end(row["direction"])]
+    return "<br>".join([row["metric"], *(f"<sup>{words}</sup>" for words in below)])
 
 
 def _good_end(direction: object) -> str:

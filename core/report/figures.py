@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -24,8 +25,9 @@ from core.settings import Settings
 from core.study import Cohort, Study
 from core.volume import Volume
 from core.workflows import Results, load_case, load_case_labels
+from core.workflows.judging import typical_case
 from core.workflows.reader_study import reading_box
-from core.workflows.results import qc_of, source_of, typical_case
+from core.workflows.results import qc_of, source_of
 from core.workflows.verdicts import Verdict
 from core.workflows.viewing import png_file, thumbnail
 
@@ -33,6 +35,7 @@ A_COHORT = 2  # brains of each cohort in the montage
 GREY_MATTER = (3, 42, 8, 47)  # FreeSurfer: cerebral and cerebellar cortex; parcels lie above 1000
 TINT = np.array([230, 159, 0])
 WIDTH = 660  # pixels of a picture
+REGIONS = 18  # of a heatmap on one slide
 LINE = 14  # letters of a cohort's name above the heatmap
 MAIN_METRICS = ("fid", "mmd2-rbf", "ms-ssim")
 Picture = NDArray[np.uint8]
@@ -242,11 +245,24 @@ def anatomy(study: Study, results: Results) -> Chart:
     groups = effects["group"].unique() if len(effects) else ()
     draw = partial(plots.effect_heatmap, gated=[lines[name] for name in failing if name in lines])
     title = "Figure 4: effect sizes"
-    parts = tuple((f"{title}, {group}", draw(effects[effects["group"] == group])) for group in groups)
+    scale = float(effects["cohens_d"].abs().max()) if len(effects) else 0.0  # the same on every slide
+    parts = tuple(
+        (f"{title}, {name}", draw(rows, scale=scale))
+        for group in groups
+        for name, rows in _in_pieces(str(group), effects[effects["group"] == group])
+    )
     note = "Cohen's d of each region; 0 is best, blue: larger in real brains."
     note += " In brackets: within the noise of the engine." if effects["noise_floor"].notna().any() else ""
     note = " ".join([note, *gate_notes([failing.get(name, "") for name in results.effect_sizes["cohort"].unique()])])
     return Chart(title, note, draw(effects), parts)
+
+
+def _in_pieces(group: str, effects: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Share a group of regions out on as few slides as hold them in large type."""
+    regions = effects["region"].unique()
+    pieces = np.array_split(regions, -(-len(regions) // REGIONS))
+    names = [f"{group} ({n} of {len(pieces)})" if len(pieces) > 1 else group for n in range(1, len(pieces) + 1)]
+    return [(name, effects[effects["region"].isin(piece)]) for name, piece in zip(names, pieces, strict=True)]
 
 
 def _kind(cohort: Cohort) -> str:

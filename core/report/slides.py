@@ -252,9 +252,9 @@ def _montage(deck: Any, brains: Sequence[Brain]) -> None:
 
 def _picture(slide: Any, figure: Any, name: str, note: str) -> None:
     high = ROOM - _note(slide, note)
-    many_rows = any(trace.type == "heatmap" and len(trace.y) > 20 for trace in figure.data)
-    size = (12.0, 5.6) if many_rows or len({trace.name for trace in figure.data}) > 4 else (9.5, 4.2)
-    png = plots.picture(figure, width=size[0], height=size[1], font=9 if many_rows else 11)
+    large = any(trace.type == "heatmap" for trace in figure.data) or len({trace.name for trace in figure.data}) > 4
+    size = (12.0, 5.6) if large else (9.5, 4.2)
+    png = plots.picture(figure, width=size[0], height=size[1], font=11)
     _image(slide, png, (MARGIN, BODY, WIDTH - 2 * MARGIN, high), f"{name}. {note}")
 
 
@@ -264,7 +264,7 @@ def _table_pages(deck: Any, table: Table) -> None:
     # An interval, and a sign with its number, stay together on a line.
     body = [
         (first, *(re.sub(r"-(?=\d)", "−", cell.replace(", ", ",\u00a0")) for cell in cells))
-        for first, *cells in table.rows
+        for first, *cells in table.body
     ]
     table = replace(table, rows=tuple(body))
     widths = _widths([table.headings, *table.rows])

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from core.anatomy import in_words
 from core.encoders import ENCODERS
 from core.study import Study
 from core.workflows import Results
 from core.workflows import comparisons as compare
+from core.workflows.judging import cohort_verdicts
+from core.workflows.ranking import rank_scores
 from core.workflows.regional import at_gate
-from core.workflows.results import cohort_verdicts, qc_caveats, rank_scores
+from core.workflows.results import qc_caveats
 from core.workflows.verdicts import controls_of
 
 FAILS, BY_CHANCE = "✗ ", "(✗) "  # marks of a cohort that fails the quality gate
@@ -37,6 +40,13 @@ class Table:
     def headings(self) -> tuple[str, ...]:
         """The names of the columns with their marks."""
         return tuple(map(str.__add__, self.marks, self.columns)) if self.marks else self.columns
+
+    @property
+    def body(self) -> tuple[tuple[str, ...], ...]:
+        """The rows with regions in words, where the CSV has FreeSurfer's names."""
+        if self.columns[0] != "region":
+            return self.rows
+        return tuple((in_words(region), *cells) for region, *cells in self.rows)
 
 
 def all_tables(study: Study, results: Results) -> list[Table]:
@@ -173,7 +183,7 @@ def escape_latex(text: str) -> str:
 
 def latex(table: Table) -> str:
     """Return a table for LaTeX with the packages booktabs and graphicx: shrunk when it is wider than the page."""
-    lines = [" & ".join(map(escape_latex, row)) + r" \\" for row in table.rows]
+    lines = [" & ".join(map(escape_latex, row)) + r" \\" for row in table.body]
     head = " & ".join(map(escape_latex, table.headings)) + r" \\"
     body = "\n".join([r"\toprule", head, r"\midrule", *lines, r"\bottomrule"])
     columns = "l" + "r" * (len(table.columns) - 1)

@@ -11,7 +11,7 @@ from core.report.tables import encoder_label
 from core.segmentation import SEGMENTERS
 from core.study import Study
 from core.workflows import Results
-from core.workflows.results import suspicious_copies
+from core.workflows.judging import suspicious_copies
 
 PAPER = (
     "Wu, Peng, Li, Zhang, Pohl: Evaluating the Quality of Brain MRI Generators. MICCAI 2024. "

@@ -1,7 +1,8 @@
 """The verbs: the only place where science meets study and store.
 
 `tasks` works on one case and runs on the workers; `cohorts` and `evaluation` on whole cohorts;
-`verbs` are the functions of the command line; `results` is what pages, plots and reports read.
+`verbs` are the functions of the command line; `results` is what pages, plots and reports read, `ranking` the order of
+the cohorts by each score, `judging` and `verdicts` what all of it says.
 """
 
 from core.workflows.demo import demo, demo_folder

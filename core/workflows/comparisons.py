@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from core import anatomy
 from core.tables import csv_text
-from core.workflows.results import badness, rank_table
+from core.workflows.ranking import badness, rank_table
 
 REAL = "real"  # the row of floors in the layout of Table 1
 PAPER_ENCODERS = {"r101": "medicalnet-r101", "r50_23": "medicalnet-r50-23", "r50": "medicalnet-r50"}

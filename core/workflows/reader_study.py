@@ -16,7 +16,8 @@ from core.readings import SCALES
 from core.settings import Settings
 from core.study import Study
 from core.volume import Grid, Volume, template
-from core.workflows.results import Results, badness, load_case
+from core.workflows.ranking import badness
+from core.workflows.results import Results, load_case
 
 MARGIN = 8.0  # mm around the atlas brain
 BRIGHTEST = 99.5  # percentile of the foreground shown white

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from core.settings import Settings
 from core.store import Store
 from core.study import PROVENANCE, Case, Study, StudySpec, read_spec
 from core.tables import restored
-from core.volume import AXES_FAULT, CONTENT_FAULTS, NO_BRAIN, Volume, grid_named, load_labels
+from core.volume import Volume, grid_named, load_labels
 from core.workflows import regional, tasks
 from core.workflows.cohorts import INTENSITY_RULES, template_of
 
@@ -35,7 +35,6 @@ MAP_COLUMNS = ("encoder", "method", "cohort", "case", "x", "y", "share_x", "shar
 COPY_COLUMNS = ("cohort", "space", "case", "nearest_training", "ratio", "distance_training", "distance_held_out")
 COPY_CHECK_COLUMNS = ("cohort", "space", "share", "p_value", "p_binomial", "n_synthetic", "n_reference")
 DETAILS = "details.json"
-SHOWN = 4  # brains behind a number
 RESULT_FILES = (
     "cases.csv", "metrics.csv", DETAILS, "map.csv", "copies.csv", "copy_check.csv",
     "qc.csv", "image_checks.csv", "volumes.csv", "quality.csv", "effect_sizes.csv",
@@ -230,180 +229,6 @@ def _case(cases: Sequence[Case], case_id: str, cohort: str) -> Case:
 # -- tables made ready for reading -------------------------------------------------------------------------------------
 
 
-def rank_scores(results: Results) -> pd.DataFrame:
-    """Rank the cohorts of each metric, encoder and variant; see `rank_table`."""
-    failures = {
-        name: f"last, because {bad} of its {n} volumes failed the image checks"
-        for name in results.metrics["cohort"].unique()
-        for bad, n in [image_failures(results, name)]
-        if bad
-    }
-    return rank_table(results.metrics, results.provenance.get("fingerprints", {}), failures)
-
-
-def image_failures(results: Results, cohort: str) -> tuple[int, int]:
-    """Count the volumes of a generated cohort that were refused for what they show, and these with those that are used.
-
-    A file that cannot be read is nobody's failure. Nor is a cohort that contradicts its headers as a whole: there the
-    headers are wrong.
-    """
-    cases = results.cases[results.cases["cohort"] == cohort]
-    reasons = cases.loc[cases["status"] == "rejected", "reason"].astype(str)
-    bad = [reason for reason in reasons if any(fault in reason for fault in CONTENT_FAULTS)]
-    turned = sum(AXES_FAULT in reason for reason in bad)
-    bad_volumes = len(bad) - (turned if turned > len(cases) / 2 else 0)
-    return bad_volumes, bad_volumes + int((cases["status"] == "ok").sum())
-
-
-def rank_table(
-    scores: pd.DataFrame, fingerprints: Mapping[str, dict[str, Any]], failures: Mapping[str, str] | None = None
-) -> pd.DataFrame:
-    """Rank the cohorts of each metric, encoder and variant.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        In the form of metrics.csv.
-    fingerprints : mapping of str to dict
-        What each fingerprint stands for.
-    failures : mapping of str to str
-        Cohorts that lack volumes by their own fault, and what to say of it: their scores flatter them, for they are
-        those of the better volumes, so they come behind all others.
-
-    Returns
-    -------
-    DataFrame
-        metrics.csv with three more columns. ``rank`` is 1 plus the number of cohorts that are better by a whole
-        interval, so that ties share a place; NaN when the score cannot be ranked. ``tie``: the interval overlaps
-        that of another cohort. ``note``: why there is no rank, or why it is the last; scores with different
-        fingerprints are never ranked together, and the item that differs is named.
-    """
-    table, failures = scores.assign(rank=np.nan, tie=False, note=""), failures or {}
-    for _, everybody in table.groupby(["metric", "encoder", "variant"], sort=False, dropna=False):
-        failed = everybody[everybody["cohort"].isin(list(failures)) & everybody["value"].notna()]
-        group = everybody.drop(index=failed.index)
-        scored = group.dropna(subset=["value", "ci_low", "ci_high"])
-        scored = scored[(scored["direction"] != "match real") | scored["floor"].notna()]
-        main = scored["fingerprint"].value_counts().index[:1].tolist()
-        intervals = {i: badness(row) for i, row in scored[scored["fingerprint"].isin(main)].iterrows()}
-        for index, row in group.iterrows():
-            if index not in intervals:
-                table.loc[index, "note"] = _why_unranked(row, main, fingerprints)
-                continue
-            low, high = intervals[index]
-            others = [interval for other, interval in intervals.items() if other != index]
-            table.loc[index, "rank"] = 1 + sum(h < low for _, h in others)
-            table.loc[index, "tie"] = any(a <= high and h >= low for a, h in others)
-        table.loc[failed.index, "rank"] = 1 + len(intervals)
-        table.loc[failed.index, "tie"] = len(failed) > 1
-        table.loc[failed.index, "note"] = failed["cohort"].map(failures)
-    return table
-
-
-def cohort_verdicts(results: Results, names: Sequence[str]) -> pd.DataFrame:
-    """Count for each cohort what the gate and the comparison of regions say.
-
-    Returns
-    -------
-    DataFrame
-        One row for each of ``names``: ``gated``, ``reliable``, ``certain`` (the interval of the pass rate lies on one
-        side of the gate), ``n``, ``failed_volumes``, ``failed_checks`` (those of them that the image checks refused,
-        see `image_failures`), ``shapeless`` (cases that are no brain in any orientation), ``ci_low`` and ``ci_high``
-        of the pass rate, ``threshold``, ``compared`` (regions with an effect size), ``findings`` (the regions that
-        differ, largest effect first), ``large`` (how many of them by a large effect), ``n_real`` and ``n_synthetic``
-        of the comparison, ``different``, ``equivalent``, ``undetermined``, ``spread`` (median over the regions of SD
-        synthetic / SD real; 1 is best), ``copies`` (the spaces of the copy check in which the cohort is suspicious,
-        see `suspicious_copies`), ``used``, ``rejected``.
-    """
-    rows = []
-    suspicious = suspicious_copies(results)
-    allowed = 1 - float(results.provenance.get("settings", {}).get("qc_fail_rate", 0.05))
-    for name in names:
-        gate = results.quality[results.quality["cohort"] == name].head(1)
-        effects = results.effect_sizes[results.effect_sizes["cohort"] == name].dropna(subset=["cohens_d"])
-        cases = results.cases[results.cases["cohort"] == name]
-        status, notes = cases["status"], cases["notes"].astype(str)
-        row: dict[str, Any] = {"cohort": name, "gated": len(gate) > 0, "compared": len(effects)}
-        row |= {"shapeless": int(notes.str.contains(NO_BRAIN, regex=False).sum())}
-        row |= {"reliable": bool(gate["reliable"].all()) and len(gate) > 0}
-        row |= {column: int(gate[column].sum()) for column in ("n", "failed_volumes")}
-        row |= {column: float(gate[column].sum()) for column in ("ci_low", "ci_high", "threshold")}
-        row["failed_checks"] = 0 if name == quality.REAL else image_failures(results, name)[0]
-        if row["failed_checks"] and row["gated"]:  # refused before they could be segmented: they fail the gate too
-            row |= {column: row[column] + row["failed_checks"] for column in ("n", "failed_volumes")}
-            passed = row["n"] - row["failed_volumes"]
-            row["ci_low"], row["ci_high"] = quality.pass_interval(passed, row["n"])
-            row["reliable"] = row["reliable"] and passed / row["n"] >= allowed
-        row["certain"] = not row["ci_low"] < allowed < row["ci_high"]
-        found = effects[effects["verdict"] == "different"].sort_values("cohens_d", key=abs, ascending=False)
-        row["findings"] = [regional.effect_words(effect) for effect in found.to_dict("records")]
-        row["large"] = int((found["cohens_d"].abs() > anatomy.LARGE_EFFECT).sum())
-        row |= {size: int(effects[size].max()) if len(effects) else 0 for size in ("n_real", "n_synthetic")}
-        row |= {kind: int((effects["verdict"] == kind).sum()) for kind in ("different", "equivalent", "undetermined")}
-        row["spread"] = float(np.exp(effects["spread_ratio"].median())) if len(effects) else np.nan
-        row["copies"] = [
-            f"{check['share']:.0%} on {check['space']}, p = {check['p_value']:.2g}"
-            for _, check in suspicious[suspicious["cohort"] == name].iterrows()
-        ]
-        rows.append(row | {"used": int((status == "ok").sum()), "rejected": int((status == "rejected").sum())})
-    return pd.DataFrame(rows).set_index("cohort") if rows else pd.DataFrame()
-
-
-def suspicious_copies(results: Results, level: float = 0.05) -> pd.DataFrame:
-    """Return the rows of the copy check whose p, times the number of spaces a cohort is judged in, is below a level."""
-    checks = results.copy_check
-    spaces = checks.groupby("cohort")["space"].transform("size")
-    return checks[checks["p_value"] * spaces < level]
-
-
-def judge_copies(results: Results) -> pd.DataFrame:
-    """Return the copy check with ``finding``: "suspicious", "unclear" or "none".
-
-    Suspicious as in `suspicious_copies`. Unclear: the permutation test finds nothing, but the 95 % interval of the
-    share lies above one half. That interval takes volumes as independent, which look-alikes are not.
-    """
-    checks, found = results.copy_check, suspicious_copies(results).index
-    shares = zip(checks["share"], checks["n_synthetic"], strict=True)
-    above = [quality.pass_interval(round(share * n), int(n))[0] > 0.5 for share, n in shares]
-    finding = pd.Series(np.where(above, "unclear", "none"), checks.index, dtype=object)
-    return checks.assign(finding=finding.mask(checks.index.isin(found), "suspicious"))
-
-
-def typical_case(results: Results, cohort: str) -> str:
-    """Return the case whose lowest QC score, the one that decides at the gate, is the median; "" without scores."""
-    lowest = qc_of(results, cohort).min(axis=1).sort_values(kind="stable")
-    return str(lowest.index[(len(lowest) - 1) // 2]) if len(lowest) else ""
-
-
-def cases_behind(results: Results, cohort: str, topic: str) -> list[tuple[str, str]]:
-    """Return the (cohort, case) that show best what a reason of the verdict on a cohort rests on.
-
-    Those that fail the gate, worst first; the extremes of the region that differs most; the synthetic and training
-    cases nearest to each other; else typical ones.
-    """
-    scores = qc_of(results, cohort)
-    if topic == "gate" and len(scores) and len(results.quality):
-        cases = quality.failing_cases(scores, float(results.quality["threshold"].iloc[0]))["subject"].tolist()
-        if cases:
-            return [(cohort, str(case)) for case in cases[:SHOWN]]
-    if topic == "anatomy" and (region := worst_region(results, cohort)):
-        return [(cohort, str(c)) for c in regional.most_extreme(results.percentiles, cohort, region, SHOWN)["subject"]]
-    if topic == "copies":
-        pairs = results.copies[results.copies["cohort"] == cohort].sort_values("ratio", kind="stable")
-        if len(pairs):
-            return [(cohort, str(pairs["case"].iloc[0])), ("training", str(pairs["nearest_training"].iloc[0]))]
-    lowest = scores.min(axis=1)
-    near = (lowest - lowest.median()).abs().sort_values(kind="stable").index[:SHOWN]
-    return [(cohort, str(case)) for case in near]
-
-
-def worst_region(results: Results, cohort: str) -> str:
-    """Return the region with the largest effect; "" without one."""
-    effects = results.effect_sizes[results.effect_sizes["cohort"] == cohort].dropna(subset=["cohens_d"])
-    order = effects.sort_values("cohens_d", key=abs, ascending=False, kind="stable")
-    return str(order["region"].iloc[0]) if len(order) else ""
-
-
 def qc_caveats(study: Study) -> list[str]:
     """Return what the quality control behind the gate cannot see: of the study's engine, and of imported tables."""
     engine = SEGMENTERS.get(study.settings.segmenter)
@@ -443,26 +268,3 @@ def regional_tables(results: Results, cohorts: Sequence[str], *, adjusted: bool)
         pooled.loc[:, :] = np.column_stack([tiv, anatomy.adjust_for_tiv(pooled.to_numpy()[:, 1:], tiv)])
         tables = {name: pooled.loc[[name]].droplevel(0) for name in tables}
     return tables
-
-
-def badness(row: pd.Series) -> tuple[float, float]:
-    """Return the interval of how bad a score is: lower is better whatever the metric's direction."""
-    low, high = float(row["ci_low"]), float(row["ci_high"])
-    if row["direction"] == "higher":
-        return -high, -low
-    if row["direction"] == "match real" and np.isfinite(row["floor"]):
-        distances = abs(low - row["floor"]), abs(high - row["floor"])
-        return (0.0 if low <= row["floor"] <= high else min(distances)), max(distances)
-    return low, high
-
-
-def _why_unranked(row: pd.Series, main: Sequence[str], fingerprints: Mapping[str, dict[str, Any]]) -> str:
-    if not np.isfinite(row["value"]):
-        return "not computed"
-    if not (np.isfinite(row["ci_low"]) and np.isfinite(row["ci_high"])):
-        return "no interval: too few volumes"
-    if row["direction"] == "match real" and not np.isfinite(row["floor"]):
-        return "no real value to match"
-    own, other = fingerprints.get(row["fingerprint"], {}), fingerprints.get(main[0], {})
-    items = [f"{key} {own.get(key)} instead of {other.get(key)}" for key in own if own.get(key) != other.get(key)]
-    return "computed differently: " + ("; ".join(items) or "no record of how")

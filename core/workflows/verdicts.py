@@ -14,13 +14,16 @@ from core.encoders import ENCODERS
 from core.metrics import METRICS
 from core.study import Cohort, Study
 from core.workflows.comparisons import reaches_floor, wilson_interval
-from core.workflows.results import Results, cohort_verdicts, judge_copies, qc_of, rank_scores
+from core.workflows.judging import cohort_verdicts, judge_copies
+from core.workflows.ranking import rank_scores
+from core.workflows.results import Results, qc_of
 
 State = Literal["good", "bad", "open"]
 TOPICS = ("gate", "anatomy", "similarity", "diversity", "copies")
 NAMED = 3  # regions named in a reason
 MOST = 0.5  # pass rate below which, by its whole interval, most volumes cannot be segmented
 UNJUDGED = "not judged yet"
+ODD = 0.05  # share of images unlike the real ones that is worth a word, when its whole interval is above
 COLLAPSED = 0.2  # SD of regional volumes, in parts of the real one, below which a cohort is nearly one brain
 ANSWERS = (
     "Graded by what is measured. Not plausible: more volumes fail the gate than it allows, and by the 95 % interval "
@@ -129,7 +132,7 @@ def _verdict(
         diversity(own[own["metric"] == "ms-ssim"], facts),
         copies(copied[copied["cohort"] == cohort.name], known=study.training is not None),
     )
-    found = finding(facts, qc_of(results, cohort.name), fid)
+    found = " ".join(filter(None, [finding(facts, qc_of(results, cohort.name), fid), images(facts)]))
     return Verdict(cohort.name, cohort.label, answer(facts), reasons, found, _merit(cohort, facts, fid))
 
 
@@ -213,6 +216,14 @@ def finding(facts: pd.Series, qc: pd.DataFrame, fid: pd.DataFrame) -> str:
         return ""
     none = "No region is shown to differ. " if facts["compared"] else ""
     return f"{none}{_fid_line(scored.iloc[0])}"
+
+
+def images(facts: pd.Series) -> str:
+    """Say how many images are unlike the real ones, whatever their segmentation says; "" when they are few."""
+    unlike, n = facts["unlike"], facts["images"]
+    if not n or wilson_interval(unlike / n, n)[0] <= ODD:
+        return ""
+    return f"The images themselves: {unlike} of {n} unlike the real ones."
 
 
 def _few(facts: pd.Series) -> bool:
