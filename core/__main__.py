@@ -245,7 +245,9 @@ def report(
     out: Out,
     tables: Annotated[Path | None, typer.Option(help="Folder for the tables as CSV and LaTeX.")] = None,
     bundle: Annotated[Path | None, typer.Option(help="JSON file that says how to run it again.")] = None,
-    slides: Annotated[Path | None, typer.Option(help="PPTX file: a slide for each figure.")] = None,
+    slides: Annotated[
+        Path | None, typer.Option("--slides", "--pptx", help="PPTX file: a slide for each figure.")
+    ] = None,
     drop_individuals: Annotated[
         bool, typer.Option("--drop-individuals", help="Leave single real scans out; aggregates stay.")
     ] = False,

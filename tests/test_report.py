@@ -179,7 +179,7 @@ def test_the_slides_open_and_hold_a_picture_a_figure(made):
     by_title = {slide.shapes.title.text: slide for slide in deck.slides}
     assert len(by_title) == len(deck.slides)  # an outline, or a screen reader, tells them apart
     for title in ("Figure 1: brains, segmentation, quality", "Figure 2: similarity, FID (Fréchet distance)",
-                  "Figure 3: quality scores", "Figure 4: effect sizes, subcortical", "Figure 4: effect sizes, cortical"):  # fmt: skip
+                  "Figure 3: quality scores", "Figure 4: effect sizes, subcortical", "Figure 4: effect sizes, cortical (1 of 2)"):  # fmt: skip
         found = [shape for shape in by_title[title].shapes if is_picture(shape)]
         assert len(found) == (4 if "Figure 1" in title else 1)
         for shape in found:
@@ -305,6 +305,7 @@ def test_failing_cohorts_are_marked_and_the_noise_is_there(made):
     gate = results.quality.assign(reliable=False, ci_low=0.9, ci_high=0.99)  # 5 % may fail
     chart = report.figures.anatomy(study, replace(results, quality=gate))
     assert all(name.startswith("(✗) ") for name in chart.figure.data[0].x) and "no more than chance" in chart.note
+    assert not [s for s in chart.figure.layout.shapes if s.type == "path"]  # hatched are those that surely fail
     answers = {row[-1] for row in report.tables.table_two(study, replace(results, quality=gate)).rows}
     assert answers == {"no, may be chance"}
     unknown = replace(results, regional=results.regional.iloc[:0])
@@ -414,13 +415,16 @@ def test_the_verb_writes_all_forms(made, tmp_path, monkeypatch):
     from core.__main__ import app
 
     monkeypatch.setenv("SYNTHSCOPE_WORKSPACE", str(made[2].settings.workspace))
-    options = ["--tables", tmp_path / "t", "--bundle", tmp_path / "b.json", "--slides", tmp_path / "s.pptx"]
+    options = ["--tables", tmp_path / "t", "--bundle", tmp_path / "b.json", "--pptx", tmp_path / "s.pptx"]
     command = ["report", made[1], "--out", tmp_path / "r.html", *options, "--drop-individuals"]
     result = CliRunner().invoke(app, [str(part) for part in command])
     assert result.exit_code == 0, result.output
     assert results_folder(made[2].settings, made[1]).is_dir()
     assert {p.name for p in tmp_path.iterdir()} == {"r.html", "t", "b.json", "s.pptx"}
     assert "secret" not in (tmp_path / "r.html").read_text("utf-8")
+    command[3:] = [tmp_path / "r.pptx"]
+    result = CliRunner().invoke(app, [str(part) for part in command])
+    assert result.exit_code == 2 and "--slides" in result.output and not (tmp_path / "r.pptx").exists()
 
 
 def test_a_verdict_is_one_sentence_with_five_reasons(made):

@@ -100,8 +100,11 @@ def make_report(
     Raises
     ------
     InputError
-        See `core.study.read_study`; a study without results.
+        See `core.study.read_study`; a study without results; an ``out`` that is named as something else than HTML.
     """
+    if Path(out).suffix.lower() not in ("", ".html", ".htm"):
+        remedy = "Name it FILE.html; --slides FILE.pptx writes slides beside it, and a browser prints it as PDF."
+        raise InputError(f"the report is an HTML file, not {Path(out).suffix}.", out, remedy)
     made = _collect(context, study, drop_individuals)
     context.progress(0.6, "writing")
     html = render(made)

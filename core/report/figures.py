@@ -20,7 +20,7 @@ from core import plots
 from core.encoders import ENCODERS
 from core.errors import SynthScopeError
 from core.metrics import METRICS
-from core.report.tables import effects_with_noise, gate_marks, gate_notes
+from core.report.tables import FAILS, effects_with_noise, gate_marks, gate_notes
 from core.settings import Settings
 from core.study import Cohort, Study
 from core.volume import Volume
@@ -243,7 +243,8 @@ def anatomy(study: Study, results: Results) -> Chart:
     effects = effects_with_noise(results)
     effects = effects.assign(cohort=effects["cohort"].map(lines).fillna(effects["cohort"]))
     groups = effects["group"].unique() if len(effects) else ()
-    draw = partial(plots.effect_heatmap, gated=[lines[name] for name in failing if name in lines])
+    gated = [lines[name] for name, mark in failing.items() if mark == FAILS and name in lines]
+    draw = partial(plots.effect_heatmap, gated=gated)
     title = "Figure 4: effect sizes"
     scale = float(effects["cohens_d"].abs().max()) if len(effects) else 0.0  # the same on every slide
     parts = tuple(
