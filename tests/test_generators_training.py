@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -182,29 +183,51 @@ class LateMean(Mean):
         return optimiser
 
 
+class LostMean(Mean):
+    """The loss of its second process is not finite."""
+
+    def phases(self, progress):
+        (phase,) = super().phases(progress)
+        return [replace(phase, loss=lambda batch, rng: phase.loss(batch, rng) / (1 - second_process()))]
+
+
 def second_process() -> bool:
     return os.environ.get("LOCAL_RANK") == "1"
 
 
-def test_two_processes_equal_one_with_a_batch_of_both(tmp_path):
-    """Also where the second sees the files of the first before it would write them, and where it alone is stopped."""
-    script = tmp_path / "two.py"
+def train_twice(folder, generator: str, stop: str = "None") -> subprocess.CompletedProcess:
+    """Train in two processes; each writes to its own stderr what it could not do."""
+    script = folder / "two.py"
     script.write_text(
         "import sys; sys.path.insert(0, 'tests'); import test_generators_training as t; from pathlib import Path\n"
-        "t.torch.manual_seed(0)\n"
-        "stop = t.stop_after(12 if t.second_process() else 99)\n"
+        f"t.torch.manual_seed(0); stop = {stop} or (lambda: False)\n"
         "machine = t.Machine(devices=2, log_every=4)\n"
-        "t.train(t.LateMean(), t.Volumes(8), Path(sys.argv[1]), t.plan(batch=2), machine, stop=stop)\n"
+        f"t.train(t.{generator}(), t.Volumes(8), Path(sys.argv[1]), t.plan(batch=2), machine, stop=stop)\n"
     )
-    out = tmp_path / "two"
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    subprocess.run([sys.executable, str(script), str(out)], env=environment, check=True, timeout=240)
+    command = [sys.executable, str(script), str(folder / "two")]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+
+
+def test_two_processes_equal_one_with_a_batch_of_both(tmp_path):
+    """Also where the second sees the files of the first before it would write them, and where it alone is stopped."""
+    ended = train_twice(tmp_path, "LateMean", "t.stop_after(12 if t.second_process() else 99)")
+    assert ended.returncode == 0, ended.stderr
     torch.manual_seed(0)
     one = Mean()
     train(one, Volumes(8), tmp_path / "one", plan(batch=4), OFTEN, stop=stop_after(12))
-    state = torch.load(out / CHECKPOINT, weights_only=True)["model"]
+    state = torch.load(tmp_path / "two" / CHECKPOINT, weights_only=True)["model"]
     assert torch.allclose(state["generator.bias"], one.generator.bias.detach(), atol=1e-6)
-    assert [row["step"] for row in read_curve(out)] == [row["step"] for row in read_curve(tmp_path / "one")]
+    assert [row["step"] for row in read_curve(tmp_path / "two")] == [
+        row["step"] for row in read_curve(tmp_path / "one")
+    ]
+
+
+def test_a_loss_that_is_not_finite_in_one_process_ends_all_of_them(tmp_path):
+    ended = train_twice(tmp_path, "LostMean")
+    assert ended.returncode
+    for found in ("inf at step 0", "not finite in another process at step 0"):
+        assert f"the loss of fit is {found}" in ended.stderr, ended.stderr
 
 
 def test_accumulated_gradients_equal_those_of_one_batch(tmp_path):

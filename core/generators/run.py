@@ -92,8 +92,9 @@ class Run:
                 loss = phase.loss(batch.to(self.fabric.device), rng)
             self.fabric.backward(loss / len(micro_batches))
             total += float(loss.detach()) / len(micro_batches)
-        if not np.isfinite(total):
-            what = f"the loss of {phase.name} is {total} at step {self.step}."
+        if self.agreed(not np.isfinite(total)):
+            found = "not finite in another process" if np.isfinite(total) else total
+            what = f"the loss of {phase.name} is {found} at step {self.step}."
             raise InputError(what, self.generator.name, "Start from an earlier checkpoint, or use full precision.")
         for name in phase.trains:
             child = self.generator.get_submodule(name)
