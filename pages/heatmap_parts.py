@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from core import anatomy, plots
+from pages import look
 
 OnCell = Callable[[str, str], None]
-ASSETS = Path(__file__).resolve().parent.parent / "assets" / "heatmap"
 
 _heatmap = st.components.v2.component(
     "synthscope_heatmap",
-    js=(ASSETS / "heatmap.js").read_text(encoding="utf-8"),
-    css=(ASSETS / "heatmap.css").read_text(encoding="utf-8"),
+    js=look.asset("heatmap/heatmap.js"),
+    css=look.asset("heatmap/heatmap.css"),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,6 +16,7 @@ from core.errors import SynthScopeError
 from core.study import Cohort, Study
 from pages import reads
 
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
 LABEL_WIDTH = 36  # characters of a cohort's label on one line of an axis
 FLAT_ROW = 21  # pixels: about that of a heatmap row
 TALL_ROW = 66  # pixels: above 64 long text wraps
@@ -33,6 +35,11 @@ NOISE_HELP = (
 FLOOR_HELP = "Real volumes against real volumes at the same N: what a perfect generator would score."
 TOOLBAR = 26  # pixels: height of plotly's toolbar
 FEW_COHORTS = 4  # as many fit into half a page with their numbers
+
+
+def asset(name: str) -> str:
+    """Return the text of a file of the components, by its path below assets/."""
+    return (ASSETS / name).read_text(encoding="utf-8")
 
 
 def labels_of(cohorts: Iterable[Cohort]) -> dict[str, str]:

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import streamlit as st
 from streamlit.runtime import get_instance
 
 from core import anatomy
+from pages import look
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets" / "viewer"
 LOW, HIGH = 340, 760  # pixels of a row of panes, which fills what is left of the window
 
 
-def _asset(name: str) -> str:
-    return (ASSETS / name).read_text(encoding="utf-8")
-
-
-_panes = st.components.v2.component("synthscope_viewer", js=_asset("viewer.js"), css=_asset("viewer.css"))
-_address = st.components.v2.component("synthscope_address", js=_asset("address.js"))
-_landing = st.components.v2.component("synthscope_landing", js=_asset("landing.js"))
-_sheet = st.components.v2.component("synthscope_sheet", js=_asset("sheet.js"), css=_asset("sheet.css"))
+_panes = st.components.v2.component(
+    "synthscope_viewer", js=look.asset("viewer/viewer.js"), css=look.asset("viewer/viewer.css")
+)
+_address = st.components.v2.component("synthscope_address", js=look.asset("viewer/address.js"))
+_landing = st.components.v2.component("synthscope_landing", js=look.asset("viewer/landing.js"))
+_sheet = st.components.v2.component(
+    "synthscope_sheet", js=look.asset("viewer/sheet.js"), css=look.asset("viewer/sheet.css")
+)
 
 
 def serve(content: bytes, mimetype: str, place: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -22,7 +21,6 @@ from pages import access, look, reads, selection, shared, similarity_parts, view
 
 SESSION = "reading"  # in the address, so that a reload goes on
 UNBLINDED = "unblinded"  # fingerprints of the studies whose results were opened without reading
-ASSETS = Path(__file__).resolve().parent.parent / "assets" / "reader"
 INTRODUCTION = """
 You see brains without their names and say which are real. Everything goes by keyboard or mouse; each answer is saved at
 once, a reload or a pause loses nothing, and nothing tells before the end whether you were right.
@@ -36,7 +34,7 @@ MODE_NAMES = {"rating": "Rate one brain at a time", "forced choice": "Choose the
 @cache
 def panel() -> Any:
     """Register the reading panel once a process."""
-    html, css, js = ((ASSETS / f"panel.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
+    html, css, js = (look.asset(f"reader/panel.{kind}") for kind in ("html", "css", "js"))
     return st.components.v2.component("reading_panel", html=html, css=css, js=js, isolate_styles=False)
 
 

@@ -19,7 +19,7 @@ from core.study import CohortSpec, StudySpec, read_study, write_spec
 from core.volume import HALF, Volume, resample, save, template
 from core.workflows import demo_folder, remember_study, results_folder, tasks
 from core.workflows.results import source_of
-from pages import niivue
+from pages import look
 from tests.test_browser import CHROMIUM, Server
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -325,9 +325,7 @@ def test_the_contact_sheet_opens_a_brain(page):
 
 
 def test_long_names_are_shown_where_they_differ(page):
-    script = (
-        (niivue.ASSETS / "sheet.js").read_text(encoding="utf-8").replace("export default function", "function show")
-    )
+    script = look.asset("viewer/sheet.js").replace("export default function", "function show")
     script = f"(names) => {{ {script}; const cells = names.map((name) => ({{ cohort: 'a', case: name }})); return cells.map(shortNames({{ cells, size: 92 }}, '600 12px sans-serif')); }}"
     long = page.evaluate(script, [f"sub-HCPYA-{number}_ses-01_acq-mprage_T1w" for number in ("0042", "0043", "1042")])
     assert [number in name for number, name in zip(("0042", "0043", "1042"), long, strict=True)] == [True] * 3

@@ -212,14 +212,12 @@ class Decoding(nn.Module):
 
     def _latent(self, code: Tensor) -> Tensor:
         h = self._stage(1, self.fc1(code).unflatten(1, self.start))
-        h = self._stage(2, h)
-        h = self._stage(3, h)
+        h = self._stage(3, self._stage(2, h))
         h = self._stage(4, F.interpolate(h, size=self.latent_shape))
         return self._stage(5, h)
 
     def _fine(self, latent: Tensor) -> Tensor:
-        h = self._stage(6, latent)
-        return torch.tanh(self.tp_conv7(h))
+        return torch.tanh(self.tp_conv7(self._stage(6, latent)))
 
     def _stage(self, number: int, h: Tensor) -> Tensor:
         return F.relu(self.get_submodule(f"bn{number}")(self.get_submodule(f"tp_conv{number}")(h)))
