@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
+from html import escape
 from typing import Any
 
 import pandas as pd
@@ -14,7 +15,8 @@ from core.anatomy import MIN_CASES, in_words
 from core.study import Cohort, Study
 from core.tables import csv_text
 from core.workflows import Results
-from core.workflows.regional import answer, at_gate, judged, most_extreme, noise_note
+from core.workflows.judging import FAILS, gate_marks, gate_notes
+from core.workflows.regional import at_gate, judged, most_extreme, noise_note, summary
 from core.workflows.results import regional_tables
 from pages import access, look, paper_parts, reads, selection, shared
 from pages import anatomy_parts as parts
@@ -32,8 +34,7 @@ SORTS = ("largest |d| first", "as in the paper", "smallest |d| first", "by name"
 EXTREMES = 3
 MARGIN_HELP = "A region is equivalent when the 90 % interval of d lies within ± this margin (two one-sided tests, 5 %)."
 GATES = ("all volumes", "only volumes that pass the gate")
-FAILS = " (fails the gate, not relied upon)"
-BY_CHANCE = " (fails the gate by no more than chance: read with care)"
+HEAD = ("Over all volumes", "Regions that differ", "Undetermined", "Largest effect: Cohen's d [95 %]")
 ANCHOR = "volumes-behind-the-effect-size"  # of the heading
 CLICKED = "anatomy_clicked"  # in this run, what leads to another part of the page
 HEATMAP = "effects_heatmap"  # key
@@ -41,18 +42,17 @@ REGION = "anatomy_chosen_region"  # begins the keys of the choice of a region an
 
 
 def show_answers(study: Study, results: Results) -> None:
-    """Say of every cohort in one sentence what its regions show; first those that pass the gate."""
-    effects = results.effect_sizes
+    """Say of every cohort on one line what its regions show; first those that pass the gate."""
+    effects, marks = results.effect_sizes, gate_marks(reads.counts_of(study, results))
 
-    def say() -> str:
-        marks = gate_marks(study, results)
+    def say() -> list[tuple[str, ...]]:
         known = [cohort for cohort in study.synthetic if cohort.name in effects["cohort"].unique()]
-        known.sort(key=lambda cohort: cohort.name in marks)
-        return "\n".join(
-            f"- **{c.label}**{marks.get(c.name, '')}: {answer(effects[effects['cohort'] == c.name])}" for c in known
-        )
+        known.sort(key=lambda cohort: marks.get(cohort.name, ""))
+        names = {c.name: f"{marks.get(c.name, '')}**{escape(look.short_label(c))}**" for c in known}
+        return [HEAD, *((names[c.name], *summary(effects[effects["cohort"] == c.name])) for c in known)]
 
-    st.markdown(f"Over all volumes:\n{reads.kept('answers of regions', reads.basis(study), say)}")
+    look.show_words(reads.kept("answers of regions", reads.basis(study), say), len(HEAD) - 1)
+    st.caption(" ".join(gate_notes(marks.values())))
 
 
 def regional_rows(study: Study, results: Results) -> tuple[pd.DataFrame, bool]:
@@ -99,10 +99,9 @@ def choose(study: Study, results: Results, rows: pd.DataFrame, gated: bool) -> t
     help_text = "Show cohorts that fail the quality gate."
     everything = fourth.toggle("Failing cohorts", value=True, help=help_text, key="anatomy_chosen_failing")
     if failing:
-        names = ", ".join(cohort.label for cohort in failing)
         st.warning(
-            f"Failing the quality gate: {names}. By the published rule they get no anatomical score: "
-            "read theirs with care."
+            f"{len(failing)} of {len(cohorts)} cohorts fail the quality gate. By the published rule they get no "
+            "anatomical score: read theirs with care, or leave them out."
         )
     shown = [cohort.name for cohort in cohorts if everything or cohort not in failing]
 
@@ -121,12 +120,6 @@ def unreliable(study: Study, results: Results) -> list[Cohort]:
     return [c for c in study.synthetic if verdicts.loc[c.name, "gated"] and not verdicts.loc[c.name, "reliable"]]
 
 
-def gate_marks(study: Study, results: Results) -> dict[str, str]:
-    """Return what stands behind the name of each cohort that fails the quality gate."""
-    facts = reads.counts_of(study, results)
-    return {c.name: FAILS if facts.loc[c.name, "certain"] else BY_CHANCE for c in unreliable(study, results)}
-
-
 def _ordered(table: pd.DataFrame, order: str) -> pd.DataFrame:
     if order == "as in the paper":
         return table
@@ -142,7 +135,7 @@ def show_effects(study: Study, results: Results, table: pd.DataFrame, choices: t
     """Show the heatmap beside its table; return the region chosen in the table."""
     names = {cohort.name: look.short_label(cohort) for cohort in study.synthetic}
     help_texts = {names[c.name]: f"{c.label}: Cohen's d. {look.SIGN}" for c in study.synthetic}
-    marks = gate_marks(study, results)
+    marks = gate_marks(reads.counts_of(study, results))
     gated = [names[name] for name, mark in marks.items() if mark == FAILS]
     labelled = table.assign(cohort=table["cohort"].map(names))
     select = {"on_select": "rerun", "selection_mode": "single-row"}
@@ -190,7 +183,7 @@ def _verdict_lines(table: pd.DataFrame, names: Mapping[str, str], marks: Mapping
     for name, verdicts in table.groupby("cohort", sort=False)["verdict"]:
         counts = verdicts.value_counts()
         words = ", ".join(f"{counts.get(v, 0)} {v}" for v in ("equivalent", "different", "undetermined"))
-        lines.append(f"{names[str(name)]}{marks.get(str(name), '')}: {words}")
+        lines.append(f"{marks.get(str(name), '')}{names[str(name)]}: {words}")
     return lines
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,13 @@ def show_tabs(tabs: Mapping[str, tuple[Callable[[], None], tuple[str, ...]]], ke
         else:
             for held in [name for name in st.session_state if str(name).startswith(keys)]:
                 st.session_state[held] = st.session_state[held]
+
+
+def show_words(rows: Sequence[Sequence[str]], numbers: int) -> None:
+    """Show a small table of words, the first row its head, the last ``numbers`` columns centred; cells are markdown."""
+    head, *body = ([cell.replace("|", "\\|") for cell in row] for row in rows)
+    ends = [*("---" for _ in head[numbers:]), *(":-:" for _ in head[:numbers])]
+    st.markdown("\n".join(f"| {' | '.join(row)} |" for row in (head, ends, *body)), unsafe_allow_html=True)
 
 
 def number(label: str, help_text: str = "", fmt: str = "%.3g", width: Any = None) -> Any:

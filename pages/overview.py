@@ -83,7 +83,7 @@ def show_verdicts(study: Study, judged: Sequence[Verdict], *, changed: bool) -> 
 
     A cohort without an answer in a study that was ``changed`` since waits for the next evaluation.
     """
-    rows = [["Cohort and verdict", *COLUMNS.values()], ["---", *(":-:" for _ in COLUMNS)]]
+    rows = [["Cohort and verdict", *COLUMNS.values()]]
     for verdict in judged:
         cohort = study.cohort(verdict.cohort)
         states = [f":{STATES[reason.state][1]}[{STATES[reason.state][0]}]" for reason in verdict.reasons]
@@ -92,8 +92,8 @@ def show_verdicts(study: Study, judged: Sequence[Verdict], *, changed: bool) -> 
         waits = "" if cohort.cases else " ".join(["", *shared.notes_of(cohort, str(study.path))])
         if changed and cohort.cases and verdict.answer == UNJUDGED:
             waits = " (new or renamed since the study was evaluated: evaluate it again)"
-        rows.append([f"{answer}{escape(waits)}".replace("|", "\\|"), *(cell.replace(" ", "\u00a0") for cell in cells)])
-    st.markdown("\n".join(f"| {' | '.join(row)} |" for row in rows), unsafe_allow_html=True)
+        rows.append([f"{answer}{escape(waits)}", *(cell.replace(" ", "\u00a0") for cell in cells)])
+    look.show_words(rows, len(COLUMNS))
     st.caption(
         "Best first: volumes that pass, regions that differ, place; then what is nearly one brain or may hold copies; "
         "controls last. A cross beside a good place: farther from the real brains than these are from each other. "

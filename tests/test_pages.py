@@ -331,8 +331,9 @@ def test_the_report_is_made_in_the_background_and_offered(study):
 
 
 def test_what_fails_the_gate_is_marked_where_its_regions_are_first_told(study):
-    said = next(text.value for text in show("anatomy", study).markdown if text.value.startswith("Over all"))
-    assert said.startswith("Over all volumes:\n- **Alpha** (fails the gate, not relied upon): ")
+    app = show("anatomy", study)
+    said = next(text.value for text in app.markdown if text.value.startswith("| Over all volumes |"))
+    assert "\n| ✗ **Alpha** | " in said and any("✗: fails the quality gate" in note.value for note in app.caption)
 
 
 def test_two_studies_of_one_name_are_told_apart(study, workspace):

@@ -187,7 +187,7 @@ def test_rows_that_match_no_case_are_a_gap(tables_study, context, monkeypatch):
     assert set(effects["n_synthetic"]) == {10}
 
 
-def test_the_answer_names_the_largest_effects_with_their_direction():
+def test_the_summary_counts_the_regions_and_names_the_largest_effect():
     rows = pd.DataFrame(
         {
             "region": ["hippocampus", "thalamus", "insula"],
@@ -197,9 +197,6 @@ def test_the_answer_names_the_largest_effects_with_their_direction():
             "verdict": ["different", "different", "undetermined"],
         }
     )
-    text = regional.answer(rows)
-    assert text.startswith("2 of 3 regions differ, 1 undetermined")
-    first = "hippocampus larger in real brains (d = +1.50 [+1.00, +2.00])"
-    assert text.index(first) < text.index("thalamus larger in synthetic brains (d = -0.90")
-    assert "insula" not in text
-    assert regional.answer(rows.assign(cohens_d=np.nan)) == "no region could be compared."
+    assert regional.summary(rows) == ("2 of 3", "1", "hippocampus: +1.50 [+1.00, +2.00]")
+    assert regional.summary(rows.iloc[1:])[2].startswith("thalamus: -0.90")
+    assert regional.summary(rows.assign(cohens_d=np.nan)) == ("–", "–", "no region could be compared")

@@ -20,12 +20,12 @@ from core import plots
 from core.encoders import ENCODERS
 from core.errors import SynthScopeError
 from core.metrics import METRICS
-from core.report.tables import FAILS, effects_with_noise, gate_marks, gate_notes
+from core.report.tables import effects_with_noise, marks_of
 from core.settings import Settings
 from core.study import Cohort, Study
 from core.volume import Volume
 from core.workflows import Results, load_case, load_case_labels
-from core.workflows.judging import typical_case
+from core.workflows.judging import FAILS, gate_notes, typical_case
 from core.workflows.reader_study import reading_box
 from core.workflows.results import qc_of, source_of
 from core.workflows.verdicts import Verdict
@@ -237,7 +237,7 @@ def quality(study: Study, results: Results, drop_individuals: bool) -> Chart:
 
 def anatomy(study: Study, results: Results) -> Chart:
     """Draw Cohen's d of every region, cohorts that fail the gate marked; on slides, the two groups of regions apart."""
-    failing = gate_marks(results)
+    failing = marks_of(study, results)
     names = {c.name: f"{failing.get(c.name, '')}{c.name}{_kind(c)}" for c in study.cohorts}
     lines = {name: "<br>".join(textwrap.wrap(label, LINE)) for name, label in names.items()}
     effects = effects_with_noise(results)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 import pandas as pd
@@ -12,17 +11,11 @@ from core.encoders import ENCODERS
 from core.study import Study
 from core.workflows import Results
 from core.workflows import comparisons as compare
-from core.workflows.judging import cohort_verdicts
+from core.workflows.judging import BY_CHANCE, cohort_verdicts, gate_marks, gate_notes
 from core.workflows.ranking import rank_scores
 from core.workflows.regional import at_gate
 from core.workflows.results import qc_caveats
 from core.workflows.verdicts import controls_of
-
-FAILS, BY_CHANCE = "✗ ", "(✗) "  # marks of a cohort that fails the quality gate
-GATE_NOTES = {
-    FAILS: "✗: fails the quality gate; its effect sizes are not to be relied upon.",
-    BY_CHANCE: "(✗): fails the quality gate by no more than chance; read its effect sizes with care.",
-}
 
 
 @dataclass(frozen=True)
@@ -75,7 +68,7 @@ def table_one(study: Study, results: Results) -> Table:
 
 def table_two(study: Study, results: Results) -> Table:
     """Arrange the quality gate as in Table 2 of the paper."""
-    labels, marks = {cohort.name: cohort.label for cohort in study.cohorts}, gate_marks(results)
+    labels, marks = {cohort.name: cohort.label for cohort in study.cohorts}, marks_of(study, results)
     rows = tuple(
         (
             labels.get(row["cohort"], row["cohort"]),
@@ -95,7 +88,7 @@ def table_two(study: Study, results: Results) -> Table:
 
 def table_three(study: Study, results: Results) -> Table:
     """Arrange Cohen's d by region as in Table 3 of the paper, with the engine's noise; failing cohorts are marked."""
-    effects, failing = effects_with_noise(results), gate_marks(results)
+    effects, failing = effects_with_noise(results), marks_of(study, results)
     names = [cohort for cohort in study.synthetic if (effects["cohort"] == cohort.name).any()]
     rows = []
     for region, part in effects.groupby("region", sort=False):
@@ -121,16 +114,9 @@ def effects_with_noise(results: Results) -> pd.DataFrame:
     return results.effect_sizes.merge(noise, "left", ["cohort", "region"])
 
 
-def gate_marks(results: Results) -> dict[str, str]:
+def marks_of(study: Study, results: Results) -> dict[str, str]:
     """Return the mark of each cohort that fails the quality gate: surely, or by no more than chance."""
-    facts = cohort_verdicts(results, results.quality["cohort"].unique().tolist())
-    failing = facts[~facts["reliable"].astype(bool)] if len(facts) else facts
-    return {str(name): FAILS if row["certain"] else BY_CHANCE for name, row in failing.iterrows()}
-
-
-def gate_notes(marks: Collection[str]) -> list[str]:
-    """Say what the marks that are used stand for."""
-    return [note for mark, note in GATE_NOTES.items() if mark in marks]
+    return gate_marks(cohort_verdicts(results, [cohort.name for cohort in study.cohorts]))
 
 
 def _sizes(table: pd.DataFrame) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,11 @@ from core.workflows.ranking import image_failures
 from core.workflows.results import Results, qc_of
 
 SHOWN = 4  # brains behind a number
+FAILS, BY_CHANCE = "✗ ", "(✗) "  # marks of a cohort that fails the quality gate
+GATE_NOTES = {
+    FAILS: "✗: fails the quality gate; its effect sizes are not to be relied upon.",
+    BY_CHANCE: "(✗): fails the quality gate by no more than chance; read its effect sizes with care.",
+}
 
 
 def cohort_verdicts(results: Results, names: Sequence[str]) -> pd.DataFrame:
@@ -67,6 +72,17 @@ def cohort_verdicts(results: Results, names: Sequence[str]) -> pd.DataFrame:
         ]
         rows.append(row | {"used": int((status == "ok").sum()), "rejected": int((status == "rejected").sum())})
     return pd.DataFrame(rows).set_index("cohort") if rows else pd.DataFrame()
+
+
+def gate_marks(facts: pd.DataFrame) -> dict[str, str]:
+    """Return the mark of each cohort that fails the quality gate; ``facts``: `cohort_verdicts`."""
+    failing = facts[(facts["gated"] & ~facts["reliable"]).astype(bool)] if len(facts) else facts
+    return {str(name): FAILS if row["certain"] else BY_CHANCE for name, row in failing.iterrows()}
+
+
+def gate_notes(marks: Collection[str]) -> list[str]:
+    """Say what the marks that are used stand for."""
+    return [note for mark, note in GATE_NOTES.items() if mark in marks]
 
 
 def suspicious_copies(results: Results, level: float = 0.05) -> pd.DataFrame:

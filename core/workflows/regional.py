@@ -184,19 +184,19 @@ def judged(table: pd.DataFrame, margin: float) -> pd.DataFrame:
     return table.assign(verdict=anatomy.verdicts(table, margin)) if len(table) else table
 
 
-def answer(rows: pd.DataFrame) -> str:
-    """Say in one sentence what a cohort's regions show: how many differ, and the largest effects with their sign."""
+def summary(rows: pd.DataFrame) -> tuple[str, str, str]:
+    """Return what a cohort's regions show: how many differ, how many are undetermined, and the largest effect."""
     known = rows.dropna(subset=["cohens_d"])
     if known.empty:
-        return "no region could be compared."
+        return "–", "–", "no region could be compared"
     counts = known["verdict"].value_counts()
-    largest = known.sort_values("cohens_d", key=abs, ascending=False, kind="stable").head(2)
-    words = [effect_words(row) for row in largest.to_dict("records")]
-    differ = counts.get("different", 0)
-    start = f"{differ} of {len(known)} regions differ" if differ else f"no difference shown in {len(known)} regions"
-    open_ = counts.get("undetermined", 0)
-    middle = f", {open_} undetermined at this N" if open_ else ""
-    return f"{start}{middle}; the largest effects: {' and '.join(words)}."
+    largest = known.sort_values("cohens_d", key=abs, ascending=False, kind="stable").iloc[0]
+    effect = f"{largest['cohens_d']:+.2f} [{largest['ci_low']:+.2f}, {largest['ci_high']:+.2f}]"
+    return (
+        f"{counts.get('different', 0)} of {len(known)}",
+        str(counts.get("undetermined", 0)),
+        f"{anatomy.in_words(largest['region'])}: {effect}",
+    )
 
 
 def effect_words(effect: Mapping[Hashable, Any]) -> str:
