@@ -166,7 +166,7 @@ def test_a_broken_study_file_is_explained(page, study):
         ("quality", ["a0", "thalamus", "0.6", "looks at the image and its segmentation"]),
         (
             "anatomy",
-            ["Positive d: the real region is larger", "hippocampus", "undetermined", "Failing the quality gate"],
+            ["Positive d: the real region is larger", "hippocampus", "undetermined", "cohorts fail the quality gate"],
         ),
         ("studies", ["truncated gzip", "**1** rejected", "**6** ok", "Three and three"]),
         ("paper", ["0.032", "HA-GAN", "MICCAI 2024", "real MRIs"]),
