@@ -15,7 +15,7 @@ from core.anatomy import MIN_CASES, in_words
 from core.study import Cohort, Study
 from core.tables import csv_text
 from core.workflows import Results
-from core.workflows.judging import FAILS, gate_marks, gate_notes
+from core.workflows.judging import gate_marks, gate_notes
 from core.workflows.regional import at_gate, judged, most_extreme, noise_note, summary
 from core.workflows.results import regional_tables
 from pages import access, look, paper_parts, reads, selection, shared
@@ -136,12 +136,12 @@ def show_effects(study: Study, results: Results, table: pd.DataFrame, choices: t
     names = {cohort.name: look.short_label(cohort) for cohort in study.synthetic}
     help_texts = {names[c.name]: f"{c.label}: Cohen's d. {look.SIGN}" for c in study.synthetic}
     marks = gate_marks(reads.counts_of(study, results))
-    gated = [names[name] for name, mark in marks.items() if mark == FAILS]
+    marked = {names[name]: mark for name, mark in marks.items() if name in names}
     labelled = table.assign(cohort=table["cohort"].map(names))
     select = {"on_select": "rerun", "selection_mode": "single-row"}
     scale = float(results.effect_sizes["cohens_d"].abs().max())  # the same whichever regions and cohorts are shown
     event = paper_parts.show_effects(
-        labelled, "effects", help_texts, choices, gated, _take_cell(names), scale=scale, **select
+        labelled, "effects", help_texts, choices, marked, _take_cell(names), scale=scale, **select
     )
     st.caption(
         f"The table is the paper's Table 3. Click a number in the heatmap, or choose a row of the table, to see "
@@ -286,7 +286,7 @@ def show_tabs(study: Study, results: Results) -> None:
         {
             "Effect sizes": (
                 lambda: show_chosen(study, results, rows, gated),
-                ("anatomy_chosen", "margin", "effects_table"),
+                ("anatomy_chosen", "margin", "effects_table", "effects_numbers"),
             ),
             "On the atlas": (lambda: parts.show_atlas(study, rows, gated), ("atlas_",)),
             "Correlation": (lambda: parts.show_correlation(study, results, gated), ("correlation_cohort",)),

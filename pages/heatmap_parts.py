@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from core import anatomy, plots
+from core.workflows.judging import FAILS
 from pages import look
 
 OnCell = Callable[[str, str], None]
+NO_MARKS: Mapping[str, str] = {}
 
 _heatmap = st.components.v2.component(
     "synthscope_heatmap",
@@ -20,12 +22,13 @@ _heatmap = st.components.v2.component(
 )
 
 
-def data_of(effects: pd.DataFrame, gated: Collection[str] = (), scale: float = 0.0) -> dict[str, Any]:
+def data_of(effects: pd.DataFrame, marks: Mapping[str, str] = NO_MARKS, scale: float = 0.0) -> dict[str, Any]:
     """Return what the component shows; parameters as those of `core.plots.effect_heatmap`.
 
-    A row a region and a column a cohort; the colours reach to ``scale``, or to the largest |d|. Each cell is its text,
-    its colour, that of the text on it, and what is said of it on hover and on focus.
+    A row a region and a column a cohort, with its mark where it has one; the colours reach to ``scale``, or to the
+    largest |d|. Each cell is its text, its colour, that of the text on it, and what is said of it on hover and focus.
     """
+    gated = [name for name, mark in marks.items() if mark == FAILS]
     cells = plots.effect_cells(effects, gated)
     most = max(cells.most, scale)
     return {
@@ -33,6 +36,7 @@ def data_of(effects: pd.DataFrame, gated: Collection[str] = (), scale: float = 0
         "rows": cells.regions,
         "words": [anatomy.in_words(region) for region in cells.regions],
         "columns": cells.cohorts,
+        "heads": [f"{marks.get(cohort, '')}{cohort}" for cohort in cells.cohorts],
         "cells": [
             [
                 [text or "–", *plots.effect_colours(d, most), hover.replace("<br>", "\n")]

@@ -23,10 +23,6 @@ TALL_ROW = 66  # pixels: above 64 long text wraps
 COHORT_WIDTH = 260  # pixels of a table's cohort column
 TEXT_COLOURS = {"light": "#0B0F14", "dark": "#E8EBEE"}  # those of .streamlit/config.toml
 GOOD_END = {"lower": "↓ lower is better", "higher": "↑ higher is better", "match real": "→ closest to the floor"}
-GATED = (
-    "Hatched, or headed ✗: the cohort fails the gate, its segmentations are too unreliable for an anatomical score, "
-    "and it is not relied upon."
-)
 SIGN = "0 is best. Positive: larger in real brains. Negative: larger in synthetic brains."
 NOISE_HELP = (
     "How far the segmentation engine alone can move d: the same anatomy rendered again. The largest over the cohorts; "

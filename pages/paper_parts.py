@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from core.anatomy import LARGE_EFFECT, count_effects, in_words, paper_table
+from core.workflows.judging import FAILS, gate_notes
 from pages import heatmap_parts, look, reads
 
+HEAD = 72  # pixels: of a table with two lines of head
 RENAMED = {"failed_rois": "failed_scores", "failed_mris": "failed_volumes", "passing_rate": "pass_rate"}
 TEXT_OF_PAPER = "The paper's text says 38 (cDPM), 9 (MedSyn) and 2 (HA-GAN), and 14 large effects for HA-GAN."
 
@@ -110,7 +112,7 @@ def show_effects(
     key: str,
     help_texts: Mapping[str, str],
     of: tuple[Any, ...],
-    gated: Collection[str] = (),
+    marks: Mapping[str, str] = heatmap_parts.NO_MARKS,
     on_cell: heatmap_parts.OnCell | None = None,
     scale: float = 0.0,
     **options: Any,
@@ -127,8 +129,8 @@ def show_effects(
         What each cohort's column holds, by short name.
     of : tuple
         What the effect sizes change with, see `kept`.
-    gated : collection of str
-        Short names of the cohorts that fail the gate: marked as not relied upon.
+    marks : mapping
+        Of the cohorts that fail the gate, by short name, see `core.workflows.judging.gate_marks`.
     on_cell : callable
         Called with region and cohort of a cell of the heatmap that was clicked.
     scale : float
@@ -137,23 +139,26 @@ def show_effects(
         Of the table.
     """
     many = effects["cohort"].nunique() > look.FEW_COHORTS
-    left, right = (st.container(), st.container()) if many else st.columns(2)
+    left, right = (st.container(), None) if many else st.columns(2)
     with left:
-        cells = reads.kept(f"{key}_heatmap", of, lambda: heatmap_parts.data_of(effects, gated, scale))
+        cells = reads.kept(f"{key}_heatmap", of, lambda: heatmap_parts.data_of(effects, marks, scale))
         heatmap_parts.show(cells, f"{key}_heatmap", on_cell)
-        if gated:
-            st.caption(look.GATED)
-    table, config = reads.kept(f"{key}_wide", of, lambda: _effects_side_by_side(effects, help_texts, gated))
+        if notes := gate_notes(marks.values()):
+            st.caption(f"{' '.join(notes)}{' Hatched: ✗.' if FAILS in marks.values() else ''}")
+    if many:
+        right = st.expander("Table 3: the same numbers", key=f"{key}_numbers", on_change="rerun")
+        if not right.open:
+            return {"selection": {"rows": []}}
+    table, config = reads.kept(f"{key}_wide", of, lambda: _effects_side_by_side(effects, help_texts, marks))
     with right:
-        height = (len(table) + 4) * look.FLAT_ROW
         return st.dataframe(
-            table, column_config=config, hide_index=True, key=f"{key}_table", height=height, row_height=look.FLAT_ROW,
-            placeholder="–", **options,
+            table, column_config=config, hide_index=True, key=f"{key}_table", row_height=look.FLAT_ROW,
+            height=len(table) * look.FLAT_ROW + HEAD, placeholder="–", **options,
         )  # fmt: skip
 
 
 def _effects_side_by_side(
-    effects: pd.DataFrame, help_texts: Mapping[str, str], gated: Collection[str]
+    effects: pd.DataFrame, help_texts: Mapping[str, str], marks: Mapping[str, str]
 ) -> tuple[pd.DataFrame, dict[int, Any]]:
     """Return d as in the paper's Table 3, a row a region and a column a cohort, and what the columns are."""
     regions, names = (list(dict.fromkeys(effects[name])) for name in ("region", "cohort"))
@@ -166,8 +171,8 @@ def _effects_side_by_side(
         config[2] = look.number("± noise", look.NOISE_HELP, "%.2f", 55)
     for name in names:
         plain, _, kind = name.removesuffix(")").rpartition(" (") if name.endswith(")") else (name, "", "")
-        plain = f"✗ {plain}" if name in gated else plain
+        plain = f"{marks.get(name, '')}{plain}"
         cells[kind, plain] = values[name]
-        about = f"{help_texts[name]} {look.GATED if name in gated else ''}".strip()
+        about = " ".join([help_texts[name], *gate_notes([marks.get(name, "")])])
         config[len(cells)] = look.number(plain, about, "%+.2f", max(56, 16 + round(6.6 * len(plain))))
     return pd.DataFrame({column: list(found) for column, found in cells.items()}), config

@@ -20,7 +20,7 @@ function cell([text, colour, ink], row, column, data) {
 }
 
 function table(data) {
-  const head = make("tr", {}, make("th", { scope: "col", textContent: "Region" }), ...data.columns.map((name) => make("th", { scope: "col", textContent: name })));
+  const head = make("tr", {}, make("th", { scope: "col", textContent: "Region" }), ...data.heads.map((name) => make("th", { scope: "col", textContent: name })));
   const rows = data.rows.map((name, row) => make(
     "tr", { className: data.rule && row === data.rule ? "rule" : "" }, make("th", { scope: "row", textContent: data.words[row], title: name }),
     ...data.cells[row].map((item, column) => cell(item, row, column, data)),
