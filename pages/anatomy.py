@@ -34,7 +34,8 @@ SORTS = ("largest |d| first", "as in the paper", "smallest |d| first", "by name"
 EXTREMES = 3
 MARGIN_HELP = "A region is equivalent when the 90 % interval of d lies within ± this margin (two one-sided tests, 5 %)."
 GATES = ("all volumes", "only volumes that pass the gate")
-HEAD = ("Over all volumes", "Regions that differ", "Undetermined", "Largest effect: Cohen's d [95 %]")
+HEAD = ("Over all volumes", "Regions that differ", "Equivalent", "Undetermined", "Largest effect: Cohen's d [95 %]")
+MARGIN = 0.2  # of equivalence, in d
 ANCHOR = "volumes-behind-the-effect-size"  # of the heading
 CLICKED = "anatomy_clicked"  # in this run, what leads to another part of the page
 HEATMAP = "effects_heatmap"  # key
@@ -95,7 +96,7 @@ def choose(study: Study, results: Results, rows: pd.DataFrame, gated: bool) -> t
         "Regions", ["all", "subcortical", "cortical"], default="all", required=True, key="anatomy_chosen_group"
     )
     order = second.selectbox("Order", SORTS, key="anatomy_chosen_order")
-    margin = third.slider("Equivalence margin of |d|", 0.05, 1.0, 0.2, 0.05, key="margin", help=MARGIN_HELP)
+    margin = third.slider("Equivalence margin of |d|", 0.05, 1.0, MARGIN, 0.05, key="margin", help=MARGIN_HELP)
     help_text = "Show cohorts that fail the quality gate."
     everything = fourth.toggle("Failing cohorts", value=True, help=help_text, key="anatomy_chosen_failing")
     if failing:
@@ -150,7 +151,9 @@ def show_effects(study: Study, results: Results, table: pd.DataFrame, choices: t
     lines, noise = reads.kept(
         "verdicts of regions", choices, lambda: (_verdict_lines(table, names, marks), noise_of(table))
     )
-    st.markdown("\n".join(f"- {line}" for line in lines))
+    gated, group, _, margin, everything = choices[-5:]
+    if (gated, group, margin, everything) != (False, "all", MARGIN, True):  # else the page begins with the same
+        st.markdown("\n".join(f"- {line}" for line in lines))
     if noise:
         st.caption(
             f"{noise} In brackets in the heatmap: within the cohort's own noise, which is said on hover; *± noise* in "

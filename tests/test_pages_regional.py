@@ -97,13 +97,16 @@ def test_anatomy_after_the_gate_and_at_other_margins_and_bounds(compared):
     app.segmented_control(key="anatomy_gate").set_value("only volumes that pass the gate").run()
     assert not app.exception
     assert "11 synthetic" in words(app) and "Survivors only" in words(app)
+    app.slider(key="margin").set_value(0.05).run()
+    assert "0 equivalent, " in words(app)
     app.slider(key="margin").set_value(1.0).run()
     many = words(app)
     assert not app.exception
     tab(app, "Exclusion list")
     app.slider(key="exclusion_bound").set_value(2.0).run()
     assert not app.exception
-    assert "0 equivalent" in words(page("anatomy", compared)) and "0 equivalent" not in many
+    assert " equivalent, " in many and "0 equivalent, " not in many
+    assert " equivalent, " not in words(page("anatomy", compared))  # its first table says so
     assert "d| above 2.00" in words(app)
 
 

@@ -197,6 +197,6 @@ def test_the_summary_counts_the_regions_and_names_the_largest_effect():
             "verdict": ["different", "different", "undetermined"],
         }
     )
-    assert regional.summary(rows) == ("2 of 3", "1", "hippocampus: +1.50 [+1.00, +2.00]")
-    assert regional.summary(rows.iloc[1:])[2].startswith("thalamus: -0.90")
-    assert regional.summary(rows.assign(cohens_d=np.nan)) == ("–", "–", "no region could be compared")
+    assert regional.summary(rows) == ("2 of 3", "0", "1", "hippocampus: +1.50 [+1.00, +2.00]")
+    assert regional.summary(rows.iloc[1:])[3].startswith("thalamus: -0.90")
+    assert regional.summary(rows.assign(cohens_d=np.nan)) == ("–", "–", "–", "no region could be compared")

@@ -90,7 +90,7 @@ def test_a_cell_says_what_it_holds_and_leads_to_its_volumes_by_mouse_and_keys(op
 
 def test_back_comes_to_the_place_where_a_page_was_left(opened):
     page, go = opened
-    go("overview")
+    go("")
     place = "document.querySelector('[data-testid=stMain]').scrollTop"
     link = page.get_by_role("button", name="View", exact=True)
     link.wait_for(timeout=120_000)

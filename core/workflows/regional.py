@@ -184,16 +184,17 @@ def judged(table: pd.DataFrame, margin: float) -> pd.DataFrame:
     return table.assign(verdict=anatomy.verdicts(table, margin)) if len(table) else table
 
 
-def summary(rows: pd.DataFrame) -> tuple[str, str, str]:
-    """Return what a cohort's regions show: how many differ, how many are undetermined, and the largest effect."""
+def summary(rows: pd.DataFrame) -> tuple[str, str, str, str]:
+    """Return how many regions of a cohort differ, are equivalent, are undetermined, and the largest effect."""
     known = rows.dropna(subset=["cohens_d"])
     if known.empty:
-        return "–", "–", "no region could be compared"
+        return "–", "–", "–", "no region could be compared"
     counts = known["verdict"].value_counts()
     largest = known.sort_values("cohens_d", key=abs, ascending=False, kind="stable").iloc[0]
     effect = f"{largest['cohens_d']:+.2f} [{largest['ci_low']:+.2f}, {largest['ci_high']:+.2f}]"
     return (
         f"{counts.get('different', 0)} of {len(known)}",
+        str(counts.get("equivalent", 0)),
         str(counts.get("undetermined", 0)),
         f"{anatomy.in_words(largest['region'])}: {effect}",
     )

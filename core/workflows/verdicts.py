@@ -352,7 +352,7 @@ def copies(checks: pd.DataFrame, *, known: bool) -> Reason:
     for _, row in order.sort_values(["place", "p_value"], kind="stable").iterrows():
         low, high = wilson_interval(row["share"], int(row["n_synthetic"]))
         shares.append(f"{row['share']:.0%}")
-        parts.append(f"{row['share']:.0%} [{low:.0%} – {high:.0%}] on {row['space']}, p = {row['p_value']:.2g}")
+        parts.append(f"{row['share']:.0%} [{low:.0%} – {high:.0%}] on {_space(row['space'])}, p = {row['p_value']:.2g}")
     start = "Unclear, nearer" if set(checks["finding"]) - {"none"} == {"unclear"} else "Nearer"
     parts[0] = f"{start} to training: {parts[0]}; 50 % is chance, N = {checks['n_synthetic'].iloc[0]:.0f}."
     if start.startswith("Unclear"):
@@ -365,6 +365,10 @@ def copies(checks: pd.DataFrame, *, known: bool) -> Reason:
     if 0.5 ** checks["n_synthetic"].min() * len(checks) >= 0.05:  # all of them nearer would still be chance
         return Reason("copies", "open", "too few volumes to tell copies", text, brief)
     return Reason("copies", "good", "no sign of copies", text, brief)
+
+
+def _space(name: str) -> str:
+    return ENCODERS[name].label if name in ENCODERS else "the volumes themselves"
 
 
 def column_help(metric: str, variant: str = "corrected") -> str:
