@@ -46,7 +46,7 @@ def show_app() -> None:
     shared.pick_study(settings)
     selection.show_selected()
     access.show_user(settings)
-    shared.land()
+    shared.land(page.title)
     page.run()
 
 

@@ -85,12 +85,12 @@ def keep_address(link: Mapping[str, str], step: int, arrival: int) -> None:
     _address(key="address", data={"link": dict(link), "step": step, "arrival": arrival})
 
 
-def land(spot: str, number: float) -> None:
-    """Have the browser bring a part of the page, by its anchor or key, into view: once for each ``number``, 0 for none.
+def land(page: str, spot: str, number: float) -> None:
+    """Have the browser bring a part of a page, by its anchor or key, into view: once for each ``number``, 0 for none.
 
     A page that is come to by the browser's Back shows where it was left.
     """
-    _landing(key="landing", data={"spot": spot, "number": number})
+    _landing(key="landing", data={"page": page, "spot": spot, "number": number})
 
 
 def show_sheet(

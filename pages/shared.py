@@ -301,10 +301,10 @@ def lead_to(spot: str) -> None:
     st.session_state[LANDING] = (spot, time.time())
 
 
-def land() -> None:
-    """Bring what another page leads to into view, or where it was left; in the sidebar, where it takes no room."""
+def land(page: str) -> None:
+    """Bring what another page leads to into view, or where this was left; in the sidebar, where it takes no room."""
     with st.sidebar:
-        niivue.land(*st.session_state.get(LANDING, ("", 0)))
+        niivue.land(page, *st.session_state.get(LANDING, ("", 0)))
 
 
 def viewer_button(cohort: str, case: str, key: str, beside: tuple[str, str] | None = None) -> None:

@@ -354,7 +354,7 @@ def test_overview_says_when_a_cohort_may_hold_copies(full):
     app.run()
     assert any("may hold copies" in m.value for m in app.markdown)  # in the table of all
     app.segmented_control(key="reasons_of").set_value("Near").run()
-    assert any("96% [" in m.value and "on image" in m.value for m in app.markdown)
+    assert any("96% [" in m.value and "on the volumes themselves" in m.value for m in app.markdown)
 
 
 def test_the_address_keeps_whose_reasons_the_overview_shows(full):

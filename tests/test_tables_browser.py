@@ -92,10 +92,7 @@ def test_back_comes_to_the_place_where_a_page_was_left(opened):
     page, go = opened
     go("")
     place = "document.querySelector('[data-testid=stMain]').scrollTop"
-    link = page.get_by_role("button", name="View", exact=True)
-    link.wait_for(timeout=120_000)
-    page.get_by_role("heading", name="Cases", exact=True).wait_for()
-    link.scroll_into_view_if_needed()
+    page.get_by_role("heading", name="Cases", exact=True).wait_for(timeout=120_000)
     page.mouse.move(640, 450)
     page.mouse.wheel(0, 5000)
     page.wait_for_function(f"{place} > 200")

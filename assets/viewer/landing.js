@@ -56,7 +56,7 @@ function hear() { // once for all pages
 
 export default function ({ data }) {
   if (!landing.shown) hear();
-  landing.shown = location.pathname;
+  landing.shown = location.pathname; // another page is other data, so this runs again
   if (data.number === landing.number) return; // the page was run again
   landing.number = data.number;
   landing.end();
