@@ -34,7 +34,13 @@ SORTS = ("largest |d| first", "as in the paper", "smallest |d| first", "by name"
 EXTREMES = 3
 MARGIN_HELP = "A region is equivalent when the 90 % interval of d lies within ± this margin (two one-sided tests, 5 %)."
 GATES = ("all volumes", "only volumes that pass the gate")
-HEAD = ("Over all volumes", "Regions that differ", "Equivalent", "Undetermined", "Largest effect: Cohen's d [95 %]")
+HEAD = (
+    "Over all volumes",
+    "Regions that differ",
+    "Equivalent (±0.2)",
+    "Undetermined",
+    "Largest effect: Cohen's d [95 %]",
+)
 MARGIN = 0.2  # of equivalence, in d
 ANCHOR = "volumes-behind-the-effect-size"  # of the heading
 CLICKED = "anatomy_clicked"  # in this run, what leads to another part of the page
@@ -139,7 +145,7 @@ def show_effects(study: Study, results: Results, table: pd.DataFrame, choices: t
     marks = gate_marks(reads.counts_of(study, results))
     marked = {names[name]: mark for name, mark in marks.items() if name in names}
     labelled = table.assign(cohort=table["cohort"].map(names))
-    select = {"on_select": "rerun", "selection_mode": "single-row"}
+    select = {"on_select": _lead_to_volumes, "selection_mode": "single-row"}
     scale = float(results.effect_sizes["cohens_d"].abs().max())  # the same whichever regions and cohorts are shown
     event = paper_parts.show_effects(
         labelled, "effects", help_texts, choices, marked, _take_cell(names), scale=scale, **select
@@ -163,6 +169,11 @@ def show_effects(study: Study, results: Results, table: pd.DataFrame, choices: t
     return str(list(dict.fromkeys(table["region"]))[rows[0]]) if rows else ""
 
 
+def _lead_to_volumes() -> None:
+    shared.lead_to(ANCHOR)
+    st.session_state[CLICKED] = True
+
+
 def _take_cell(names: Mapping[str, str]) -> Callable[[str, str], None]:
     """Return what shows the region and cohort of the cell clicked in the heatmap."""
     cohorts = {label: name for name, label in names.items()}
@@ -170,8 +181,7 @@ def _take_cell(names: Mapping[str, str]) -> Callable[[str, str], None]:
     def take(region: str, label: str) -> None:
         st.session_state[shared.ASKED] = (cohorts[label], region)
         st.session_state["effects_table"] = {"selection": {"rows": []}}  # its row would go before
-        shared.lead_to(ANCHOR)
-        st.session_state[CLICKED] = True
+        _lead_to_volumes()
 
     return take
 

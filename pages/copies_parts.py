@@ -10,9 +10,9 @@ import streamlit as st
 from core.study import Study
 from core.workflows import Results
 from core.workflows import comparisons as compare
-from core.workflows.judging import judge_copies
+from core.workflows.judging import by_weight, judge_copies
 from pages import look, reads, selection, shared
-from pages.similarity_parts import SPACE, encoder_label
+from pages.similarity_parts import SPACE, TABS, encoder_label
 
 IMAGE = "image"  # the space of volumes themselves, in copies.csv
 LISTED = 20
@@ -72,14 +72,19 @@ def show_copies(results: Results, study: Study, encoder: str) -> None:
     if not any(found.values()):
         st.success(f"No cohort lies nearer to its training cohort than chance explains (none has {rule}).")
 
+    spot, _ = st.session_state.get(shared.LANDING, ("", 0))
+    who, _ = st.session_state.get(shared.ASKED) or ("", "")
+    asked = who if spot == TABS else ""  # whom a link is about stands first
+    first = pd.concat([by_weight(check[check["cohort"] == asked]), check[check["cohort"] != asked]])
+
     def in_words() -> pd.DataFrame:
-        return check.assign(
-            cohort=check["cohort"].map(names).fillna(check["cohort"]),
-            space=check["space"].map(space_label),
-            nearer=[share_interval(s, n) for s, n in zip(check["share"], check["n_synthetic"], strict=True)],
+        return first.assign(
+            cohort=first["cohort"].map(names).fillna(first["cohort"]),
+            space=first["space"].map(space_label),
+            nearer=[share_interval(s, n) for s, n in zip(first["share"], first["n_synthetic"], strict=True)],
         )
 
-    table = reads.kept("copy check", reads.basis(study), in_words)
+    table = reads.kept("copy check", (*reads.basis(study), asked), in_words)
     look.show_table(table[list(CHECK_COLUMNS)], CHECK_COLUMNS, alt="Copy check of each cohort in each space")
     show_pairs(results, study, encoder)
 

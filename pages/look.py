@@ -153,8 +153,12 @@ def brief(value: float) -> str:
 
 
 def bounds(low: float, high: float, between: str = "–") -> str:
-    """Return the ends of an interval with two digits, or all before the point."""
-    return between.join(f"{end:.2g}" if abs(end) < 10 else f"{end:,.0f}" for end in (low, high))
+    """Return the ends of an interval with two digits, more where they would be the same, or all before the point."""
+    for digits in (2, 3, 4):
+        ends = [f"{end:.{digits}g}" if abs(end) < 10 else f"{end:,.0f}" for end in (low, high)]
+        if ends[0] != ends[1]:
+            break
+    return between.join(ends)
 
 
 def clock(seconds: float | None) -> str:

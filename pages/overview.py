@@ -14,7 +14,7 @@ from core.errors import InputError
 from core.metrics import METRICS
 from core.study import Cohort, Study
 from core.workflows import Results
-from core.workflows.judging import cases_behind, typical_case, worst_region
+from core.workflows.judging import cases_behind, copies_behind, typical_case, worst_region
 from core.workflows.verdicts import ANSWERS, UNJUDGED, Verdict, best_first, column_help, is_control
 from core.workflows.viewing import PLANES, Sheet
 from pages import look, reads, selection, shared, sheet_parts, similarity_parts
@@ -169,11 +169,11 @@ def show_verdict(study: Study, results: Results, verdict: Verdict) -> None:
             st.session_state[shared.ASKED] = (verdict.cohort, worst_region(results, verdict.cohort))
             if reason.topic == "copies":
                 st.session_state[similarity_parts.TAB] = similarity_parts.COPY_TAB
-                pairs = results.copies[results.copies["cohort"] == verdict.cohort]
-                for encoder in study.settings.encoders if len(pairs) else ():  # whichever is chosen there
-                    space = pairs.loc[pairs["ratio"].idxmin(), "space"]  # of the pair that is selected
-                    st.session_state[f"{similarity_parts.SPACE}{encoder}"] = space
-            if metric := METRIC_OF.get(reason.topic, ""):
+                space = copies_behind(results, verdict.cohort)["space"].head(1).tolist()
+                for encoder in study.settings.encoders if space else ():  # whichever is chosen there
+                    st.session_state[f"{similarity_parts.SPACE}{encoder}"] = space[0]
+            metric = METRIC_OF.get(reason.topic, st.session_state.get("metric", "")) if page == "similarity" else ""
+            if metric:
                 st.session_state["metric"] = metric
             # the first one is shown unasked; what the page itself would write into its address is one more step back
             other = {"metric": similarity_parts.metric_label(metric)} if metric not in ("", next(iter(METRICS))) else {}

@@ -21,6 +21,7 @@ TOLD = "selected_told"  # what a link replaced was said
 IN_SIDEBAR = "selected_in_sidebar"  # those that the sidebar shows
 LISTED = 6  # names in the sidebar
 PANES = 8  # brains opened at once: a browser draws in so many panes
+NONE_SELECTED = "No case of these is selected."
 HOW = "Click points, or draw around them, to select their cases on every page."
 Pair = tuple[str, str]
 Draw = Callable[[Collection[Pair]], Any]
@@ -121,7 +122,13 @@ def _chosen_study() -> Study | None:
 
 
 def open_button(pairs: Sequence[Pair], key: str) -> None:
-    """Show a button that opens cases beside each other in the viewer; several synthetic ones beside a real one."""
+    """Show a button that opens cases beside each other in the viewer; several synthetic ones beside a real one.
+
+    Without cases it takes its room, so that nothing moves when some are selected.
+    """
+    if not pairs:
+        st.button("Open selected", key=key, icon=":material/view_in_ar:", disabled=True, help=NONE_SELECTED)
+        return
     beside = real_to_compare(pairs) if len(pairs) > 1 else []
     shown = pairs[: PANES - len(beside)]
     what = f"the first {len(shown)}" if len(pairs) > len(shown) else f"all {len(shown)}"
@@ -182,8 +189,7 @@ def show_chart(study: Study, draw: Draw, key: str, of: tuple[Any, ...], **option
         plain, marks = figure, tuple(points[pair] for pair in marked)
         figure = reads.kept(f"{key}, marked", (*of, *marks), lambda: plots.mark_cases(plain, set(marks)))
     look.show_dressed(figure, key, on_select=_take_points(key, cohorts), **options)
-    if marked:
-        open_button(marked, f"open_{key}")
+    open_button(marked, f"open_{key}")
 
 
 def _figure(key: str, of: tuple[Any, ...], draw: Draw, keep: Collection[Pair]) -> Any:
@@ -222,8 +228,7 @@ def show_cases(
         st.session_state[key] = {"selection": {"rows": rows}}
     choices = {"on_select": _take_rows(key, pairs, rows), "selection_mode": "multi-row", "key": key}
     look.show_table(table, columns, **choices, **options)
-    if rows:
-        open_button([pairs[row] for row in rows], f"open_{key}")
+    open_button([pairs[row] for row in rows], f"open_{key}")
     return rows
 
 

@@ -192,7 +192,10 @@ def show_order(
     with left:
         alt = "Place of each cohort under each encoder; lines that cross change places"
         look.show_kept("bump", (replace(focus, encoder=""), *label.values()), bump, alt=alt)
-        st.caption("Number: place, 1 is closest. One frame: tied. Hover: value and 95 % interval.")
+        st.caption(
+            "Number: place, 1 is closest. One frame: one place, in the order of the scores. An interval that overlaps "
+            "with that of another place is called a tie in tables. Hover: value and 95 % interval."
+        )
     with right:
         st.markdown("**Kendall's τ between encoders**")
         tau = agreement.tau.rename(index=encoder_label, columns=encoder_label)

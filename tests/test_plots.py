@@ -181,6 +181,11 @@ def test_rank_bump_draws_ties_as_ties_and_a_missing_place_as_a_gap():
     assert frame.x0 < 0 < frame.x1 and frame.y0 < min(lines["A"].y[0], lines["B"].y[0])
     assert frame.y1 > max(lines["A"].y[0], lines["B"].y[0])
     assert lines["A"].y[0] != lines["B"].y[0]  # both can be seen
+    value = scores.set_index(["encoder", "cohort"])["value"]["r50"]
+    assert (lines["A"].y[0] < lines["B"].y[0]) == (value["A"] < value["B"])
+    turned = scores.assign(value=-scores["value"])
+    turned = {trace.name: trace for trace in plots.rank_bump(places, turned, names={}).data}
+    assert (turned["A"].y[0] < turned["B"].y[0]) != (lines["A"].y[0] < lines["B"].y[0])
     assert list(figure.layout.xaxis.ticktext) == ["R50", "r101"]
     turned = plots.rank_bump(places[["r101", "r50"]], scores, names={})
     labels = {note.text: note.y for note in turned.layout.annotations}

@@ -215,4 +215,7 @@ def test_the_sheet_frames_it_and_can_show_it_alone(study):  # noqa: F811
 
 
 def test_nothing_is_marked_before_anything_was_selected(study):  # noqa: F811
-    assert marked(show("quality", study), "qc_strips") == set()
+    app = show("quality", study)
+    assert marked(app, "qc_strips") == set()
+    for key in ("open_qc_strips", "open_failing"):  # in the room of the button that comes, so that nothing moves
+        assert app.button(key=key).disabled

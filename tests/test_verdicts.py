@@ -85,6 +85,17 @@ def test_a_cohort_that_hardly_varies_is_nearly_one_brain_however_many_pass():
     assert "nearly" not in verdicts.answer(facts(known(quality=gate(40, 40), effect_sizes=same)))  # noise, not a brain
 
 
+def test_where_most_regions_are_undetermined_the_answer_is_undecided():
+    def said(*d: float) -> str:
+        unknown = effects(*d).assign(verdict=lambda table: table["verdict"].replace("equivalent", "undetermined"))
+        wide = pd.concat([unknown, *(unknown.iloc[1:].assign(region=f"r{i}") for i in range(3))])
+        return verdicts.answer(facts(known(quality=gate(40, 0), effect_sizes=wide)))
+
+    assert said(2.0, 0.1) == "undecided, 1 of 5 regions differ, 4 undetermined"
+    assert said(0.5, 0.1) == "undecided, 1 of 5 regions differ, 4 undetermined"
+    assert said(0.1, 0.1) == "undecided, too few volumes"
+
+
 def test_variety_of_volumes_that_all_fail_the_gate_is_not_called_good():
     score = {"metric": "ms-ssim", "encoder": "", "value": 0.5, "ci_low": 0.4, "ci_high": 0.6, "floor": 0.8}
     own = pd.DataFrame([score | {"n_synthetic": 40}])
@@ -213,6 +224,10 @@ def test_the_typical_case_is_the_median_and_every_reason_has_brains_behind_it():
     assert judging.cases_behind(found, "a", "gate") == [("a", "s1"), ("a", "s2")]
     assert judging.cases_behind(found, "a", "anatomy") == [("a", "s2"), ("a", "s1")]
     assert judging.cases_behind(found, "a", "copies") == [("a", "s1"), ("training", "t1")]
+    told = [CHECK | {"share": 0.5, "p_value": 0.4}, CHECK | {"space": "deepbet", "share": 0.9, "p_value": 0.001}]
+    far = pd.DataFrame([pair | {"space": "deepbet", "case": "s5", "nearest_training": "t5", "ratio": 0.7}])
+    both = known(copies=pd.concat([found.copies, far]), copy_check=pd.DataFrame(told))
+    assert judging.cases_behind(both, "a", "copies")[0] == ("a", "s5")  # of the space that the reason tells of
     assert judging.cases_behind(found, "a", "similarity")[0] == ("a", "s2")
     assert judging.cases_behind(known(), "a", "gate") == [] and judging.typical_case(known(), "a") == ""
     assert not np.isfinite(facts(known())["spread"])

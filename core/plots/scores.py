@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -109,21 +109,22 @@ def rank_bump(
     places : DataFrame, cohort × encoder
         As `core.workflows.comparisons.Agreement.places`; a cohort without place is a gap in its line.
     scores : DataFrame
-        Rows of metrics.csv behind the places, for the hover: cohort, encoder, value, ci_low, ci_high, n_real,
-        n_synthetic.
+        Rows of metrics.csv behind the places, for the hover and the order within a tie: cohort, encoder, value,
+        direction, floor, ci_low, ci_high, n_real, n_synthetic.
     names : mapping of str to str
         Encoder to the name on the axis.
     """
     if not places.notna().any(axis=None):
         return message_figure("No order yet: no score has a place.")
     colours = colours or cohort_colours(places.index)
-    slots = pd.DataFrame({encoder: _slots(places[encoder]) for encoder in places}, index=places.index)
+    known = {(row["cohort"], row["encoder"]): row for _, row in scores.iterrows()}
+    gaps = {encoder: [_gap(known.get((cohort, encoder))) for cohort in places.index] for encoder in places}
+    slots = pd.DataFrame({encoder: _slots(places[encoder], gaps[encoder]) for encoder in places}, index=places.index)
     figure, count, size, unplaced = go.Figure(), len(places.columns), len(places), 0
     for position, encoder in enumerate(places):
         for _, tied in slots[encoder].groupby(places[encoder]):
             if len(tied) > 1:
                 figure.add_shape(**_capsule(position, tied.min(), tied.max()))
-    known = {(row["cohort"], row["encoder"]): row for _, row in scores.iterrows()}
     for cohort in places.index:
         shown = places.loc[cohort]
         figure.add_scatter(
@@ -267,9 +268,19 @@ def _drawn(part: pd.DataFrame, cohort: str, keep: Collection[tuple[str, str]]) -
     return part[shown.rows], shown.words
 
 
-def _slots(places: pd.Series) -> pd.Series:
-    """Heights of the cohorts: each has its own, in the order of places; tied ones are neighbours."""
-    order = places.dropna().sort_values(kind="stable").index
+def _gap(row: pd.Series | None) -> float:
+    """How far a score is from the best there can be."""
+    if row is None:
+        return math.nan
+    if row.get("direction") == "match real":
+        return abs(float(row["value"]) - float(row["floor"]))
+    return float(row["value"]) * (-1 if row.get("direction") == "higher" else 1)
+
+
+def _slots(places: pd.Series, gaps: Sequence[float]) -> pd.Series:
+    """Heights of the cohorts: each has its own, in the order of places, within a tie in that of the scores."""
+    table = pd.DataFrame({"place": places, "gap": gaps}, index=places.index)
+    order = table.dropna(subset=["place"]).sort_values(["place", "gap"], kind="stable").index
     return pd.Series(range(1, len(order) + 1), index=order, dtype=float).reindex(places.index)
 
 

@@ -105,6 +105,20 @@ def judge_copies(results: Results) -> pd.DataFrame:
     return checks.assign(finding=finding.mask(checks.index.isin(found), "suspicious"))
 
 
+def by_weight(checks: pd.DataFrame) -> pd.DataFrame:
+    """Sort rows of `judge_copies`: what says most of a cohort first."""
+    order = checks.assign(place=checks["finding"].map({"suspicious": 0, "unclear": 1, "none": 2}))
+    return order.sort_values(["place", "p_value"], kind="stable").drop(columns="place")
+
+
+def copies_behind(results: Results, cohort: str) -> pd.DataFrame:
+    """Return the pairs of a cohort in the space that says most of it, worst first."""
+    checks = judge_copies(results)
+    spaces = by_weight(checks[checks["cohort"] == cohort])["space"].tolist()
+    pairs = results.copies[results.copies["cohort"] == cohort].sort_values("ratio", kind="stable")
+    return pairs[pairs["space"] == spaces[0]] if spaces else pairs
+
+
 def typical_case(results: Results, cohort: str) -> str:
     """Return the case whose lowest QC score, the one that decides at the gate, is the median; "" without scores."""
     lowest = qc_of(results, cohort).min(axis=1).sort_values(kind="stable")
@@ -125,7 +139,7 @@ def cases_behind(results: Results, cohort: str, topic: str) -> list[tuple[str, s
     if topic == "anatomy" and (region := worst_region(results, cohort)):
         return [(cohort, str(c)) for c in regional.most_extreme(results.percentiles, cohort, region, SHOWN)["subject"]]
     if topic == "copies":
-        pairs = results.copies[results.copies["cohort"] == cohort].sort_values("ratio", kind="stable")
+        pairs = copies_behind(results, cohort)
         if len(pairs):
             return [(cohort, str(pairs["case"].iloc[0])), ("training", str(pairs["nearest_training"].iloc[0]))]
     lowest = scores.min(axis=1)

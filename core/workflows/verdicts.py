@@ -14,7 +14,7 @@ from core.encoders import ENCODERS
 from core.metrics import METRICS
 from core.study import Cohort, Study
 from core.workflows.comparisons import reaches_floor, wilson_interval
-from core.workflows.judging import cohort_verdicts, judge_copies
+from core.workflows.judging import by_weight, cohort_verdicts, judge_copies
 from core.workflows.ranking import rank_scores
 from core.workflows.results import Results, qc_of
 
@@ -186,13 +186,16 @@ def answer(facts: pd.Series) -> str:
         return f"plausible in part, {passed} of {facts['n']} volumes pass the gate"
     if not facts["compared"]:
         return UNJUDGED
+    if facts["large"] > facts["compared"] / 2:
+        return f"not plausible in {facts['large']} of {facts['compared']} regions"
+    if _few(facts):
+        found = f"{facts['different']} of {facts['compared']} regions differ, {facts['undetermined']} undetermined"
+        return f"undecided, {found if facts['different'] else 'too few volumes'}"
     if facts["large"]:
-        words = "not plausible in" if facts["large"] > facts["compared"] / 2 else "plausible but for"
-        unknown = f", {facts['undetermined']} undetermined" if _few(facts) else ""
-        return f"{words} {facts['large']} of {facts['compared']} regions{unknown}"
+        return f"plausible but for {facts['large']} of {facts['compared']} regions"
     if facts["different"]:
         return f"plausible with small differences in {facts['different']} of {facts['compared']} regions"
-    return "undecided, too few volumes" if _few(facts) else "plausible by every check that was made"
+    return "plausible by every check that was made"
 
 
 def finding(facts: pd.Series, qc: pd.DataFrame, fid: pd.DataFrame) -> str:
@@ -348,8 +351,7 @@ def copies(checks: pd.DataFrame, *, known: bool) -> Reason:
             return Reason("copies", "open", "copies are not checked", "Not checked: the study has no training cohort.")
         return Reason("copies", "open", "copies are not checked yet", "Not checked yet.")
     parts, shares = [], []
-    order = checks.assign(place=checks["finding"].map({"suspicious": 0, "unclear": 1, "none": 2}))
-    for _, row in order.sort_values(["place", "p_value"], kind="stable").iterrows():
+    for _, row in by_weight(checks).iterrows():
         low, high = wilson_interval(row["share"], int(row["n_synthetic"]))
         shares.append(f"{row['share']:.0%}")
         parts.append(f"{row['share']:.0%} [{low:.0%} – {high:.0%}] on {_space(row['space'])}, p = {row['p_value']:.2g}")
