@@ -11,7 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from core import plots
-from core.anatomy import MIN_CASES, in_words
+from core.anatomy import MARGIN, MIN_CASES, in_words
 from core.study import Cohort, Study
 from core.tables import csv_text
 from core.workflows import Results
@@ -37,11 +37,10 @@ GATES = ("all volumes", "only volumes that pass the gate")
 HEAD = (
     "Over all volumes",
     "Regions that differ",
-    "Equivalent (±0.2)",
+    f"Equivalent (±{MARGIN:g})",
     "Undetermined",
     "Largest effect: Cohen's d [95 %]",
 )
-MARGIN = 0.2  # of equivalence, in d
 ANCHOR = "volumes-behind-the-effect-size"  # of the heading
 CLICKED = "anatomy_clicked"  # in this run, what leads to another part of the page
 HEATMAP = "effects_heatmap"  # key
@@ -96,7 +95,8 @@ def say_what_is_left_out(study: Study, results: Results) -> None:
 def choose(study: Study, results: Results, rows: pd.DataFrame, gated: bool) -> tuple[pd.DataFrame, tuple[Any, ...]]:
     """Let the user choose regions, order, margin, and leave unreliable cohorts out; return the rows and the choices."""
     cohorts = [cohort for cohort in study.synthetic if cohort.name in rows["cohort"].unique()]
-    failing = [cohort for cohort in unreliable(study, results) if cohort in cohorts]
+    marks = gate_marks(reads.counts_of(study, results))
+    failing = [cohort for cohort in cohorts if cohort.name in marks]
     first, second, third, fourth = st.columns([3, 2, 2, 2], vertical_alignment="bottom")
     group = first.segmented_control(
         "Regions", ["all", "subcortical", "cortical"], default="all", required=True, key="anatomy_chosen_group"
@@ -119,12 +119,6 @@ def choose(study: Study, results: Results, rows: pd.DataFrame, gated: bool) -> t
 
     choices = (*reads.basis(study), gated, group, order, margin, everything)
     return reads.kept("chosen regions", choices, select), choices
-
-
-def unreliable(study: Study, results: Results) -> list[Cohort]:
-    """Return the synthetic cohorts that fail the quality gate."""
-    verdicts = reads.counts_of(study, results)
-    return [c for c in study.synthetic if verdicts.loc[c.name, "gated"] and not verdicts.loc[c.name, "reliable"]]
 
 
 def _ordered(table: pd.DataFrame, order: str) -> pd.DataFrame:

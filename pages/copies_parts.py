@@ -11,10 +11,10 @@ from core.study import Study
 from core.workflows import Results
 from core.workflows import comparisons as compare
 from core.workflows.judging import by_weight, judge_copies
+from core.workflows.results import IMAGE
 from pages import look, reads, selection, shared
 from pages.similarity_parts import SPACE, TABS, encoder_label
 
-IMAGE = "image"  # the space of volumes themselves, in copies.csv
 LISTED = 20
 SUSPICIOUS = 0.05  # p below which a cohort is named
 NO_TRAINING = (
@@ -72,9 +72,7 @@ def show_copies(results: Results, study: Study, encoder: str) -> None:
     if not any(found.values()):
         st.success(f"No cohort lies nearer to its training cohort than chance explains (none has {rule}).")
 
-    spot, _ = st.session_state.get(shared.LANDING, ("", 0))
-    who, _ = st.session_state.get(shared.ASKED) or ("", "")
-    asked = who if spot == TABS else ""  # whom a link is about stands first
+    asked = shared.asked_at(TABS)  # stands first
     first = pd.concat([by_weight(check[check["cohort"] == asked]), check[check["cohort"] != asked]])
 
     def in_words() -> pd.DataFrame:

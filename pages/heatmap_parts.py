@@ -8,12 +8,11 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from core import anatomy, plots
+from core import plots
 from core.workflows.judging import FAILS
 from pages import look
 
 OnCell = Callable[[str, str], None]
-NO_MARKS: Mapping[str, str] = {}
 
 _heatmap = st.components.v2.component(
     "synthscope_heatmap",
@@ -22,24 +21,23 @@ _heatmap = st.components.v2.component(
 )
 
 
-def data_of(effects: pd.DataFrame, marks: Mapping[str, str] = NO_MARKS, scale: float = 0.0) -> dict[str, Any]:
+def data_of(effects: pd.DataFrame, marks: Mapping[str, str], scale: float = 0.0) -> dict[str, Any]:
     """Return what the component shows; parameters as those of `core.plots.effect_heatmap`.
 
     A row a region and a column a cohort, with its mark where it has one; the colours reach to ``scale``, or to the
     largest |d|. Each cell is its text, its colour, that of the text on it, and what is said of it on hover and focus.
     """
     gated = [name for name, mark in marks.items() if mark == FAILS]
-    cells = plots.effect_cells(effects, gated)
-    most = max(cells.most, scale)
+    cells = plots.effect_cells(effects, gated, scale)
     return {
         "title": "Cohen's d by region and cohort",
         "rows": cells.regions,
-        "words": [anatomy.in_words(region) for region in cells.regions],
+        "words": cells.words,
         "columns": cells.cohorts,
         "heads": [f"{marks.get(cohort, '')}{cohort}" for cohort in cells.cohorts],
         "cells": [
             [
-                [text or "–", *plots.effect_colours(d, most), hover.replace("<br>", "\n")]
+                [text or "–", *plots.effect_colours(d, cells.most), hover.replace("<br>", "\n")]
                 for d, text, hover in zip(*row, strict=True)
             ]
             for row in zip(cells.d, cells.text, cells.hover, strict=True)
@@ -47,7 +45,7 @@ def data_of(effects: pd.DataFrame, marks: Mapping[str, str] = NO_MARKS, scale: f
         "gated": [cohort in gated for cohort in cells.cohorts],
         "rule": cells.rule,
         "colours": [plots.effect_colours(d / 5 - 1, 1)[0] for d in range(11)],
-        "most": f"{most:.2g}",
+        "most": f"{cells.most:.2g}",
         "ends": ["larger in synthetic brains", "larger in real brains"],
     }
 

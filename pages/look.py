@@ -152,13 +152,15 @@ def brief(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
-def bounds(low: float, high: float, between: str = "–") -> str:
-    """Return the ends of an interval with two digits, more where they would be the same, or all before the point."""
-    for digits in (2, 3, 4):
-        ends = [f"{end:.{digits}g}" if abs(end) < 10 else f"{end:,.0f}" for end in (low, high)]
-        if ends[0] != ends[1]:
-            break
-    return between.join(ends)
+def end(value: float, digits: int = 2) -> str:
+    """Return an end of an interval with two digits, or all before the point."""
+    return f"{value:.{digits}g}" if abs(value) < 10 else f"{value:,.0f}"
+
+
+def bounds(low: float, high: float) -> str:
+    """Return an interval, with as many digits as tell its ends apart, four at most."""
+    digits = next((n for n in (2, 3) if end(low, n) != end(high, n)), 4)
+    return f"{end(low, digits)}–{end(high, digits)}"
 
 
 def clock(seconds: float | None) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from core.encoders import ENCODERS
+from core.encoders import label_named
 from core.errors import InputError
 from core.metrics import METRICS
 from core.study import Cohort, Study
@@ -234,7 +234,7 @@ def order_table(study: Study, scores: pd.DataFrame) -> tuple[pd.DataFrame, dict[
     columns = {"cohort": look.text("Cohort", width=ORDER_COHORT)}
     for encoder, group in scores.groupby("encoder", sort=False):
         cells = {row["cohort"]: place(row, row["cohort"] in controls) for _, row in group.iterrows()}
-        title = ENCODERS[str(encoder)].label if encoder in ENCODERS else str(encoder) or "volumes themselves"
+        title = label_named(str(encoder)) or "volumes themselves"
         floors = sorted({look.brief(floor) for floor in group["floor"].dropna()})
         cells["Floor"] = " – ".join(floors[:: max(1, len(floors) - 1)]) or "–"
         sizes = zip(group["n_real"], group["n_synthetic"], strict=True)

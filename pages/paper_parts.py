@@ -38,7 +38,7 @@ def show_table_3(key: str) -> None:
     """Show effect sizes, and what the table itself counts."""
     long, counts = reads.kept("paper's effects", (), effects_and_counts)
     help_text = f"Cohen's d, N = 400 each. {look.SIGN}"
-    show_effects(long, key, dict.fromkeys(long["cohort"], help_text), ("the paper",))
+    show_effects(long, key, dict.fromkeys(long["cohort"], help_text), ("the paper",), {})
     best = ", ".join(f"{name} {row['best']:.0f}" for name, row in counts.iterrows())
     beyond = ", ".join(f"{name} {row['beyond']:.0f}" for name, row in counts.iterrows())
     st.markdown(
@@ -112,7 +112,7 @@ def show_effects(
     key: str,
     help_texts: Mapping[str, str],
     of: tuple[Any, ...],
-    marks: Mapping[str, str] = heatmap_parts.NO_MARKS,
+    marks: Mapping[str, str],
     on_cell: heatmap_parts.OnCell | None = None,
     scale: float = 0.0,
     **options: Any,

@@ -125,9 +125,8 @@ def show_failing(study: Study, results: Results, threshold: float) -> None:
 def choose_cohort(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     """Let the user choose whose failing volumes are listed: at first those of the cohort that a link is about."""
     labels = {ALL: ALL} | {c.name: look.short_label(c) for c in study.cohorts if c.name in set(table["name"])}
-    spot, turn = st.session_state.get(shared.LANDING, ("", ""))
-    who, _ = st.session_state.get(shared.ASKED) or ("", "")
-    start = who if spot == FAILING_ANCHOR and who in labels else ALL
+    _, turn = st.session_state.get(shared.LANDING, ("", ""))
+    start = who if (who := shared.asked_at(FAILING_ANCHOR)) in labels else ALL
     # Asked again by a link, the choice starts anew.
     key, words = f"failing_of_{turn}", labels.__getitem__
     if st.session_state.get(key, start) not in labels:  # another threshold: its volumes fail no longer

@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from core import plots, readings
-from core.encoders import ENCODERS
+from core.encoders import label_named
 from core.errors import SynthScopeError
 from core.plots.readings import SCALE_NAMES
 from core.readings import MODES, SCALES, Rating, Session
@@ -340,9 +340,8 @@ def show_correlation(study: Study, results: Results, ratings: pd.DataFrame, of: 
 def in_words(table: pd.DataFrame) -> pd.DataFrame:
     """Return scores with the names of the registries instead of their keys."""
     keys = table["metric"].where(table["variant"] == "corrected", table["metric"] + "/" + table["variant"])
-    encoders = {name: encoder.label for name, encoder in ENCODERS.items()} | {"": "volumes themselves"}
     return table.assign(
         metric=keys.map(similarity_parts.metric_label),
-        encoder=table["encoder"].map(lambda name: encoders.get(name, name)),
+        encoder=table["encoder"].map(label_named).replace("", "volumes themselves"),
         variant=table["variant"].map(similarity_parts.VARIANTS),
     )

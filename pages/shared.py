@@ -301,6 +301,13 @@ def lead_to(spot: str) -> None:
     st.session_state[LANDING] = (spot, time.time())
 
 
+def asked_at(spot: str) -> str:
+    """Return the cohort that a link to this part of a page is about; "" when none led here."""
+    led, _ = st.session_state.get(LANDING, ("", 0.0))
+    who, _ = st.session_state.get(ASKED) or ("", "")
+    return who if led == spot else ""
+
+
 def land(page: str) -> None:
     """Bring what another page leads to into view, or where this was left; in the sidebar, where it takes no room."""
     with st.sidebar:

@@ -11,7 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from core import plots
-from core.encoders import ENCODERS
+from core.encoders import label_named
 from core.errors import InputError, SynthScopeError
 from core.participants import read_participants, split_participants
 from core.settings import refuse_outside
@@ -232,7 +232,7 @@ def show_head(study: Study, key: str) -> None:
     """Show which study it is and what an evaluation has to compute; offer to evaluate it."""
     title, button = st.columns([4, 1], vertical_alignment="center")
     title.subheader(study.name)
-    encoders = (ENCODERS[name].label if name in ENCODERS else name for name in study.settings.encoders)
+    encoders = map(label_named, study.settings.encoders)
     title.caption(f"`{study.path}` · grid {study.grid.name} · encoders: {', '.join(encoders)}")
     job = shared.job_of(str(study.path))
     working = bool(job and job.active)

@@ -102,7 +102,7 @@ def cell_text(cohort: str, row: pd.Series) -> str:
     if len(interval) > CELL_LETTERS:
         interval = interval.replace("–", "– ")  # a cell breaks at spaces alone
     if pd.isna(row["value"]):
-        ends = dict.fromkeys(look.bounds(low, high, " to ").split(" to ")) if interval else ()
+        ends = dict.fromkeys(map(look.end, (low, high))) if interval else ()
         return " to ".join(ends) if cohort == compare.REAL else str(row["note"] or "")
     mark = "" if not row["best"] else " ☆" if row["tied"] else " ★"
     return f"{look.brief(row['value'])}{mark}" + (f" [{interval}]" if interval else "")

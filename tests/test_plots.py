@@ -54,7 +54,9 @@ def bump() -> tuple[pd.DataFrame, pd.DataFrame]:
     cells = [
         {"cohort": c, "encoder": e, "value": v} for e in places for c, v in zip("ABC", (1.0, 2.0, 3.0), strict=True)
     ]
-    return places, pd.DataFrame(cells).assign(ci_low=0.5, ci_high=4.0, n_real=24, n_synthetic=20)
+    return places, pd.DataFrame(cells).assign(
+        ci_low=0.5, ci_high=4.0, n_real=24, n_synthetic=20, direction="lower", floor=np.nan
+    )
 
 
 def curve() -> pd.DataFrame:

@@ -7,6 +7,7 @@ and sex); `norms` judges single cases, large effects and the noise of a segmenta
 
 from core.anatomy.effects import (
     EFFECT_COLUMNS,
+    MARGIN,
     MIN_CASES,
     MIN_CASES_FOR_VERDICT,
     REGIONAL_COLUMNS,
@@ -57,6 +58,7 @@ __all__ = [
     "EFFECT_COLUMNS",
     "EXCLUSION_COLUMNS",
     "LARGE_EFFECT",
+    "MARGIN",
     "MIN_CASES",
     "MIN_CASES_FOR_VERDICT",
     "NORM_COLUMNS",

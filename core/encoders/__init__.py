@@ -31,6 +31,7 @@ __all__ = [
     "encoder_named",
     "fetch",
     "fingerprint",
+    "label_named",
 ]
 
 VERSION = 1  # raise when the features of every encoder change
@@ -294,6 +295,11 @@ def encoder_named(name: str) -> Encoder:
     if name not in ENCODERS:
         raise InputError(f"unknown encoder {name!r}.", "encoders", f"Choose of: {', '.join(ENCODERS)}.")
     return ENCODERS[name]
+
+
+def label_named(name: str) -> str:
+    """Return the label of an encoder for readers; one that is not known is called by its name."""
+    return ENCODERS[name].label if name in ENCODERS else name
 
 
 def _weight_path(name: str, weights: Path | str | None) -> Path | None:

@@ -6,7 +6,17 @@ Keys are the names in metrics.csv; the published variant of a metric has "/publi
 from __future__ import annotations
 
 from core.metrics import classifier, extrapolation, features, image_mmd, images, neighbours, published, sliced, spectrum
-from core.metrics.base import CohortName, CurvePoint, FeatureMetric, GramMetric, Group, Metric, Score, VolumeMetric
+from core.metrics.base import (
+    CohortName,
+    CurvePoint,
+    FeatureMetric,
+    GramMetric,
+    Group,
+    Metric,
+    Score,
+    VolumeMetric,
+    badness,
+)
 
 __all__ = [
     "METRICS",
@@ -18,6 +28,7 @@ __all__ = [
     "Metric",
     "Score",
     "VolumeMetric",
+    "badness",
     "label_named",
 ]
 

@@ -159,6 +159,16 @@ class Metric:
         return "gram" if isinstance(self, GramMetric) else "volumes"
 
 
+def badness(low: float, high: float, direction: str, floor: float) -> tuple[float, float]:
+    """Return the interval of how bad a score is: lower is better whatever the metric's direction."""
+    if direction == "higher":
+        return -high, -low
+    if direction == "match real" and np.isfinite(floor):
+        distances = abs(low - floor), abs(high - floor)
+        return (0.0 if low <= floor <= high else min(distances)), max(distances)
+    return low, high
+
+
 @dataclass(frozen=True, kw_only=True)
 class FeatureMetric(Metric):
     """A metric of two feature matrices."""

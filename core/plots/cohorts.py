@@ -110,8 +110,13 @@ class EffectCells:
     most: float  # end of the colour scale
     rule: int  # row at which one group of regions ends and the other begins; 0: they are mixed, or there is one
 
+    @property
+    def words(self) -> list[str]:
+        """How the regions are said on screen."""
+        return list(map(in_words, self.regions))
 
-def effect_cells(effects: pd.DataFrame, gated: Collection[str] = ()) -> EffectCells:
+
+def effect_cells(effects: pd.DataFrame, gated: Collection[str] = (), scale: float = 0.0) -> EffectCells:
     """Return Cohen's d as cells; parameters as those of `effect_heatmap`."""
     regions, cohorts = list(dict.fromkeys(effects["region"])), list(dict.fromkeys(effects["cohort"]))
     rows = {(row["region"], row["cohort"]): row for _, row in effects.iterrows()}
@@ -125,7 +130,7 @@ def effect_cells(effects: pd.DataFrame, gated: Collection[str] = ()) -> EffectCe
         d,
         [[_effect_text(rows.get((r, c))) for c in cohorts] for r in regions],
         [[_effect_hover(rows.get((r, c))) + notes[c] for c in cohorts] for r in regions],
-        max(0.8, float(np.abs(d[np.isfinite(d)]).max(initial=0.0))),
+        max(0.8, scale, float(np.abs(d[np.isfinite(d)]).max(initial=0.0))),
         int(changes[0]) if len(changes) == 1 else 0,
     )
 
@@ -155,8 +160,8 @@ def effect_heatmap(effects: pd.DataFrame, gated: Collection[str] = (), scale: fl
     """
     if effects.empty:
         return message_figure("No effect sizes yet: they need the regional volumes of both cohorts.")
-    cells = effect_cells(effects, gated)
-    regions, cohorts, most = list(map(in_words, cells.regions)), cells.cohorts, max(cells.most, scale)
+    cells = effect_cells(effects, gated, scale)
+    regions, cohorts = cells.words, cells.cohorts
     named = zip(regions, cells.hover, strict=True)
     figure = go.Figure(
         go.Heatmap(
@@ -168,8 +173,8 @@ def effect_heatmap(effects: pd.DataFrame, gated: Collection[str] = (), scale: fl
             customdata=[[[region, *pair] for pair in zip(cohorts, hover, strict=True)] for region, hover in named],
             hovertemplate="<b>%{customdata[0]}</b>, %{customdata[1]}<br>%{customdata[2]}<extra></extra>",
             colorscale=DIVERGING,
-            zmin=-most,
-            zmax=most,
+            zmin=-cells.most,
+            zmax=cells.most,
             colorbar={
                 "title": "Cohen's d<br>blue: larger<br>in real brains",
                 "thickness": 10,

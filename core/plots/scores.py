@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from core.metrics import badness
 from core.plots.style import (
     GRID,
     LEGEND,
@@ -118,8 +119,8 @@ def rank_bump(
         return message_figure("No order yet: no score has a place.")
     colours = colours or cohort_colours(places.index)
     known = {(row["cohort"], row["encoder"]): row for _, row in scores.iterrows()}
-    gaps = {encoder: [_gap(known.get((cohort, encoder))) for cohort in places.index] for encoder in places}
-    slots = pd.DataFrame({encoder: _slots(places[encoder], gaps[encoder]) for encoder in places}, index=places.index)
+    bad = {key: badness(row["value"], row["value"], row["direction"], row["floor"])[0] for key, row in known.items()}
+    slots = pd.DataFrame({encoder: _slots(places[encoder], bad) for encoder in places}, index=places.index)
     figure, count, size, unplaced = go.Figure(), len(places.columns), len(places), 0
     for position, encoder in enumerate(places):
         for _, tied in slots[encoder].groupby(places[encoder]):
@@ -268,19 +269,9 @@ def _drawn(part: pd.DataFrame, cohort: str, keep: Collection[tuple[str, str]]) -
     return part[shown.rows], shown.words
 
 
-def _gap(row: pd.Series | None) -> float:
-    """How far a score is from the best there can be."""
-    if row is None:
-        return math.nan
-    if row.get("direction") == "match real":
-        return abs(float(row["value"]) - float(row["floor"]))
-    return float(row["value"]) * (-1 if row.get("direction") == "higher" else 1)
-
-
-def _slots(places: pd.Series, gaps: Sequence[float]) -> pd.Series:
+def _slots(places: pd.Series, bad: Mapping[tuple[str, str], float]) -> pd.Series:
     """Heights of the cohorts: each has its own, in the order of places, within a tie in that of the scores."""
-    table = pd.DataFrame({"place": places, "gap": gaps}, index=places.index)
-    order = table.dropna(subset=["place"]).sort_values(["place", "gap"], kind="stable").index
+    order = sorted(places.dropna().index, key=lambda cohort: (places[cohort], bad[cohort, str(places.name)]))
     return pd.Series(range(1, len(order) + 1), index=order, dtype=float).reindex(places.index)
 
 

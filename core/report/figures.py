@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from core import plots
-from core.encoders import ENCODERS
+from core.encoders import label_named
 from core.errors import SynthScopeError
 from core.metrics import METRICS
 from core.report.tables import effects_with_noise, marks_of
@@ -213,7 +213,7 @@ def similarity(study: Study, results: Results) -> Chart:
     rows = rows.assign(
         cohort=rows["cohort"].map(labels).fillna(rows["cohort"]),
         metric=rows["metric"].map(lambda name: METRICS[name].label),
-        encoder=rows["encoder"].map(lambda name: ENCODERS[name].label if name in ENCODERS else name),
+        encoder=rows["encoder"].map(label_named),
     )
     figure = plots.metric_dots(rows, colours=_colours(study))
     note = (

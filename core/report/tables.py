@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from core.anatomy import in_words
-from core.encoders import ENCODERS
+from core.encoders import label_named
 from core.study import Study
 from core.workflows import Results
 from core.workflows import comparisons as compare
@@ -124,15 +124,10 @@ def _sizes(table: pd.DataFrame) -> str:
     return "; ".join(f"{real:.0f} real, {synthetic:.0f} synthetic" for real, synthetic in known) or "not known"
 
 
-def encoder_label(name: str) -> str:
-    """Return the name of an encoder for readers."""
-    return ENCODERS[name].label if name in ENCODERS else name
-
-
 def _column(encoder: str, column: str, part: pd.DataFrame) -> str:
     direction = next((d for d in part["direction"] if isinstance(d, str)), "")
     arrow = {"lower": " ↓", "higher": " ↑", "match real": " →"}.get(direction, "")
-    return f"{encoder_label(encoder)} {column}{arrow}".strip()
+    return f"{label_named(encoder)} {column}{arrow}".strip()
 
 
 def _score(row: pd.Series) -> str:

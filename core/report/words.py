@@ -6,8 +6,7 @@ import re
 from typing import Any
 
 from core import __version__
-from core.encoders import ENCODERS
-from core.report.tables import encoder_label
+from core.encoders import ENCODERS, label_named
 from core.segmentation import SEGMENTERS
 from core.study import Study
 from core.workflows import Results
@@ -27,7 +26,7 @@ def methods(study: Study, results: Results) -> str:
     used = "; ".join(
         f"{labels.get(c['name'], c['name'])}, {c['role']}, {c['used']} volumes" for c in record.get("cohorts", [])
     )
-    encoders = ", ".join(encoder_label(name) for name in settings.get("encoders", study.settings.encoders))
+    encoders = ", ".join(label_named(name) for name in settings.get("encoders", study.settings.encoders))
     engine = SEGMENTERS.get(settings.get("segmenter", study.settings.segmenter))
     imported = [cohort.name for cohort in study.cohorts if cohort.volumes or cohort.qc]
     tables = f" Imported tables of volumes or scores: {', '.join(imported)}." if imported else ""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from core import anatomy
 from core.tables import csv_text
-from core.workflows.ranking import badness, rank_table
+from core.workflows.ranking import badness_of, rank_table
 
 REAL = "real"  # the row of floors in the layout of Table 1
 PAPER_ENCODERS = {"r101": "medicalnet-r101", "r50_23": "medicalnet-r50-23", "r50": "medicalnet-r50"}
@@ -326,7 +326,7 @@ def _order_of_pairs(rows: pd.DataFrame, cohorts: Sequence[str]) -> NDArray[np.fl
     """−1 where the cohort of the row is better than that of the column by a whole interval; (n, n)."""
     bounds = np.full((len(cohorts), 2), np.nan)
     for _, row in rows.dropna(subset=["rank"]).iterrows():
-        bounds[cohorts.index(row["cohort"])] = (np.inf, np.inf) if row["note"] else badness(row)  # noted: the last
+        bounds[cohorts.index(row["cohort"])] = (np.inf, np.inf) if row["note"] else badness_of(row)  # noted: the last
     low, high = bounds[:, 0], bounds[:, 1]
     before = (high[:, None] < low[None, :]).astype(float)
     signs: NDArray[np.float64] = before.T - before

@@ -9,12 +9,11 @@ import pandas as pd
 from core.pools import Outcome
 from core.workflows import cohort_tasks
 from core.workflows.cohorts import Prepared
-from core.workflows.results import COPY_CHECK_COLUMNS, COPY_COLUMNS
+from core.workflows.results import COPY_CHECK_COLUMNS, COPY_COLUMNS, IMAGE
 from core.workflows.run import NO_TRAINING, Run
 from core.workflows.scoring import Scoring
 
 WHAT = "copy check"
-IMAGE = "image"
 
 
 class CopyCheck:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from core.metrics import badness
 from core.volume import AXES_FAULT, CONTENT_FAULTS
 from core.workflows.results import Results
 
@@ -67,7 +68,7 @@ def rank_table(
         scored = group.dropna(subset=["value", "ci_low", "ci_high"])
         scored = scored[(scored["direction"] != "match real") | scored["floor"].notna()]
         main = scored["fingerprint"].value_counts().index[:1].tolist()
-        intervals = {i: badness(row) for i, row in scored[scored["fingerprint"].isin(main)].iterrows()}
+        intervals = {i: badness_of(row) for i, row in scored[scored["fingerprint"].isin(main)].iterrows()}
         for index, row in group.iterrows():
             if index not in intervals:
                 table.loc[index, "note"] = _why_unranked(row, main, fingerprints)
@@ -82,15 +83,9 @@ def rank_table(
     return table
 
 
-def badness(row: pd.Series) -> tuple[float, float]:
-    """Return the interval of how bad a score is: lower is better whatever the metric's direction."""
-    low, high = float(row["ci_low"]), float(row["ci_high"])
-    if row["direction"] == "higher":
-        return -high, -low
-    if row["direction"] == "match real" and np.isfinite(row["floor"]):
-        distances = abs(low - row["floor"]), abs(high - row["floor"])
-        return (0.0 if low <= row["floor"] <= high else min(distances)), max(distances)
-    return low, high
+def badness_of(row: pd.Series) -> tuple[float, float]:
+    """Return the interval of how bad a score in the form of metrics.csv is, see `core.metrics.badness`."""
+    return badness(float(row["ci_low"]), float(row["ci_high"]), row["direction"], row["floor"])
 
 
 def _why_unranked(row: pd.Series, main: Sequence[str], fingerprints: Mapping[str, dict[str, Any]]) -> str:

@@ -16,7 +16,7 @@ from core.readings import SCALES
 from core.settings import Settings
 from core.study import Study
 from core.volume import Grid, Volume, template
-from core.workflows.ranking import badness
+from core.workflows.ranking import badness_of
 from core.workflows.results import Results, load_case
 
 MARGIN = 8.0  # mm around the atlas brain
@@ -200,7 +200,7 @@ def correlate_with_metrics(ratings: pd.DataFrame, results: Results, real: str, s
         scored = group[group["cohort"].isin(mean.index)].dropna(subset=["value"])
         scored = scored[(scored["direction"] != "match real") | scored["floor"].notna()]
         points = scored.assign(ci_low=scored["value"], ci_high=scored["value"])
-        good = [-sum(badness(row)) / 2 for _, row in points.iterrows()]
+        good = [-sum(badness_of(row)) / 2 for _, row in points.iterrows()]
         values = agreement.rank_correlation(mean.reindex(scored["cohort"]).to_numpy(), good, seed=seed)
         names = ("rho", "p_value", "tau", "cohorts")
         row = {"metric": metric, "encoder": encoder, "variant": variant, **dict(zip(names, values, strict=True))}

@@ -34,6 +34,7 @@ VOLUME_COLUMNS = ("cohort", "subject", *anatomy.volume_columns(True))
 MAP_COLUMNS = ("encoder", "method", "cohort", "case", "x", "y", "share_x", "share_y")
 COPY_COLUMNS = ("cohort", "space", "case", "nearest_training", "ratio", "distance_training", "distance_held_out")
 COPY_CHECK_COLUMNS = ("cohort", "space", "share", "p_value", "p_binomial", "n_synthetic", "n_reference")
+IMAGE = "image"  # the space of the volumes themselves, in copies.csv and copy_check.csv
 DETAILS = "details.json"
 RESULT_FILES = (
     "cases.csv", "metrics.csv", DETAILS, "map.csv", "copies.csv", "copy_check.csv",

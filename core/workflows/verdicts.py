@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 
 from core.anatomy import LARGE_EFFECT
-from core.encoders import ENCODERS
+from core.encoders import label_named
 from core.metrics import METRICS
 from core.study import Cohort, Study
 from core.workflows.comparisons import reaches_floor, wilson_interval
 from core.workflows.judging import by_weight, cohort_verdicts, judge_copies
 from core.workflows.ranking import rank_scores
-from core.workflows.results import Results, qc_of
+from core.workflows.results import IMAGE, Results, qc_of
 
 State = Literal["good", "bad", "open"]
 TOPICS = ("gate", "anatomy", "similarity", "diversity", "copies")
@@ -310,7 +310,7 @@ def _ranked_with(own: pd.DataFrame, ranked: pd.DataFrame) -> int:
 
 
 def _fid_line(row: pd.Series) -> str:
-    encoder = ENCODERS[row["encoder"]].label if row["encoder"] in ENCODERS else row["encoder"]
+    encoder = label_named(row["encoder"])
     value = f"{row['value']:.3g}"
     if pd.notna(row["ci_low"]):
         value += f" [{row['ci_low']:.3g} – {row['ci_high']:.3g}]"
@@ -354,7 +354,8 @@ def copies(checks: pd.DataFrame, *, known: bool) -> Reason:
     for _, row in by_weight(checks).iterrows():
         low, high = wilson_interval(row["share"], int(row["n_synthetic"]))
         shares.append(f"{row['share']:.0%}")
-        parts.append(f"{row['share']:.0%} [{low:.0%} – {high:.0%}] on {_space(row['space'])}, p = {row['p_value']:.2g}")
+        space = "the volumes themselves" if row["space"] == IMAGE else label_named(row["space"])
+        parts.append(f"{row['share']:.0%} [{low:.0%} – {high:.0%}] on {space}, p = {row['p_value']:.2g}")
     start = "Unclear, nearer" if set(checks["finding"]) - {"none"} == {"unclear"} else "Nearer"
     parts[0] = f"{start} to training: {parts[0]}; 50 % is chance, N = {checks['n_synthetic'].iloc[0]:.0f}."
     if start.startswith("Unclear"):
@@ -367,10 +368,6 @@ def copies(checks: pd.DataFrame, *, known: bool) -> Reason:
     if 0.5 ** checks["n_synthetic"].min() * len(checks) >= 0.05:  # all of them nearer would still be chance
         return Reason("copies", "open", "too few volumes to tell copies", text, brief)
     return Reason("copies", "good", "no sign of copies", text, brief)
-
-
-def _space(name: str) -> str:
-    return ENCODERS[name].label if name in ENCODERS else "the volumes themselves"
 
 
 def column_help(metric: str, variant: str = "corrected") -> str:
